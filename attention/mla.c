@@ -1,0 +1,225 @@
+#include "attention/mla.h"
+
+#include <stdio.h>
+
+enum { HEAD_Q = TDM_MLA_NOPE + TDM_MLA_ROPE, HEAD_KV = TDM_MLA_NOPE + TDM_MLA_V };
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+tdm_status tdm_mla_load(tdm_loader* loader, const char* prefix, const tdm_mla_config* config, tdm_dtype activation,
+                        tdm_mla* mla) {
+  mla->config = *config;
+  const int64_t q_lora = config->q_lora, hidden = config->hidden, heads = config->heads;
+  char name[192];
+  const tdm_weight_piece q_a = {.name = name, .n = q_lora, .k = hidden, .n_rows = q_lora, .n_cols = hidden};
+  const tdm_weight_piece kv_a = {.name = name,
+                                 .n = TDM_MLA_CACHE_COLS,
+                                 .k = hidden,
+                                 .n_rows = TDM_MLA_CACHE_COLS,
+                                 .n_cols = hidden,
+                                 .to_row = q_lora};
+  mla->qkv_a = (tdm_weight){0};
+  snprintf(name, sizeof name, "%s.q_a_proj", prefix);
+  TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHE_COLS, hidden, &q_a));
+  snprintf(name, sizeof name, "%s.kv_a_proj_with_mqa", prefix);
+  TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHE_COLS, hidden, &kv_a));
+  snprintf(name, sizeof name, "%s.q_a_layernorm", prefix);
+  TDM_TRY(tdm_loader_plain(loader, name, q_lora, 0, &mla->q_norm));
+  snprintf(name, sizeof name, "%s.q_b_proj", prefix);
+  TDM_TRY(tdm_loader_linear(loader, name, heads * HEAD_Q, q_lora, &mla->q_b));
+  snprintf(name, sizeof name, "%s.kv_a_layernorm", prefix);
+  TDM_TRY(tdm_loader_plain(loader, name, TDM_MLA_LATENT, 0, &mla->kv_norm));
+  snprintf(name, sizeof name, "%s.kv_b_proj", prefix);
+  TDM_TRY(tdm_loader_dequantised(loader, name, heads * HEAD_KV, TDM_MLA_LATENT, activation, &mla->kv_b));
+  snprintf(name, sizeof name, "%s.o_proj", prefix);
+  return tdm_loader_linear(loader, name, hidden, heads * TDM_MLA_V, &mla->o);
+}
+
+void tdm_mla_release(tdm_mla* mla) {
+  tdm_weight_release(&mla->qkv_a);
+  tdm_buffer_destroy(mla->q_norm.buffer);
+  tdm_weight_release(&mla->q_b);
+  tdm_buffer_destroy(mla->kv_norm.buffer);
+  tdm_buffer_destroy(mla->kv_b.buffer);
+  tdm_weight_release(&mla->o);
+  *mla = (tdm_mla){0};
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
+
+/* Temporaries that several steps share. */
+typedef struct mla_temps {
+  tdm_view qkv_a;      /* [M, q_lora + 576] */
+  tdm_view q;          /* [M, heads, 192] */
+  tdm_view q_absorbed; /* [M, heads, 576] */
+  tdm_view latent;     /* [M, 576], prefill only */
+  tdm_view kv;         /* [M, heads, 256], prefill only */
+  tdm_view latent_out; /* [M, heads, 512] */
+  tdm_view heads_out;  /* [M, heads, 128] */
+} mla_temps;
+
+static tdm_status make_temps(tdm_builder* builder, const tdm_mla* mla, bool prefills, mla_temps* temps) {
+  const int64_t heads = mla->config.heads;
+  const tdm_dtype dtype = builder->activation;
+  const int64_t q[] = {builder->rows, heads, HEAD_Q}, q_absorbed[] = {builder->rows, heads, TDM_MLA_CACHE_COLS};
+  const int64_t kv[] = {builder->rows, heads, HEAD_KV}, latent_out[] = {builder->rows, heads, TDM_MLA_LATENT};
+  const int64_t heads_out[] = {builder->rows, heads, TDM_MLA_V};
+  *temps = (mla_temps){0};
+  TDM_TRY(tdm_builder_rows(builder, "qkv_a", dtype, mla->config.q_lora + TDM_MLA_CACHE_COLS, &temps->qkv_a));
+  TDM_TRY(tdm_builder_temp(builder, "q", dtype, 3, q, &temps->q));
+  TDM_TRY(tdm_builder_temp(builder, "q_absorbed", dtype, 3, q_absorbed, &temps->q_absorbed));
+  TDM_TRY(tdm_builder_temp(builder, "latent_out", dtype, 3, latent_out, &temps->latent_out));
+  TDM_TRY(tdm_builder_temp(builder, "heads_out", dtype, 3, heads_out, &temps->heads_out));
+  if (!prefills) return TDM_OK;
+  TDM_TRY(tdm_builder_rows(builder, "latent", dtype, TDM_MLA_CACHE_COLS, &temps->latent));
+  return tdm_builder_temp(builder, "kv", dtype, 3, kv, &temps->kv);
+}
+
+/* A view [rows, heads, d] of a matrix [rows, heads * d], and back. */
+static tdm_view flatten_heads(tdm_view view) {
+  view.rank = 2;
+  view.shape[1] *= view.shape[2];
+  view.stride[1] = 1;
+  return view;
+}
+
+/* One half (k or v rows) of every head's part of kv_b: [heads, 128, 512]. */
+static tdm_view kv_b_half(const tdm_mla* mla, int64_t first_row) {
+  tdm_view view = mla->kv_b;
+  view.rank = 3;
+  view.shape[0] = mla->config.heads;
+  view.shape[1] = TDM_MLA_NOPE;
+  view.shape[2] = TDM_MLA_LATENT;
+  view.stride[0] = (int64_t)HEAD_KV * TDM_MLA_LATENT;
+  view.stride[1] = TDM_MLA_LATENT;
+  view.stride[2] = 1;
+  view.offset_bytes += first_row * TDM_MLA_LATENT * (int64_t)tdm_dtype_bytes(view.dtype);
+  return view;
+}
+
+/* The normed latent and the rotated key go to the cache, and expanded keys and values are made for prefill. */
+static tdm_status append_kv_path(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                 const tdm_view* cache, const mla_temps* temps) {
+  char label[TDM_LABEL_BYTES];
+  const tdm_mla_kv_write_args write = {
+      .size = sizeof write,
+      .n_tokens = builder->n_tokens,
+      .kv = tdm_view_slice(temps->qkv_a, 1, mla->config.q_lora, TDM_MLA_CACHE_COLS),
+      .norm_weight = mla->kv_norm,
+      .positions = batch->positions,
+      .cos_sin = batch->cos_sin,
+      .slots = batch->slots,
+      .cache = *cache,
+      .out = temps->latent,
+      .eps = mla->config.eps,
+      .style = mla->config.rope,
+  };
+  TDM_TRY(tdm_append_mla_kv_write(builder->program, builder->side_lane, tdm_builder_label(builder, "kv_write", label),
+                                  &write));
+  if (!batch->prefills) return TDM_OK;
+  const tdm_gemm_bf16_args expand = {.size = sizeof expand,
+                                     .n_tokens = builder->n_tokens,
+                                     .a = tdm_view_slice(temps->latent, 1, 0, TDM_MLA_LATENT),
+                                     .w = mla->kv_b,
+                                     .out = flatten_heads(temps->kv)};
+  return tdm_append_gemm_bf16(builder->program, builder->side_lane, tdm_builder_label(builder, "kv_b", label), &expand);
+}
+
+/* Queries: normed, projected, and per head absorbed into the latent space (first 512) and rotated (last 64). */
+static tdm_status append_q_path(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                const mla_temps* temps) {
+  char label[TDM_LABEL_BYTES];
+  const int64_t q_lora = mla->config.q_lora;
+  tdm_activation q_a;
+  TDM_TRY(tdm_builder_activation(builder, "q_a", q_lora, &mla->q_b, false, &q_a));
+  const tdm_rmsnorm_args norm = {.size = sizeof norm,
+                                 .n_tokens = builder->n_tokens,
+                                 .x = tdm_view_slice(temps->qkv_a, 1, 0, q_lora),
+                                 .weight = mla->q_norm,
+                                 .out = q_a.plain,
+                                 .out_q = q_a.q,
+                                 .out_scale = q_a.scale,
+                                 .eps = mla->config.eps};
+  TDM_TRY(tdm_append_rmsnorm(builder->program, builder->main_lane, tdm_builder_label(builder, "q_norm", label), &norm));
+  const tdm_view q_flat = flatten_heads(temps->q);
+  TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "q_b", &q_a, &mla->q_b, &q_flat));
+  const tdm_rope_args rope = {.size = sizeof rope,
+                              .n_tokens = builder->n_tokens,
+                              .x = tdm_view_slice(temps->q, 2, TDM_MLA_NOPE, TDM_MLA_ROPE),
+                              .positions = batch->positions,
+                              .cos_sin = batch->cos_sin,
+                              .out = tdm_view_slice(temps->q_absorbed, 2, TDM_MLA_LATENT, TDM_MLA_ROPE),
+                              .style = mla->config.rope};
+  TDM_TRY(tdm_append_rope(builder->program, builder->side_lane, tdm_builder_label(builder, "q_rope", label), &rope));
+  const tdm_gemm_bf16_args absorb = {
+      .size = sizeof absorb,
+      .n_tokens = builder->n_tokens,
+      .a = tdm_view_transpose(tdm_view_slice(temps->q, 2, 0, TDM_MLA_NOPE), 0, 1),
+      .w = tdm_view_transpose(kv_b_half(mla, 0), 1, 2),
+      .out = tdm_view_transpose(tdm_view_slice(temps->q_absorbed, 2, 0, TDM_MLA_LATENT), 0, 1)};
+  return tdm_append_gemm_bf16(builder->program, builder->main_lane, tdm_builder_label(builder, "k_b", label), &absorb);
+}
+
+static tdm_status append_attention(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                   const tdm_view* cache, const mla_temps* temps) {
+  char label[TDM_LABEL_BYTES];
+  const tdm_mla_decode_args decode = {.size = sizeof decode,
+                                      .n_seqs = batch->n_seqs,
+                                      .q = temps->q_absorbed,
+                                      .cache = *cache,
+                                      .block_table = batch->block_table,
+                                      .seq_start = batch->seq_start,
+                                      .kv_len = batch->kv_len,
+                                      .seq_kind = batch->seq_kind,
+                                      .out = temps->latent_out,
+                                      .scale = mla->config.scale};
+  TDM_TRY(tdm_append_mla_decode(builder->program, builder->main_lane, tdm_builder_label(builder, "mla_decode", label),
+                                &decode));
+  const tdm_gemm_bf16_args v_b = {.size = sizeof v_b,
+                                  .n_tokens = builder->n_tokens,
+                                  .a = tdm_view_transpose(temps->latent_out, 0, 1),
+                                  .w = kv_b_half(mla, TDM_MLA_NOPE),
+                                  .out = tdm_view_transpose(temps->heads_out, 0, 1)};
+  TDM_TRY(tdm_append_gemm_bf16(builder->program, builder->main_lane, tdm_builder_label(builder, "v_b", label), &v_b));
+  if (!batch->prefills) return TDM_OK;
+  const tdm_mla_prefill_args prefill = {.size = sizeof prefill,
+                                        .n_seqs = batch->n_seqs,
+                                        .q_nope = tdm_view_slice(temps->q, 2, 0, TDM_MLA_NOPE),
+                                        .q_rope = tdm_view_slice(temps->q_absorbed, 2, TDM_MLA_LATENT, TDM_MLA_ROPE),
+                                        .kv = temps->kv,
+                                        .k_rope = tdm_view_slice(temps->latent, 1, TDM_MLA_LATENT, TDM_MLA_ROPE),
+                                        .seq_start = batch->seq_start,
+                                        .seq_kind = batch->seq_kind,
+                                        .out = temps->heads_out,
+                                        .scale = mla->config.scale};
+  return tdm_append_mla_prefill(builder->program, builder->main_lane, tdm_builder_label(builder, "mla_prefill", label),
+                                &prefill);
+}
+
+/* The heads' outputs as the output projection wants them. */
+static tdm_status append_output(tdm_builder* builder, const tdm_mla* mla, const mla_temps* temps,
+                                const tdm_view* attn) {
+  char label[TDM_LABEL_BYTES];
+  tdm_activation heads = {.plain = flatten_heads(temps->heads_out)};
+  if (tdm_builder_quantises(builder, &mla->o)) {
+    const tdm_view plain = heads.plain;
+    TDM_TRY(tdm_builder_activation(builder, "heads", plain.shape[1], &mla->o, false, &heads));
+    const tdm_quant_args quant = {
+        .size = sizeof quant, .n_tokens = builder->n_tokens, .x = plain, .out_q = heads.q, .out_scale = heads.scale};
+    TDM_TRY(tdm_append_quant(builder->program, builder->main_lane, tdm_builder_label(builder, "heads_quant", label),
+                             &quant));
+  }
+  return tdm_builder_linear(builder, builder->main_lane, "o", &heads, &mla->o, attn);
+}
+
+tdm_status tdm_mla_append(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch, const tdm_view* cache,
+                          const tdm_activation* x, tdm_view* out_attn) {
+  mla_temps temps;
+  TDM_TRY(make_temps(builder, mla, batch->prefills, &temps));
+  TDM_TRY(tdm_builder_tap(builder, "attn", builder->activation, mla->config.hidden, out_attn));
+  TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "qkv_a", x, &mla->qkv_a, &temps.qkv_a));
+  TDM_TRY(append_kv_path(builder, mla, batch, cache, &temps));
+  TDM_TRY(append_q_path(builder, mla, batch, &temps));
+  TDM_TRY(append_attention(builder, mla, batch, cache, &temps));
+  return append_output(builder, mla, &temps, out_attn);
+}

@@ -1,0 +1,299 @@
+#ifndef TANDEM_OPS_H
+#define TANDEM_OPS_H
+
+/* The operations that a program is made of: one args struct and one append function each.
+ *
+ * Rules for all of them
+ * - Start from zeroes: `tdm_x_args args = {.size = sizeof args, ...}`. An absent view, a zero number: the default.
+ * - Append copies args, checks shapes, dtypes, alignment and bounds at once, and appends one step to the program. It
+ * answers INVALID_ARGUMENT for what can never be right and UNSUPPORTED for what this version cannot do, with names and
+ * values; INVALID_STATE after seal; OUT_OF_MEMORY. A failed append leaves the program as it was. It allocates host
+ * memory.
+ * - `lane` comes from the program's runtime. `label` (at most 63 characters, copied) names the step in prints and
+ * errors.
+ * - M is the number of rows (tokens) that the views have. `n_tokens`, where it is given, is an i32 [1] in device memory
+ * with the number of live rows, 0 <= n <= M, read at every launch: rows at or beyond it are neither read nor written.
+ * - Unless said otherwise views are row-major with a contiguous last dimension, row strides may be wider than the row,
+ * data starts 16-byte aligned, and outputs overlap neither inputs nor each other.
+ * - FP8 data are e4m3 with one f32 scale for 128 columns of a row: [M, K] data and [K/128, M] scales whose row stride
+ * is tdm_scale_stride(M) or more and a multiple of 4. Producers write 0 to the scale columns from the live row count to
+ * the next multiple of 4. FP8 weights have one f32 scale for a block of 128 x 128: [ceil(N/128), K/128].
+ * - "f32 activations" (f32 where the GPU has bf16 or e4m3, no scales) are the unquantised mode of the host device:
+ * nothing is rounded below f32. The GPU kernels answer UNSUPPORTED for it.
+ * - NaN or infinity in one token's input stays in that token's row.
+ * - Formulas, with their sources: docs/formulas.md; the section is named at each op. */
+
+#include "tandem/program.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* RMSNorm with optional residual add and optional FP8 quantisation (sections 1 and 2).
+ *   r = x + delta (rounded to residual_out's dtype when that is given);  y = r * rsqrt(mean(r^2) + eps) * weight, in
+ * f32 out = y rounded once;  out_q, out_scale = quant(y), straight from the f32 value Without weight it normalises
+ * only; with neither out nor out_q it is the residual add alone (then weight must be absent). */
+typedef struct tdm_rmsnorm_args {
+  size_t size;
+  tdm_view n_tokens;     /* optional i32 [1] */
+  tdm_view x;            /* [M, D] bf16 or f32 */
+  tdm_view delta;        /* optional [M, D] bf16 or f32 */
+  tdm_view residual_out; /* optional [M, D] bf16 or f32, may be x itself */
+  tdm_view weight;       /* optional [D] bf16 or f32 */
+  tdm_view out;          /* optional [M, D] bf16 or f32 */
+  tdm_view out_q;        /* optional [M, D] e4m3; D a multiple of 128 */
+  tdm_view out_scale;    /* [D/128, M] f32, exactly when out_q is there */
+  float eps;             /* default 1e-6 */
+  float quant_eps;       /* floor of amax; default 1e-4 */
+  bool pow2_scale;       /* scales rounded up to a power of two */
+} tdm_rmsnorm_args;
+TDM_API tdm_status tdm_append_rmsnorm(tdm_program* program, tdm_lane* lane, const char* label,
+                                      const tdm_rmsnorm_args* args);
+
+/* FP8 quantisation of activations in blocks of 1 x 128 (section 2). A block with NaN or infinity gets scale NaN. */
+typedef struct tdm_quant_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view x;         /* [M, K] bf16 or f32; K a multiple of 128 */
+  tdm_view out_q;     /* [M, K] e4m3 */
+  tdm_view out_scale; /* [K/128, M] f32 */
+  float quant_eps;    /* floor of amax; default 1e-4 */
+  bool pow2_scale;
+} tdm_quant_args;
+TDM_API tdm_status tdm_append_quant(tdm_program* program, tdm_lane* lane, const char* label,
+                                    const tdm_quant_args* args);
+
+/* Block-scaled FP8 linear: out[m,n] = sum over k of a[m,k] * w[n,k] with scales (section 3). FP8 products of a block of
+ * 128 along K are summed exactly and promoted to f32 once a block, blocks ascending. */
+typedef struct tdm_gemm_fp8_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1] */
+  tdm_view a;        /* [M, K] e4m3, or f32 activations; K a multiple of 128 */
+  tdm_view a_scale;  /* [K/128, M] f32, exactly when a is e4m3 */
+  tdm_view w;        /* [N, K] e4m3, any N */
+  tdm_view w_scale;  /* [ceil(N/128), K/128] f32 */
+  tdm_view out;      /* [M, N] bf16 or f32 */
+} tdm_gemm_fp8_args;
+TDM_API tdm_status tdm_append_gemm_fp8(tdm_program* program, tdm_lane* lane, const char* label,
+                                       const tdm_gemm_fp8_args* args);
+
+/* BF16 linear, and strided batched GEMM: out[b,m,n] = sum over k of a[b,m,k] * w[b,n,k]; f32 accumulation, one
+ * rounding. Rank 2, or rank 3 with a leading batch dimension. Any batch and row strides; of w's N and K one has stride
+ * 1 (so that a [K, N] matrix is passed transposed, without a copy). */
+typedef struct tdm_gemm_bf16_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1]: live rows of M */
+  tdm_view a;        /* [M, K] or [B, M, K] bf16 or f32 */
+  tdm_view w;        /* [N, K] or [B, N, K] bf16 or f32 */
+  tdm_view out;      /* [M, N] or [B, M, N] bf16 or f32 */
+} tdm_gemm_bf16_args;
+TDM_API tdm_status tdm_append_gemm_bf16(tdm_program* program, tdm_lane* lane, const char* label,
+                                        const tdm_gemm_bf16_args* args);
+
+/* Router logits in f32 (section 7): logits[m,e] = sum over h of x[m,h] * w[e,h]. */
+typedef struct tdm_router_gemm_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1] */
+  tdm_view x;        /* [M, H] bf16 or f32 */
+  tdm_view w;        /* [E, H] bf16 or f32 */
+  tdm_view logits;   /* [M, E] f32 */
+} tdm_router_gemm_args;
+TDM_API tdm_status tdm_append_router_gemm(tdm_program* program, tdm_lane* lane, const char* label,
+                                          const tdm_router_gemm_args* args);
+
+/* DeepSeek-V3 routing: sigmoid scores, bias for the choice only, grouped top-k (section 7). Ties go to the lower index;
+ * experts outside the kept groups are masked with minus infinity. A row with a NaN logit gets ids as if NaN scored
+ * lowest, and NaN weights. ids come in descending order of the biased score. */
+typedef struct tdm_moe_route_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1] */
+  tdm_view logits;   /* [M, E] f32, E <= 1024 */
+  tdm_view bias;     /* optional [E] f32 */
+  tdm_view ids;      /* optional [M, top_k] i32 */
+  tdm_view weights;  /* optional [M, top_k] f32, in the order of ids */
+  tdm_view alpha;  /* optional [M, E + n_shared] f32: the weight where chosen, 0 elsewhere, 1 for the shared experts */
+  int32_t top_k;   /* 1..32, at most topk_group * E / n_group */
+  int32_t n_group; /* divides E; 1: no groups */
+  int32_t topk_group; /* 1..n_group */
+  int32_t n_shared;   /* shared experts at the end of alpha */
+  bool norm_topk_prob;
+  float routed_scaling_factor;
+} tdm_moe_route_args;
+TDM_API tdm_status tdm_append_moe_route(tdm_program* program, tdm_lane* lane, const char* label,
+                                        const tdm_moe_route_args* args);
+
+/* Dense FC1: gate and up projections of all experts as one GEMM, SwiGLU and FP8 requantisation in its epilogue; needs
+ * no routing (section 13). Column block e of the output is expert e. A dense MLP is the case E = 1. g, u in f32;  v =
+ * silu(g) * u (with swiglu_limit L > 0: min(g, L), clamp(u, -L, L) first);  out, out_scale = quant(v) w13 has rows
+ * interleaved in blocks of 128: for expert e and block i, 128 gate rows, then 128 up rows. */
+typedef struct tdm_moe_fc1_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view x;         /* [M, H] e4m3, bf16 (with bf16 weights) or f32 activations; H a multiple of 128 */
+  tdm_view x_scale;   /* [H/128, M] f32, exactly when x is e4m3 */
+  tdm_view w13;       /* [E, 2*I, H] e4m3, bf16 or f32; I a multiple of 128; rows as above */
+  tdm_view w13_scale; /* [E, 2*I/128, H/128] f32, exactly when w13 is e4m3 */
+  tdm_view out;       /* [M, E*I] e4m3 when x is e4m3, else x's dtype */
+  tdm_view out_scale; /* [E*I/128, M] f32, exactly when out is e4m3 */
+  float swiglu_limit; /* 0: none */
+  float quant_eps;    /* default 1e-4 */
+  bool pow2_scale;
+} tdm_moe_fc1_args;
+TDM_API tdm_status tdm_append_moe_fc1(tdm_program* program, tdm_lane* lane, const char* label,
+                                      const tdm_moe_fc1_args* args);
+
+/* Dense FC2: down projections of all experts as one GEMM with K = E*I, the routing weight multiplied into the
+ * activation scale of each 128-block (section 13). Blocks whose weight is 0 are skipped, so NaN in an expert that a
+ * token did not choose does not reach it. The sum over K is cut on expert boundaries into a number of splits that
+ * follows from the shape alone; splits are added in ascending order. */
+typedef struct tdm_moe_fc2_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1] */
+  tdm_view x;        /* [M, E*I] e4m3, bf16 or f32: FC1's output */
+  tdm_view x_scale;  /* [E*I/128, M] f32, exactly when x is e4m3 */
+  tdm_view w2;       /* [H, E*I] e4m3, bf16 or f32 */
+  tdm_view w2_scale; /* [ceil(H/128), E*I/128] f32, exactly when w2 is e4m3 */
+  tdm_view alpha;    /* optional [M, E] f32: routing weights; absent: 1 everywhere */
+  tdm_view addend;   /* optional [M, H] f32 or bf16, added last */
+  tdm_view out;      /* [M, H] bf16 or f32 */
+  int32_t n_experts; /* E; I = columns of x / E, a multiple of 128 */
+} tdm_moe_fc2_args;
+TDM_API tdm_status tdm_append_moe_fc2(tdm_program* program, tdm_lane* lane, const char* label,
+                                      const tdm_moe_fc2_args* args);
+
+/* Which elements a rotation pairs and where the result goes (section 5); i = 0..31. */
+typedef enum tdm_rope_style {
+  TDM_ROPE_DEINTERLEAVE = 1, /* pairs (2i, 2i+1) in; first elements to 0..31, second ones to 32..63: HF DeepSeek-V3 */
+  TDM_ROPE_INTERLEAVED = 2,  /* pairs (2i, 2i+1), in place: official DeepSeek-V3 and V4 */
+  TDM_ROPE_HALVES = 3        /* pairs (i, i+32), in place: NeoX */
+} tdm_rope_style;
+
+/* Rotary embedding of 64 values a head (section 5), f32 rotation, one rounding. */
+typedef struct tdm_rope_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view x;         /* [M, h, 64] bf16 or f32, any token and head stride */
+  tdm_view positions; /* [M] i32, each in [0, P) */
+  tdm_view cos_sin;   /* [P, 64] f32: 32 cosines, 32 sines */
+  tdm_view out;       /* [M, h, 64] bf16 or f32, any token and head stride; may be x itself */
+  tdm_rope_style style;
+  bool inverse; /* sines negated */
+} tdm_rope_args;
+TDM_API tdm_status tdm_append_rope(tdm_program* program, tdm_lane* lane, const char* label, const tdm_rope_args* args);
+
+#define TDM_PAGE_TOKENS 64 /* tokens in a page of a paged cache */
+
+/* MLA latent: RMSNorm of the first 512 values, RoPE of the last 64, written to the paged cache and optionally to a
+ * plain tensor (section 6, rows 6 and 7; section 16). */
+typedef struct tdm_mla_kv_write_args {
+  size_t size;
+  tdm_view n_tokens;    /* optional i32 [1] */
+  tdm_view kv;          /* [M, 576] bf16 or f32, any row stride */
+  tdm_view norm_weight; /* [512] bf16 or f32 */
+  tdm_view positions;   /* [M] i32, each in [0, P) */
+  tdm_view cos_sin;     /* [P, 64] f32 */
+  tdm_view slots;       /* [M] i32: page * 64 + place in the page; -1: not written to the cache. No slot twice */
+  tdm_view cache;       /* [n_pages, 64, 576] bf16 or f32 */
+  tdm_view out;         /* optional [M, 576], dtype of cache */
+  float eps;            /* default 1e-6 */
+  tdm_rope_style style;
+} tdm_mla_kv_write_args;
+TDM_API tdm_status tdm_append_mla_kv_write(tdm_program* program, tdm_lane* lane, const char* label,
+                                           const tdm_mla_kv_write_args* args);
+
+/* How a sequence of a batch is attended to. */
+typedef enum tdm_seq_kind {
+  TDM_SEQ_ABSORBED = 1, /* mla_decode: queries against the cached latent, any number of new tokens, any context */
+  TDM_SEQ_EXPANDED = 2  /* mla_prefill: all its tokens are new, keys and values expanded from the latent */
+} tdm_seq_kind;
+
+/* Paged MLA attention over the latent cache, absorbed form (section 6): causal; for the sequences of kind
+ * TDM_SEQ_ABSORBED. Rows of other sequences get zeros. Scores and softmax in f32, probabilities rounded to bf16 before
+ * they meet the values (not with an f32 cache), the denominator unrounded. A result depends on its own sequence only,
+ * whatever else is in the batch. The tokens of sequence s are rows seq_start[s] .. seq_start[s+1]-1, the last tokens of
+ * its kv_len[s]. */
+typedef struct tdm_mla_decode_args {
+  size_t size;
+  tdm_view n_seqs;      /* i32 [1]: live sequences, 0 <= n <= S */
+  tdm_view q;           /* [M, h, 576] bf16 or f32: 512 absorbed, then 64 rotated */
+  tdm_view cache;       /* [n_pages, 64, 576] bf16 or f32 */
+  tdm_view block_table; /* [S, max_pages] i32: page of a sequence's tokens 64j .. 64j+63 */
+  tdm_view seq_start;   /* [S + 1] i32 */
+  tdm_view kv_len;      /* [S] i32: cached tokens, the new ones included */
+  tdm_view seq_kind;    /* [S] i32: tdm_seq_kind */
+  tdm_view out;         /* [M, h, 512] bf16 or f32 */
+  float scale;          /* softmax scale */
+} tdm_mla_decode_args;
+TDM_API tdm_status tdm_append_mla_decode(tdm_program* program, tdm_lane* lane, const char* label,
+                                         const tdm_mla_decode_args* args);
+
+/* Causal MLA attention over the new tokens only, expanded form (section 6); for the sequences of kind TDM_SEQ_EXPANDED.
+ * Rows of other sequences are left as they are. Rounding as for mla_decode. */
+typedef struct tdm_mla_prefill_args {
+  size_t size;
+  tdm_view n_seqs;    /* i32 [1] */
+  tdm_view q_nope;    /* [M, h, 128] bf16 or f32, any token and head stride */
+  tdm_view q_rope;    /* [M, h, 64], likewise, rotated */
+  tdm_view kv;        /* [M, h, 256] bf16 or f32: 128 of k, then 128 of v */
+  tdm_view k_rope;    /* [M, 64] bf16 or f32, any row stride, rotated */
+  tdm_view seq_start; /* [S + 1] i32 */
+  tdm_view seq_kind;  /* [S] i32 */
+  tdm_view out;       /* [M, h, 128] bf16 or f32, any token and head stride; read and written */
+  float scale;
+} tdm_mla_prefill_args;
+TDM_API tdm_status tdm_append_mla_prefill(tdm_program* program, tdm_lane* lane, const char* label,
+                                          const tdm_mla_prefill_args* args);
+
+/* out[m] = table[ids[m]]. An id outside [0, V) fails the step on the host device. */
+typedef struct tdm_embedding_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1] */
+  tdm_view ids;      /* [M] i32 */
+  tdm_view table;    /* [V, H] bf16 or f32 */
+  tdm_view out;      /* [M, H] bf16 or f32 */
+} tdm_embedding_args;
+TDM_API tdm_status tdm_append_embedding(tdm_program* program, tdm_lane* lane, const char* label,
+                                        const tdm_embedding_args* args);
+
+/* out[l] = x[rows[l]]: the rows whose logits are wanted. */
+typedef struct tdm_gather_rows_args {
+  size_t size;
+  tdm_view n_rows; /* optional i32 [1]: live rows of L */
+  tdm_view x;      /* [M, H] bf16 or f32 */
+  tdm_view rows;   /* [L] i32, each in [0, M) */
+  tdm_view out;    /* [L, H], x's dtype */
+} tdm_gather_rows_args;
+TDM_API tdm_status tdm_append_gather_rows(tdm_program* program, tdm_lane* lane, const char* label,
+                                          const tdm_gather_rows_args* args);
+
+/* Index of the largest logit of a row; ties to the lower index; NaN never wins (a row of nothing but NaN gives 0). */
+typedef struct tdm_argmax_args {
+  size_t size;
+  tdm_view n_rows; /* optional i32 [1] */
+  tdm_view logits; /* [L, V] f32 */
+  tdm_view out;    /* [L] i32 */
+} tdm_argmax_args;
+TDM_API tdm_status tdm_append_argmax(tdm_program* program, tdm_lane* lane, const char* label,
+                                     const tdm_argmax_args* args);
+
+/* Draws a token from softmax(logits / temperature) cut to the smallest set of most likely tokens whose probability
+ * reaches top_p. Temperature 0 is argmax. The draw is Philox4x32-10 keyed by the row's seed and counted by its
+ * position, so a sequence's tokens depend on nothing else in the batch. Tokens of equal probability rank by ascending
+ * index. */
+typedef struct tdm_sample_args {
+  size_t size;
+  tdm_view n_rows;      /* optional i32 [1] */
+  tdm_view logits;      /* [L, V] f32 */
+  tdm_view temperature; /* [L] f32, finite, >= 0 */
+  tdm_view top_p;       /* [L] f32 in (0, 1] */
+  tdm_view seeds;       /* [L] i64, any bits */
+  tdm_view positions;   /* [L] i32, >= 0 */
+  tdm_view out;         /* [L] i32 */
+} tdm_sample_args;
+TDM_API tdm_status tdm_append_sample(tdm_program* program, tdm_lane* lane, const char* label,
+                                     const tdm_sample_args* args);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,272 @@
+#include "kernels/common/weights.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/common/convert.h"
+
+enum { BLOCK = 128, NAME_BYTES = 256 };
+
+static int64_t blocks_of(int64_t n) {
+  return (n + BLOCK - 1) / BLOCK;
+}
+
+void tdm_weight_release(tdm_weight* weight) {
+  tdm_buffer_destroy(weight->data.buffer);
+  tdm_buffer_destroy(weight->scale.buffer);
+  *weight = (tdm_weight){0};
+}
+
+/* ---- findings --------------------------------------------------------------------------------------------------- */
+
+tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, tdm_loader* out_loader) {
+  *out_loader = (tdm_loader){.runtime = runtime, .checkpoint = checkpoint};
+  const int64_t count = tdm_checkpoint_count(checkpoint);
+  out_loader->seen = tdm_host_alloc_array(runtime, count, sizeof *out_loader->seen);
+  return out_loader->seen || count == 0 ? TDM_OK : TDM_OUT_OF_MEMORY;
+}
+
+void tdm_loader_destroy(tdm_loader* loader) {
+  if (!loader->runtime) return;
+  tdm_host_free(loader->runtime, loader->seen, (size_t)tdm_checkpoint_count(loader->checkpoint) * sizeof *loader->seen);
+  *loader = (tdm_loader){0};
+}
+
+void tdm_loader_find(tdm_loader* loader, const char* format, ...) {
+  char finding[512];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(finding, sizeof finding, format, args);
+  va_end(args);
+  tdm_log(loader->runtime, TDM_LOG_ERROR, "checkpoint: %s", finding);
+  const size_t used = strlen(loader->report);
+  snprintf(loader->report + used, sizeof loader->report - used, "%s%s", loader->findings ? "; " : "", finding);
+  loader->findings++;
+}
+
+tdm_status tdm_loader_report(tdm_loader* loader, bool (*ignore)(void* ctx, const char* name), void* ctx) {
+  for (int64_t i = 0; i < tdm_checkpoint_count(loader->checkpoint); i++) {
+    tdm_tensor_info info;
+    if (loader->seen[i]) continue;
+    TDM_TRY(tdm_checkpoint_get(loader->checkpoint, i, &info));
+    if (!ignore(ctx, info.name)) tdm_loader_find(loader, "%s is not part of this model", info.name);
+  }
+  if (loader->findings == 0) return TDM_OK;
+  const bool fits = strlen(loader->report) + 1 < sizeof loader->report;
+  return TDM_FAIL(TDM_CORRUPT, "the checkpoint has %" PRId64 " wrong tensors%s: %s", loader->findings,
+                  fits ? "" : " (all of them in the log)", loader->report);
+}
+
+/* ---- tensors ---------------------------------------------------------------------------------------------------- */
+
+/* Index of a tensor, -1 when there is none. The checkpoint's tensors are in ascending order of names. */
+static int64_t tensor_index(const tdm_loader* loader, const char* name, tdm_tensor_info* out_info) {
+  int64_t low = 0, high = tdm_checkpoint_count(loader->checkpoint);
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (tdm_checkpoint_get(loader->checkpoint, middle, out_info) != TDM_OK) return -1;
+    const int order = strcmp(out_info->name, name);
+    if (order == 0) return middle;
+    if (order < 0)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return -1;
+}
+
+static void format_shape(char* text, size_t bytes, int32_t rank, const int64_t* shape) {
+  size_t used = (size_t)snprintf(text, bytes, "[");
+  for (int32_t dim = 0; dim < rank && used < bytes; dim++)
+    used += (size_t)snprintf(text + used, bytes - used, "%s%" PRId64, dim ? ", " : "", shape[dim]);
+  if (used < bytes) snprintf(text + used, bytes - used, "]");
+}
+
+/* Gets a tensor of one of the dtypes and of shape [n] (k == 0) or [n, k]. False, with a finding, when it is not there
+ * as wanted. */
+static bool get_tensor(tdm_loader* loader, const char* name, unsigned dtypes, int64_t n, int64_t k,
+                       tdm_tensor_info* out_info) {
+  const int64_t index = tensor_index(loader, name, out_info);
+  const int64_t shape[] = {n, k};
+  const int32_t rank = k ? 2 : 1;
+  char wanted[96], found[256];
+  format_shape(wanted, sizeof wanted, rank, shape);
+  if (index < 0) {
+    tdm_loader_find(loader, "%s %s is missing", name, wanted);
+    return false;
+  }
+  loader->seen[index] = true;
+  if (!(dtypes & (1u << out_info->dtype))) {
+    tdm_loader_find(loader, "%s has dtype %s, which cannot be used here", name, tdm_dtype_name(out_info->dtype));
+    return false;
+  }
+  if (out_info->rank != rank || memcmp(out_info->shape, shape, (size_t)rank * sizeof *shape) != 0) {
+    format_shape(found, sizeof found, out_info->rank, out_info->shape);
+    tdm_loader_find(loader, "%s has shape %s, must be %s", name, found, wanted);
+    return false;
+  }
+  return true;
+}
+
+enum {
+  PLAIN_DTYPES = 1u << TDM_BF16 | 1u << TDM_F32,
+  LINEAR_DTYPES = 1u << TDM_BF16 | 1u << TDM_F32 | 1u << TDM_E4M3,
+};
+
+/* Element `index` of a tensor that is aligned to the byte only. */
+static float element_f32(const tdm_tensor_info* info, int64_t index) {
+  const uint8_t* at = (const uint8_t*)info->data + (size_t)index * tdm_dtype_bytes(info->dtype);
+  uint8_t aligned[8];
+  memcpy(aligned, at, tdm_dtype_bytes(info->dtype));
+  if (info->dtype == TDM_E4M3) return tdm_e4m3_to_f32(aligned[0]);
+  if (info->dtype == TDM_BF16) {
+    uint16_t bits;
+    memcpy(&bits, aligned, sizeof bits);
+    return tdm_bf16_to_f32(bits);
+  }
+  float value;
+  memcpy(&value, aligned, sizeof value);
+  return value;
+}
+
+/* NaN and infinity would reach tokens that never chose this weight (0 * NaN), so they are refused here. */
+static tdm_status check_finite(const tdm_tensor_info* info, int64_t begin, int64_t count) {
+  for (int64_t i = begin; i < begin + count; i++)
+    if (!isfinite(element_f32(info, i)))
+      return TDM_FAIL(TDM_CORRUPT, "%s: element %" PRId64 " is %s", info->name, i,
+                      isnan(element_f32(info, i)) ? "NaN" : "infinite");
+  return TDM_OK;
+}
+
+static tdm_status new_view(tdm_loader* loader, tdm_dtype dtype, int32_t rank, const int64_t* shape,
+                           tdm_view* out_view) {
+  size_t bytes = tdm_dtype_bytes(dtype);
+  for (int32_t dim = 0; dim < rank; dim++)
+    if (__builtin_mul_overflow(bytes, (size_t)shape[dim], &bytes))
+      return TDM_FAIL(TDM_OUT_OF_MEMORY, "a weight of %" PRId64 " rows overflows the address space", shape[0]);
+  tdm_buffer* buffer;
+  TDM_TRY(tdm_buffer_create(loader->runtime, bytes, &buffer));
+  loader->loaded_bytes += bytes;
+  *out_view = tdm_view_make(buffer, dtype, rank, shape);
+  return TDM_OK;
+}
+
+tdm_status tdm_loader_plain(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_view* out_view) {
+  *out_view = (tdm_view){0};
+  char full[NAME_BYTES];
+  snprintf(full, sizeof full, "%s.weight", name);
+  tdm_tensor_info info;
+  if (!get_tensor(loader, full, PLAIN_DTYPES, n, k, &info) || !loader->loading) return TDM_OK;
+  const int64_t shape[] = {n, k}, count = n * (k ? k : 1);
+  TDM_TRY(check_finite(&info, 0, count));
+  TDM_TRY(new_view(loader, info.dtype, k ? 2 : 1, shape, out_view));
+  return tdm_buffer_write(out_view->buffer, 0, info.data, info.bytes);
+}
+
+/* Writes a tensor's elements, dequantised, to a new view. */
+static tdm_status copy_converted(tdm_loader* loader, const tdm_tensor_info* info, const tdm_tensor_info* scale,
+                                 tdm_dtype dtype, tdm_view* out_view) {
+  const int64_t n = info->shape[0], k = info->rank == 2 ? info->shape[1] : 1;
+  TDM_TRY(check_finite(info, 0, n * k));
+  TDM_TRY(new_view(loader, dtype, info->rank, info->shape, out_view));
+  uint8_t* data = tdm_view_data(out_view);
+  for (int64_t row = 0; row < n; row++)
+    for (int64_t col = 0; col < k; col++) {
+      float value = element_f32(info, row * k + col);
+      if (scale) value *= element_f32(scale, row / BLOCK * blocks_of(k) + col / BLOCK);
+      tdm_store_f32(data, dtype, row * k + col, value);
+    }
+  return TDM_OK;
+}
+
+tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, tdm_view* out_view) {
+  *out_view = (tdm_view){0};
+  tdm_tensor_info info;
+  if (!get_tensor(loader, name, PLAIN_DTYPES, n, 0, &info) || !loader->loading) return TDM_OK;
+  return copy_converted(loader, &info, NULL, TDM_F32, out_view);
+}
+
+/* A linear's tensor and, for e4m3, its scales. False, with findings, when something is wrong. */
+static bool get_linear(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_tensor_info* out_info,
+                       tdm_tensor_info* out_scale) {
+  char full[NAME_BYTES];
+  snprintf(full, sizeof full, "%s.weight", name);
+  if (!get_tensor(loader, full, LINEAR_DTYPES, n, k, out_info)) return false;
+  if (out_info->dtype != TDM_E4M3) return true;
+  snprintf(full, sizeof full, "%s.weight_scale_inv", name);
+  return get_tensor(loader, full, 1u << TDM_F32, blocks_of(n), blocks_of(k), out_scale);
+}
+
+tdm_status tdm_loader_dequantised(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_dtype dtype,
+                                  tdm_view* out_view) {
+  *out_view = (tdm_view){0};
+  tdm_tensor_info info, scale;
+  if (!get_linear(loader, name, n, k, &info, &scale) || !loader->loading) return TDM_OK;
+  const bool quantised = info.dtype == TDM_E4M3;
+  if (quantised) TDM_TRY(check_finite(&scale, 0, blocks_of(n) * blocks_of(k)));
+  return copy_converted(loader, &info, quantised ? &scale : NULL, dtype, out_view);
+}
+
+/* ---- weights put together from pieces --------------------------------------------------------------------------- */
+
+static tdm_status begin_weight(tdm_loader* loader, tdm_weight* weight, tdm_dtype dtype, int64_t n, int64_t k) {
+  const int64_t shape[] = {n, k}, scale_shape[] = {blocks_of(n), blocks_of(k)};
+  if (!loader->loading) {
+    weight->data.dtype = dtype; /* to compare the next pieces with */
+    return TDM_OK;
+  }
+  TDM_TRY(new_view(loader, dtype, 2, shape, &weight->data));
+  return dtype == TDM_E4M3 ? new_view(loader, TDM_F32, 2, scale_shape, &weight->scale) : TDM_OK;
+}
+
+/* Copies rows of a rectangle between row-major matrices of one element size. */
+static void copy_rectangle(uint8_t* to, int64_t to_stride, const uint8_t* from, int64_t from_stride, int64_t rows,
+                           int64_t cols, size_t element) {
+  for (int64_t row = 0; row < rows; row++)
+    memcpy(to + (size_t)(row * to_stride) * element, from + (size_t)(row * from_stride) * element,
+           (size_t)cols * element);
+}
+
+static tdm_status copy_piece(tdm_weight* weight, const tdm_weight_piece* piece, const tdm_tensor_info* info,
+                             const tdm_tensor_info* scale) {
+  const size_t element = tdm_dtype_bytes(info->dtype);
+  const uint8_t* from = info->data;
+  for (int64_t row = piece->from_row; row < piece->from_row + piece->n_rows; row++)
+    TDM_TRY(check_finite(info, row * piece->k + piece->from_col, piece->n_cols));
+  uint8_t* to = tdm_view_data(&weight->data);
+  const int64_t to_stride = weight->data.stride[0];
+  copy_rectangle(to + (size_t)(piece->to_row * to_stride + piece->to_col) * element, to_stride,
+                 from + (size_t)(piece->from_row * piece->k + piece->from_col) * element, piece->k, piece->n_rows,
+                 piece->n_cols, element);
+  if (!scale) return TDM_OK;
+  const int64_t scale_k = blocks_of(piece->k), rows = blocks_of(piece->n_rows), cols = blocks_of(piece->n_cols);
+  const int64_t first = piece->from_row / BLOCK * scale_k + piece->from_col / BLOCK;
+  for (int64_t row = 0; row < rows; row++) TDM_TRY(check_finite(scale, first + row * scale_k, cols));
+  const int64_t to_first = piece->to_row / BLOCK * weight->scale.stride[0] + piece->to_col / BLOCK;
+  copy_rectangle((uint8_t*)tdm_view_data(&weight->scale) + (size_t)to_first * sizeof(float), weight->scale.stride[0],
+                 (const uint8_t*)scale->data + (size_t)first * sizeof(float), scale_k, rows, cols, sizeof(float));
+  return TDM_OK;
+}
+
+tdm_status tdm_loader_piece(tdm_loader* loader, tdm_weight* weight, int64_t n, int64_t k,
+                            const tdm_weight_piece* piece) {
+  tdm_tensor_info info, scale;
+  if (!get_linear(loader, piece->name, piece->n, piece->k, &info, &scale)) return TDM_OK;
+  if (!weight->data.dtype) TDM_TRY(begin_weight(loader, weight, info.dtype, n, k));
+  if (weight->data.dtype != info.dtype) {
+    tdm_loader_find(loader, "%s.weight has dtype %s, but tensors that are joined with it have %s", piece->name,
+                    tdm_dtype_name(info.dtype), tdm_dtype_name(weight->data.dtype));
+    return TDM_OK;
+  }
+  if (!loader->loading) return TDM_OK;
+  return copy_piece(weight, piece, &info, info.dtype == TDM_E4M3 ? &scale : NULL);
+}
+
+tdm_status tdm_loader_linear(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_weight* out_weight) {
+  *out_weight = (tdm_weight){0};
+  const tdm_weight_piece piece = {.name = name, .n = n, .k = k, .n_rows = n, .n_cols = k};
+  return tdm_loader_piece(loader, out_weight, n, k, &piece);
+}

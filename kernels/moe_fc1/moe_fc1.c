@@ -1,0 +1,64 @@
+#include "kernels/moe_fc1/moe_fc1.h"
+
+#include <math.h>
+
+#include "kernels/common/block_dot.h"
+#include "kernels/common/check.h"
+#include "kernels/common/convert.h"
+#include "kernels/ops.h"
+
+#define OP "moe_fc1"
+
+static const tdm_operand operands[] = {
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),   TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),    TDM_OPERAND(tdm_moe_fc1_args, w13, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),  TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, out_scale, TDM_WRITE),
+};
+
+static tdm_status check(void* void_args) {
+  const unsigned any = TDM_BF16_OR_F32 | TDM_DTYPES(TDM_E4M3);
+  tdm_moe_fc1_args* args = void_args;
+  TDM_TRY(tdm_check_count(OP, "n_tokens", &args->n_tokens));
+  TDM_TRY(tdm_check_tensor(OP, "x", &args->x, any, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
+  int64_t rows = args->x.shape[0], hidden = args->x.shape[1];
+  if (hidden % TDM_QUANT_BLOCK != 0) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": x has %lld columns, not a multiple of 128", (long long)hidden);
+  }
+  TDM_TRY(tdm_check_tensor(OP, "w13", &args->w13, any, 3, (int64_t[]){TDM_ANY, TDM_ANY, hidden}));
+  int64_t experts = args->w13.shape[0], gate_up = args->w13.shape[1];
+  if (gate_up % (2 * TDM_QUANT_BLOCK) != 0) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": w13 has %lld rows an expert, not a multiple of 256",
+                    (long long)gate_up);
+  }
+  TDM_TRY(tdm_check_product_dtypes(OP, "x", args->x.dtype, "w13", args->w13.dtype));
+  TDM_TRY(tdm_check_act_scale(OP, "x_scale", &args->x_scale, "x", &args->x));
+  TDM_TRY(tdm_check_weight_scale(OP, "w13_scale", &args->w13_scale, "w13", &args->w13));
+  TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_DTYPES(args->x.dtype), 2,
+                           (int64_t[]){rows, experts * (gate_up / 2)}));
+  TDM_TRY(tdm_check_act_scale(OP, "out_scale", &args->out_scale, "out", &args->out));
+  if (!isfinite(args->swiglu_limit) || args->swiglu_limit < 0.0f) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": swiglu_limit is %g, neither 0 (none) nor finite and above 0",
+                    (double)args->swiglu_limit);
+  }
+  TDM_TRY(tdm_check_eps(OP, "quant_eps", &args->quant_eps, 1e-4f));
+  return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
+}
+
+static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
+  const tdm_moe_fc1_args* args = void_args;
+  double columns = (double)args->w13.shape[0] * (double)args->w13.shape[1];
+  out_plan->flops = 2 * (double)args->x.shape[0] * columns * (double)args->x.shape[1];
+  out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc1, args);
+  if (sms == 0) out_plan->scratch_bytes = tdm_moe_fc1_ref_scratch_bytes(args);
+}
+
+const tdm_op tdm_op_moe_fc1 = {
+    .name = OP,
+    .args_bytes = sizeof(tdm_moe_fc1_args),
+    .operands = operands,
+    .n_operands = sizeof operands / sizeof operands[0],
+    .check = check,
+    .plan = plan,
+    .ref = tdm_moe_fc1_ref,
+};

@@ -1,0 +1,75 @@
+#include "kernels/moe_fc2/moe_fc2.h"
+
+#include "kernels/common/block_dot.h"
+#include "kernels/common/check.h"
+#include "kernels/common/convert.h"
+#include "kernels/ops.h"
+
+#define OP "moe_fc2"
+
+static const tdm_operand operands[] = {
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, n_tokens, TDM_READ), TDM_OPERAND(tdm_moe_fc2_args, x, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),  TDM_OPERAND(tdm_moe_fc2_args, w2, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ), TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),   TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
+};
+
+static tdm_status check(void* void_args) {
+  const unsigned any = TDM_BF16_OR_F32 | TDM_DTYPES(TDM_E4M3);
+  tdm_moe_fc2_args* args = void_args;
+  TDM_TRY(tdm_check_count(OP, "n_tokens", &args->n_tokens));
+  TDM_TRY(tdm_check_tensor(OP, "x", &args->x, any, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
+  int64_t rows = args->x.shape[0], depth = args->x.shape[1];
+  if (args->n_experts < 1 || depth % args->n_experts != 0 || depth / args->n_experts % TDM_QUANT_BLOCK != 0) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": x has %lld columns for n_experts %d, not a multiple of 128 each",
+                    (long long)depth, args->n_experts);
+  }
+  TDM_TRY(tdm_check_tensor(OP, "w2", &args->w2, any, 2, (int64_t[]){TDM_ANY, depth}));
+  int64_t hidden = args->w2.shape[0];
+  TDM_TRY(tdm_check_product_dtypes(OP, "x", args->x.dtype, "w2", args->w2.dtype));
+  TDM_TRY(tdm_check_act_scale(OP, "x_scale", &args->x_scale, "x", &args->x));
+  TDM_TRY(tdm_check_weight_scale(OP, "w2_scale", &args->w2_scale, "w2", &args->w2));
+  if (tdm_view_present(&args->alpha)) {
+    TDM_TRY(tdm_check_tensor(OP, "alpha", &args->alpha, TDM_DTYPES(TDM_F32), 2, (int64_t[]){rows, args->n_experts}));
+  }
+  if (tdm_view_present(&args->addend)) {
+    TDM_TRY(tdm_check_tensor(OP, "addend", &args->addend, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
+  }
+  TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
+  return tdm_check_overlap(&tdm_op_moe_fc2, args, NULL, NULL);
+}
+
+static int64_t at_least_1(int64_t value) {
+  return value < 1 ? 1 : value;
+}
+
+int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate) {
+  int64_t tiles = (hidden + 127) / 128;
+  int64_t wanted = (2 * 132 + tiles - 1) / tiles;
+  int64_t deepest = at_least_1(n_experts * intermediate / 1024);
+  int64_t splits = wanted < deepest ? wanted : deepest;
+  return (int32_t)(splits < n_experts ? splits : n_experts);
+}
+
+int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s) {
+  return n_experts * s / splits;
+}
+
+static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
+  const tdm_moe_fc2_args* args = void_args;
+  int64_t hidden = args->w2.shape[0], depth = args->x.shape[1];
+  out_plan->splits = tdm_moe_fc2_splits(args->n_experts, hidden, depth / args->n_experts);
+  out_plan->flops = 2 * (double)args->x.shape[0] * (double)hidden * (double)depth;
+  out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc2, args);
+  if (sms == 0) out_plan->scratch_bytes = tdm_moe_fc2_ref_scratch_bytes(args);
+}
+
+const tdm_op tdm_op_moe_fc2 = {
+    .name = OP,
+    .args_bytes = sizeof(tdm_moe_fc2_args),
+    .operands = operands,
+    .n_operands = sizeof operands / sizeof operands[0],
+    .check = check,
+    .plan = plan,
+    .ref = tdm_moe_fc2_ref,
+};

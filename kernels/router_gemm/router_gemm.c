@@ -1,0 +1,45 @@
+#include "kernels/router_gemm/router_gemm.h"
+
+#include "kernels/common/check.h"
+
+static const tdm_operand operands[] = {
+    TDM_OPTIONAL_OPERAND(tdm_router_gemm_args, n_tokens, TDM_READ),
+    TDM_OPERAND(tdm_router_gemm_args, x, TDM_READ),
+    TDM_OPERAND(tdm_router_gemm_args, w, TDM_READ),
+    TDM_OPERAND(tdm_router_gemm_args, logits, TDM_WRITE),
+};
+
+static tdm_status check(void* args_) {
+  tdm_router_gemm_args* args = args_;
+  const char* op = "router_gemm";
+  const int64_t any[] = {TDM_ANY, TDM_ANY};
+  TDM_TRY(tdm_check_count(op, "n_tokens", &args->n_tokens));
+  TDM_TRY(tdm_check_tensor(op, "x", &args->x, TDM_BF16_OR_F32, 2, any));
+  TDM_TRY(tdm_check_tensor(op, "w", &args->w, TDM_BF16_OR_F32, 2, any));
+  if (args->x.shape[1] != args->w.shape[1]) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "router_gemm: x has %lld columns, w %lld", (long long)args->x.shape[1],
+                    (long long)args->w.shape[1]);
+  }
+  TDM_TRY(tdm_check_tensor(op, "logits", &args->logits, TDM_DTYPES(TDM_F32), 2,
+                           (int64_t[]){args->x.shape[0], args->w.shape[0]}));
+  return tdm_check_overlap(&tdm_op_router_gemm, args, NULL, NULL);
+}
+
+static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
+  const tdm_router_gemm_args* args = args_;
+  (void)sms;
+  int64_t m = args->x.shape[0];
+  int64_t k = args->x.shape[1];
+  out_plan->flops = 2.0 * (double)m * (double)k * (double)args->w.shape[0];
+  out_plan->bytes = tdm_traffic_all(&tdm_op_router_gemm, args);
+}
+
+const tdm_op tdm_op_router_gemm = {
+    .name = "router_gemm",
+    .args_bytes = sizeof(tdm_router_gemm_args),
+    .operands = operands,
+    .n_operands = (int32_t)(sizeof operands / sizeof operands[0]),
+    .check = check,
+    .plan = plan,
+    .ref = tdm_router_gemm_ref,
+};

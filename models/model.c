@@ -1,0 +1,219 @@
+#include "models/model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "models/rope_table.h"
+
+enum { DEFAULT_CONTEXT = 4096, DEFAULT_PAGES = 256 };
+
+tdm_status tdm_model_config_init(tdm_model_config* config, size_t size) {
+  const tdm_model_config defaults = {.size = size,
+                                     .activations = TDM_ACTIVATIONS_NATIVE,
+                                     .max_tokens = 512,
+                                     .max_seqs = 64,
+                                     .prefill_threshold = 16,
+                                     .order = TDM_ORDER_LANES,
+                                     .use_graphs = true};
+  return tdm_config_init("tdm_model_config", &defaults, sizeof defaults, config, size);
+}
+
+/* ---- checking and completing the config ------------------------------------------------------------------------- */
+
+/* A limit of the caller's, for the sentence. */
+typedef struct limit {
+  const char* name;
+  int64_t value, least, most;
+} limit;
+
+static tdm_status check_limits(const limit* limits, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (limits[i].value < limits[i].least || limits[i].value > limits[i].most)
+      return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.%s is %" PRId64 ", must be %" PRId64 " to %" PRId64,
+                      limits[i].name, limits[i].value, limits[i].least, limits[i].most);
+  return TDM_OK;
+}
+
+static int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model_config* config) {
+  if (config->activations != TDM_ACTIVATIONS_NATIVE && config->activations != TDM_ACTIVATIONS_FLOAT32)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.activations is %d, no tdm_activations",
+                    (int)config->activations);
+  if (config->order < TDM_ORDER_LANES || config->order > TDM_ORDER_SHUFFLED)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.order is %d, no tdm_order", (int)config->order);
+  if (config->max_context == 0) config->max_context = smaller(shape->max_position_embeddings, DEFAULT_CONTEXT);
+  if (config->cache_pages == 0) config->cache_pages = DEFAULT_PAGES;
+  if (config->layers == 0) config->layers = shape->num_hidden_layers;
+  const limit limits[] = {
+      {"max_tokens", config->max_tokens, 1, 1 << 20},
+      {"max_seqs", config->max_seqs, 1, 1 << 16},
+      {"max_context", config->max_context, 1, shape->max_position_embeddings},
+      {"cache_pages", config->cache_pages, 1, INT32_MAX / TDM_PAGE_TOKENS},
+      {"prefill_threshold", config->prefill_threshold, 1, INT64_MAX},
+      {"layers", config->layers, 1, shape->num_hidden_layers},
+  };
+  return check_limits(limits, sizeof limits / sizeof *limits);
+}
+
+/* ---- making and destroying -------------------------------------------------------------------------------------- */
+
+static tdm_status load_weights(tdm_model* model, const char* directory, const tdm_deepseek_v3_config* shape) {
+  const tdm_dtype activation = model->config.activations == TDM_ACTIVATIONS_FLOAT32 ? TDM_F32 : TDM_BF16;
+  tdm_checkpoint* checkpoint;
+  TDM_TRY(tdm_checkpoint_open(model->runtime, directory, &checkpoint));
+  const tdm_status status =
+      tdm_v3_weights_load(model->runtime, checkpoint, shape, activation, model->config.layers, &model->weights);
+  tdm_checkpoint_close(checkpoint);
+  return status;
+}
+
+static tdm_status make_rope_table(tdm_model* model) {
+  const int64_t shape[] = {model->config.max_context, TDM_MLA_ROPE};
+  tdm_buffer* buffer;
+  TDM_TRY(tdm_buffer_create(model->runtime, (size_t)(shape[0] * shape[1]) * sizeof(float), &buffer));
+  model->cos_sin = tdm_view_make(buffer, TDM_F32, 2, shape);
+  float* table = tdm_host_alloc(model->runtime, tdm_buffer_bytes(buffer));
+  if (!table) return TDM_OUT_OF_MEMORY;
+  tdm_rope_table_fill(&model->weights.config.rope, shape[0], table);
+  const tdm_status status = tdm_buffer_write(buffer, 0, table, tdm_buffer_bytes(buffer));
+  tdm_host_free(model->runtime, table, tdm_buffer_bytes(buffer));
+  return status;
+}
+
+static tdm_status get_lanes(tdm_model* model) {
+  tdm_lane_config config;
+  TDM_TRY(tdm_lane_config_init(&config, sizeof config));
+  config.name = "main";
+  TDM_TRY(tdm_lane_get(model->runtime, &config, &model->main_lane));
+  config.name = "side";
+  return tdm_lane_get(model->runtime, &config, &model->side_lane);
+}
+
+static tdm_status build_model(tdm_model* model, const char* directory) {
+  tdm_deepseek_v3_config shape;
+  TDM_TRY(tdm_deepseek_v3_config_read(model->runtime, directory, &shape));
+  TDM_TRY(complete_config(&shape, &model->config));
+  const tdm_model_config* config = &model->config;
+  TDM_TRY(get_lanes(model));
+  TDM_TRY(load_weights(model, directory, &shape));
+  TDM_TRY(make_rope_table(model));
+  TDM_TRY(
+      tdm_kv_cache_init(model->runtime, config->layers, config->cache_pages, model->weights.activation, &model->cache));
+  const tdm_batch_limits limits = {
+      .tokens = config->max_tokens, .seqs = config->max_seqs, .pages_per_seq = tdm_kv_cache_pages(config->max_context)};
+  TDM_TRY(tdm_batch_init(model->runtime, &limits, &model->batch));
+  model->next_tokens = tdm_host_alloc_array(model->runtime, config->max_tokens, sizeof *model->next_tokens);
+  if (!model->next_tokens) return TDM_OUT_OF_MEMORY;
+  const tdm_model_range whole = {.count = config->layers, .whole = true};
+  return tdm_model_graphs_init(model, whole, &model->whole);
+}
+
+static void destroy(tdm_model* model) {
+  tdm_runtime* runtime = model->runtime;
+  tdm_model_graphs_fini(&model->whole);
+  tdm_model_graphs_fini(&model->layers);
+  tdm_host_free(runtime, model->next_tokens, (size_t)model->config.max_tokens * sizeof *model->next_tokens);
+  tdm_buffer_destroy(model->hidden.buffer);
+  tdm_batch_fini(&model->batch);
+  tdm_kv_cache_fini(&model->cache);
+  tdm_buffer_destroy(model->cos_sin.buffer);
+  tdm_v3_weights_release(&model->weights);
+  tdm_host_free(runtime, model, sizeof *model);
+  tdm_runtime_release(runtime, TDM_OBJECT_MODEL);
+}
+
+tdm_status tdm_model_load(tdm_runtime* runtime, const char* directory, const tdm_model_config* config,
+                          tdm_model** out_model) {
+  if (out_model) *out_model = NULL;
+  if (!runtime || !directory || !out_model)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_load: runtime, directory and out_model must not be NULL");
+  tdm_model_config wanted;
+  TDM_TRY(tdm_model_config_init(&wanted, sizeof wanted));
+  if (config) TDM_TRY(tdm_config_copy("tdm_model_config", config, sizeof wanted, &wanted));
+  tdm_model* model = tdm_host_alloc(runtime, sizeof *model);
+  if (!model) return TDM_OUT_OF_MEMORY;
+  model->runtime = runtime;
+  model->config = wanted;
+  tdm_runtime_retain(runtime, TDM_OBJECT_MODEL);
+  const tdm_status status = build_model(model, directory);
+  if (status != TDM_OK) {
+    destroy(model);
+    return status;
+  }
+  *out_model = model;
+  return TDM_OK;
+}
+
+tdm_status tdm_model_destroy(tdm_model* model) {
+  if (!model) return TDM_OK;
+  if (model->n_sequences)
+    return TDM_FAIL(TDM_INVALID_STATE, "the model cannot be destroyed while %" PRId64 " of its sequences are alive",
+                    model->n_sequences);
+  destroy(model);
+  return TDM_OK;
+}
+
+/* ---- looking at it ---------------------------------------------------------------------------------------------- */
+
+const tdm_deepseek_v3_config* tdm_model_get_config(const tdm_model* model) {
+  return model ? &model->weights.config : NULL;
+}
+
+static size_t workspace_bytes(const tdm_model_graphs* graphs) {
+  size_t bytes = 0;
+  const tdm_graph_cache* const caches[] = {graphs->decode, graphs->mixed};
+  for (size_t i = 0; i < 2; i++) {
+    tdm_graph_cache_info info = {.size = sizeof info};
+    if (caches[i] && tdm_graph_cache_get_info(caches[i], &info) == TDM_OK) bytes += info.workspace_bytes;
+  }
+  return bytes;
+}
+
+tdm_status tdm_model_get_info(const tdm_model* model, tdm_model_info* out_info) {
+  if (!model || !out_info)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_get_info: model and out_info must not be NULL");
+  const tdm_model_info info = {
+      .size = sizeof info,
+      .layers = model->config.layers,
+      .max_context = model->config.max_context,
+      .cache_pages = model->cache.n_pages,
+      .cache_pages_free = model->cache.n_free,
+      .weight_bytes = model->weights.bytes,
+      .cache_bytes = (size_t)model->cache.n_layers * tdm_buffer_bytes(model->cache.layers[0].buffer),
+      .workspace_bytes = workspace_bytes(&model->whole) + workspace_bytes(&model->layers),
+  };
+  return tdm_info_copy("tdm_model_info", &info, sizeof info, out_info, out_info->size);
+}
+
+tdm_status tdm_model_program(const tdm_model* model, tdm_program** out_program) {
+  if (out_program) *out_program = NULL;
+  if (!model || !out_program)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_program: model and out_program must not be NULL");
+  if (!model->last) return TDM_FAIL(TDM_INVALID_STATE, "tdm_model_program: no forward call has been made");
+  *out_program = model->last;
+  return TDM_OK;
+}
+
+tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out_view) {
+  if (out_view) *out_view = (tdm_view){0};
+  if (!model || !name || !out_view)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_tap: model, name and out_view must not be NULL");
+  if (!model->config.taps || !model->last)
+    return TDM_FAIL(TDM_INVALID_STATE, "tdm_model_tap: '%s' %s", name,
+                    model->config.taps ? "before the first forward call" : "of a model that was loaded without taps");
+  static const char* const values[] = {"in", "attn", "mlp_in", "mlp", "out", "topk_ids", "topk_weights"};
+  int layer = 0, length = 0;
+  bool known = false;
+  if (sscanf(name, "layer%d.%n", &layer, &length) == 1 && length > 0)
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) known = known || strcmp(name + length, values[i]) == 0;
+  if (!known) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_tap: '%s' is not a value that is kept", name);
+  /* A layer's output is added up by whatever comes next: it is the next layer's input, or the end of the range. */
+  char next[32];
+  snprintf(next, sizeof next, "layer%d.in", layer < INT32_MAX ? layer + 1 : layer);
+  if (strcmp(name + length, "out") == 0 && tdm_program_find(model->last, next, out_view) == TDM_OK) return TDM_OK;
+  return tdm_program_find(model->last, name, out_view);
+}

@@ -1,0 +1,200 @@
+#include "moe/moe.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { BLOCK = 128 };
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+/* Where an expert's three linears are in the checkpoint: `name` with gate_proj, up_proj, down_proj below it; of a
+ * linear that is `width` wide, the slice of `intermediate` from `first` on. */
+typedef struct expert_source {
+  char name[160];
+  int64_t width, first;
+} expert_source;
+
+static tdm_status load_expert(tdm_loader* loader, const tdm_moe_config* config, const expert_source* source,
+                              int64_t index, tdm_experts* experts) {
+  static const char* const halves[] = {"gate_proj", "up_proj"};
+  const int64_t hidden = config->hidden, intermediate = config->intermediate;
+  char name[192];
+  for (int64_t half = 0; half < 2; half++) {
+    snprintf(name, sizeof name, "%s.%s", source->name, halves[half]);
+    for (int64_t row = 0; row < intermediate; row += BLOCK) {
+      const tdm_weight_piece piece = {.name = name,
+                                      .n = source->width,
+                                      .k = hidden,
+                                      .from_row = source->first + row,
+                                      .n_rows = BLOCK,
+                                      .n_cols = hidden,
+                                      .to_row = index * 2 * intermediate + 2 * row + half * BLOCK};
+      TDM_TRY(tdm_loader_piece(loader, &experts->w13, experts->n * 2 * intermediate, hidden, &piece));
+    }
+  }
+  snprintf(name, sizeof name, "%s.down_proj", source->name);
+  const tdm_weight_piece down = {.name = name,
+                                 .n = hidden,
+                                 .k = source->width,
+                                 .n_rows = hidden,
+                                 .from_col = source->first,
+                                 .n_cols = intermediate,
+                                 .to_col = index * intermediate};
+  return tdm_loader_piece(loader, &experts->w2, hidden, experts->n * intermediate, &down);
+}
+
+/* A matrix [n * rows, k] seen as a stack [n, rows, k]. */
+static void stack(tdm_view* view, int64_t n) {
+  if (!view->buffer) return;
+  view->rank = 3;
+  view->shape[2] = view->shape[1];
+  view->stride[2] = 1;
+  view->shape[1] = view->shape[0] / n;
+  view->stride[1] = view->shape[2];
+  view->shape[0] = n;
+  view->stride[0] = view->shape[1] * view->shape[2];
+}
+
+/* Whether the shared experts' weights have the dtype of the routed ones and so can stand in one stack with them. */
+static bool same_dtype(const tdm_loader* loader, const char* prefix) {
+  char name[192];
+  tdm_tensor_info routed, shared;
+  snprintf(name, sizeof name, "%s.experts.0.gate_proj.weight", prefix);
+  if (!tdm_checkpoint_find(loader->checkpoint, name, &routed)) return true;
+  snprintf(name, sizeof name, "%s.shared_experts.gate_proj.weight", prefix);
+  return !tdm_checkpoint_find(loader->checkpoint, name, &shared) || routed.dtype == shared.dtype;
+}
+
+static tdm_status load_stack(tdm_loader* loader, const char* prefix, const tdm_moe_config* config, int64_t n_routed,
+                             int64_t n_shared, tdm_experts* experts) {
+  *experts = (tdm_experts){.n = n_routed + n_shared};
+  for (int64_t e = 0; e < experts->n; e++) {
+    const bool shared = e >= n_routed;
+    expert_source source = {.width = shared ? config->n_shared * config->intermediate : config->intermediate,
+                            .first = shared ? (e - n_routed) * config->intermediate : 0};
+    if (config->n_routed == 0)
+      snprintf(source.name, sizeof source.name, "%s", prefix);
+    else if (shared)
+      snprintf(source.name, sizeof source.name, "%s.shared_experts", prefix);
+    else
+      snprintf(source.name, sizeof source.name, "%s.experts.%d", prefix, (int)e);
+    TDM_TRY(load_expert(loader, config, &source, e, experts));
+  }
+  stack(&experts->w13.data, experts->n);
+  stack(&experts->w13.scale, experts->n);
+  return TDM_OK;
+}
+
+tdm_status tdm_moe_load(tdm_loader* loader, const char* prefix, const tdm_moe_config* config, tdm_moe* moe) {
+  moe->config = *config;
+  if (config->n_routed == 0) return load_stack(loader, prefix, config, 1, 0, &moe->experts);
+  char name[192];
+  snprintf(name, sizeof name, "%s.gate", prefix);
+  TDM_TRY(tdm_loader_plain(loader, name, config->n_routed, config->hidden, &moe->router));
+  snprintf(name, sizeof name, "%s.gate.e_score_correction_bias", prefix);
+  TDM_TRY(tdm_loader_f32(loader, name, config->n_routed, &moe->bias));
+  if (config->n_shared == 0 || same_dtype(loader, prefix))
+    return load_stack(loader, prefix, config, config->n_routed, config->n_shared, &moe->experts);
+  TDM_TRY(load_stack(loader, prefix, config, config->n_routed, 0, &moe->experts));
+  return load_stack(loader, prefix, config, 0, config->n_shared, &moe->shared);
+}
+
+void tdm_moe_release(tdm_moe* moe) {
+  tdm_buffer_destroy(moe->router.buffer);
+  tdm_buffer_destroy(moe->bias.buffer);
+  tdm_weight_release(&moe->experts.w13);
+  tdm_weight_release(&moe->experts.w2);
+  tdm_weight_release(&moe->shared.w13);
+  tdm_weight_release(&moe->shared.w2);
+  *moe = (tdm_moe){0};
+}
+
+bool tdm_moe_routes(const tdm_moe* moe) {
+  return tdm_view_present(&moe->router);
+}
+
+const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
+  /* Stacks of two dtypes come with a router, which has the plain form made: so the quantised stack decides. */
+  return moe->shared.n && moe->shared.w13.data.dtype == TDM_E4M3 ? &moe->shared.w13 : &moe->experts.w13;
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------------ */
+
+/* Logits and routing; answers alpha [M, experts.n]. */
+static tdm_status append_routing(tdm_builder* builder, const tdm_moe* moe, const tdm_view* x, tdm_view* out_alpha) {
+  const tdm_moe_config* config = &moe->config;
+  char label[TDM_LABEL_BYTES];
+  tdm_view logits, ids, weights;
+  TDM_TRY(tdm_builder_rows(builder, "router_logits", TDM_F32, config->n_routed, &logits));
+  TDM_TRY(tdm_builder_tap(builder, "topk_ids", TDM_I32, config->top_k, &ids));
+  TDM_TRY(tdm_builder_tap(builder, "topk_weights", TDM_F32, config->top_k, &weights));
+  TDM_TRY(tdm_builder_rows(builder, "alpha", TDM_F32, moe->experts.n, out_alpha));
+  const tdm_router_gemm_args router = {
+      .size = sizeof router, .n_tokens = builder->n_tokens, .x = *x, .w = moe->router, .logits = logits};
+  TDM_TRY(tdm_append_router_gemm(builder->program, builder->side_lane, tdm_builder_label(builder, "router", label),
+                                 &router));
+  const tdm_moe_route_args route = {.size = sizeof route,
+                                    .n_tokens = builder->n_tokens,
+                                    .logits = logits,
+                                    .bias = moe->bias,
+                                    .ids = ids,
+                                    .weights = weights,
+                                    .alpha = *out_alpha,
+                                    .top_k = config->top_k,
+                                    .n_group = config->n_group,
+                                    .topk_group = config->topk_group,
+                                    .n_shared = (int32_t)(moe->experts.n - config->n_routed),
+                                    .norm_topk_prob = config->norm_topk_prob,
+                                    .routed_scaling_factor = config->routed_scaling_factor};
+  return tdm_append_moe_route(builder->program, builder->side_lane, tdm_builder_label(builder, "route", label), &route);
+}
+
+/* FC1 of a stack of experts on `lane`; answers FC2's input. */
+static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* name, const tdm_experts* experts,
+                             const tdm_activation* x, tdm_activation* out_c) {
+  char label[TDM_LABEL_BYTES], c_name[32];
+  const bool quantises = tdm_builder_quantises(builder, &experts->w13);
+  snprintf(c_name, sizeof c_name, "%s_out", name);
+  TDM_TRY(tdm_builder_activation(builder, c_name, experts->w2.data.shape[1], &experts->w13, false, out_c));
+  const tdm_moe_fc1_args args = {.size = sizeof args,
+                                 .n_tokens = builder->n_tokens,
+                                 .x = quantises ? x->q : x->plain,
+                                 .x_scale = quantises ? x->scale : (tdm_view){0},
+                                 .w13 = experts->w13.data,
+                                 .w13_scale = experts->w13.scale,
+                                 .out = quantises ? out_c->q : out_c->plain,
+                                 .out_scale = out_c->scale};
+  return tdm_append_moe_fc1(builder->program, lane, tdm_builder_label(builder, name, label), &args);
+}
+
+static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* name, const tdm_experts* experts,
+                             const tdm_activation* c, const tdm_view* alpha, const tdm_view* addend,
+                             const tdm_view* out) {
+  char label[TDM_LABEL_BYTES];
+  const tdm_moe_fc2_args args = {.size = sizeof args,
+                                 .n_tokens = builder->n_tokens,
+                                 .x = tdm_view_present(&c->q) ? c->q : c->plain,
+                                 .x_scale = c->scale,
+                                 .w2 = experts->w2.data,
+                                 .w2_scale = experts->w2.scale,
+                                 .alpha = *alpha,
+                                 .addend = *addend,
+                                 .out = *out,
+                                 .n_experts = (int32_t)experts->n};
+  return tdm_append_moe_fc2(builder->program, lane, tdm_builder_label(builder, name, label), &args);
+}
+
+tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_activation* x, tdm_view* out_mlp) {
+  const tdm_view absent = {0};
+  tdm_view alpha = {0}, shared = {0};
+  tdm_activation c, shared_c;
+  TDM_TRY(tdm_builder_tap(builder, "mlp", builder->activation, moe->config.hidden, out_mlp));
+  if (tdm_moe_routes(moe)) TDM_TRY(append_routing(builder, moe, &x->plain, &alpha));
+  if (moe->shared.n) {
+    TDM_TRY(tdm_builder_rows(builder, "shared", TDM_F32, moe->config.hidden, &shared));
+    TDM_TRY(append_fc1(builder, builder->side_lane, "shared_fc1", &moe->shared, x, &shared_c));
+    TDM_TRY(append_fc2(builder, builder->side_lane, "shared_fc2", &moe->shared, &shared_c, &absent, &absent, &shared));
+  }
+  TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &c));
+  return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &shared, out_mlp);
+}

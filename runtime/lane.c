@@ -1,0 +1,145 @@
+#include "runtime/lane.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A lane on the host device is a thread with room for one piece of work: the launch mutex of the runtime makes sure
+ * that nobody submits a second one. */
+struct tdm_lane {
+  tdm_runtime* runtime;
+  tdm_lane_info info;
+  pthread_t thread;
+  pthread_mutex_t mutex; /* guards what follows */
+  pthread_cond_t changed;
+  tdm_lane_fn fn; /* NULL: idle */
+  void* ctx;
+  int32_t slot;
+  bool stop;
+};
+
+static void* lane_main(void* argument) {
+  tdm_lane* lane = argument;
+  pthread_mutex_lock(&lane->mutex);
+  for (;;) {
+    while (!lane->fn && !lane->stop) pthread_cond_wait(&lane->changed, &lane->mutex);
+    if (!lane->fn) break;
+    tdm_lane_fn fn = lane->fn;
+    pthread_mutex_unlock(&lane->mutex);
+    fn(lane->ctx, lane->slot);
+    pthread_mutex_lock(&lane->mutex);
+    lane->fn = NULL;
+    pthread_cond_broadcast(&lane->changed);
+  }
+  pthread_mutex_unlock(&lane->mutex);
+  return NULL;
+}
+
+void tdm_lane_submit(tdm_lane* lane, tdm_lane_fn fn, void* ctx, int32_t slot) {
+  pthread_mutex_lock(&lane->mutex);
+  lane->fn = fn;
+  lane->ctx = ctx;
+  lane->slot = slot;
+  pthread_cond_broadcast(&lane->changed);
+  pthread_mutex_unlock(&lane->mutex);
+}
+
+void tdm_lane_await(tdm_lane* lane) {
+  pthread_mutex_lock(&lane->mutex);
+  while (lane->fn) pthread_cond_wait(&lane->changed, &lane->mutex);
+  pthread_mutex_unlock(&lane->mutex);
+}
+
+tdm_runtime* tdm_lane_runtime(const tdm_lane* lane) {
+  return lane->runtime;
+}
+
+const char* tdm_lane_name(const tdm_lane* lane) {
+  return lane->info.name;
+}
+
+int32_t tdm_lane_sms(const tdm_lane* lane) {
+  return lane->info.granted_sms;
+}
+
+tdm_status tdm_lane_config_init(tdm_lane_config* config, size_t size) {
+  const tdm_lane_config defaults = {.size = size, .kind = TDM_LANE_WHOLE};
+  return tdm_config_init("tdm_lane_config", &defaults, sizeof defaults, config, size);
+}
+
+static tdm_status lane_create(tdm_runtime* runtime, const tdm_lane_config* config, tdm_lane** out_lane) {
+  tdm_lane* lane = tdm_host_alloc(runtime, sizeof *lane);
+  if (!lane) return TDM_OUT_OF_MEMORY;
+  lane->runtime = runtime;
+  lane->info = (tdm_lane_info){.size = sizeof lane->info, .kind = config->kind, .requested_sms = config->sms};
+  memcpy(lane->info.name, config->name, strlen(config->name) + 1);
+  pthread_mutex_init(&lane->mutex, NULL);
+  pthread_cond_init(&lane->changed, NULL);
+  int error = pthread_create(&lane->thread, NULL, lane_main, lane);
+  if (error) {
+    pthread_cond_destroy(&lane->changed);
+    pthread_mutex_destroy(&lane->mutex);
+    tdm_host_free(runtime, lane, sizeof *lane);
+    return TDM_FAIL_RAW(error == EAGAIN ? TDM_OUT_OF_MEMORY : TDM_INTERNAL, error,
+                        "lane '%s': its thread could not be started: %s", config->name, strerror(error));
+  }
+  *out_lane = lane;
+  return TDM_OK;
+}
+
+void tdm_lane_destroy(tdm_lane* lane) {
+  pthread_mutex_lock(&lane->mutex);
+  lane->stop = true;
+  pthread_cond_broadcast(&lane->changed);
+  pthread_mutex_unlock(&lane->mutex);
+  pthread_join(lane->thread, NULL);
+  pthread_cond_destroy(&lane->changed);
+  pthread_mutex_destroy(&lane->mutex);
+  tdm_host_free(lane->runtime, lane, sizeof *lane);
+}
+
+static tdm_status lane_find_or_create(tdm_runtime* runtime, const tdm_lane_config* config, tdm_lane** out_lane) {
+  for (int32_t i = 0; i < runtime->n_lanes; i++) {
+    tdm_lane* lane = runtime->lanes[i];
+    if (strcmp(lane->info.name, config->name) != 0) continue;
+    if (lane->info.kind != config->kind || lane->info.requested_sms != config->sms)
+      return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                      "lane '%s' exists with kind %d and %d SMs, now asked for with kind %d and %d SMs", config->name,
+                      (int)lane->info.kind, lane->info.requested_sms, (int)config->kind, config->sms);
+    *out_lane = lane;
+    return TDM_OK;
+  }
+  if (runtime->n_lanes == TDM_MAX_LANES)
+    return TDM_FAIL(TDM_UNSUPPORTED, "lane '%s' would be number %d; a runtime has at most %d lanes", config->name,
+                    TDM_MAX_LANES + 1, TDM_MAX_LANES);
+  TDM_TRY(lane_create(runtime, config, out_lane));
+  runtime->lanes[runtime->n_lanes++] = *out_lane;
+  return TDM_OK;
+}
+
+tdm_status tdm_lane_get(tdm_runtime* runtime, const tdm_lane_config* config, tdm_lane** out_lane) {
+  if (out_lane) *out_lane = NULL;
+  if (!runtime || !config || !out_lane)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_lane_get: runtime, config and out_lane must not be NULL");
+  tdm_lane_config wanted;
+  TDM_TRY(tdm_lane_config_init(&wanted, sizeof wanted));
+  TDM_TRY(tdm_config_copy("tdm_lane_config", config, sizeof wanted, &wanted));
+  if (!wanted.name || !*wanted.name || strlen(wanted.name) >= sizeof((tdm_lane_info*)0)->name)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "lane name '%s' must have 1 to 31 characters",
+                    wanted.name ? wanted.name : "(NULL)");
+  if (wanted.kind < TDM_LANE_WHOLE || wanted.kind > TDM_LANE_GREEN)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "lane '%s': kind %d is no tdm_lane_kind", wanted.name, (int)wanted.kind);
+  if (wanted.kind == TDM_LANE_WHOLE ? wanted.sms != 0 : wanted.sms < 1)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                    "lane '%s': %d SMs wanted; a whole lane takes 0, a soft or green one at least 1", wanted.name,
+                    wanted.sms);
+  pthread_mutex_lock(&runtime->lanes_mutex);
+  tdm_status status = lane_find_or_create(runtime, &wanted, out_lane);
+  pthread_mutex_unlock(&runtime->lanes_mutex);
+  return status;
+}
+
+tdm_status tdm_lane_get_info(const tdm_lane* lane, tdm_lane_info* out_info) {
+  if (!lane || !out_info)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_lane_get_info: lane and out_info must not be NULL");
+  return tdm_info_copy("tdm_lane_info", &lane->info, sizeof lane->info, out_info, out_info->size);
+}

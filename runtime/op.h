@@ -1,0 +1,61 @@
+#ifndef RUNTIME_OP_H
+#define RUNTIME_OP_H
+
+/* What an operation is: one const table. The runtime knows operations by this table only. */
+
+#include "tandem/ops.h"
+
+/* How a step uses an operand. Program derives the waits between lanes from nothing but this. */
+typedef enum tdm_access { TDM_READ = 1, TDM_WRITE = 2, TDM_READ_WRITE = 3 } tdm_access;
+
+/* A view inside the args struct. */
+typedef struct tdm_operand {
+  const char* name;
+  size_t offset; /* offsetof(args, name) */
+  tdm_access access;
+  bool optional;
+} tdm_operand;
+
+#define TDM_OPERAND(args_type, member, access)                                                                         \
+  { #member, offsetof(args_type, member), access, false }
+#define TDM_OPTIONAL_OPERAND(args_type, member, access)                                                                \
+  { #member, offsetof(args_type, member), access, true }
+
+/* What `plan` decides from shapes and the SM budget, before anything runs. Pure data, printable. */
+typedef struct tdm_plan {
+  const char* variant;  /* kernel variant; "ref" on the host device */
+  int32_t splits;       /* pieces a sum is cut into: a function of the shape, never of the SM budget */
+  double flops;         /* floating-point operations (a multiply-add is two) */
+  double bytes;         /* least traffic: inputs read once, outputs written once */
+  size_t scratch_bytes; /* of the workspace, for this step alone, 256-byte aligned */
+} tdm_plan;
+
+/* Every function gets args whose `size` was checked and whose views are in bounds, with absent optionals zeroed and no
+ * required operand absent. */
+typedef struct tdm_op {
+  const char* name;
+  size_t args_bytes;
+  const tdm_operand* operands;
+  int32_t n_operands;
+  /* Fills defaults into `args` (a private copy), then checks shapes, dtypes, alignment and values. */
+  tdm_status (*check)(void* args);
+  /* From shapes and the lane's SMs (0 on the host device) only. `out_plan` comes zeroed with variant "ref", splits 1.
+   */
+  void (*plan)(const void* args, int32_t sms, tdm_plan* out_plan);
+  /* The reference: plain C on host memory. `scratch` has plan->scratch_bytes. */
+  tdm_status (*ref)(const void* args, const tdm_plan* plan, void* scratch);
+} tdm_op;
+
+/* Address of a view's first element. */
+void* tdm_view_data(const tdm_view* view);
+static inline bool tdm_view_present(const tdm_view* view) {
+  return view->buffer != NULL;
+}
+/* Bytes from the first to past the last element that the view can reach. The view's shape was checked. */
+size_t tdm_view_span_bytes(const tdm_view* view);
+
+/* Appends `op` with a copy of `args` (args_bytes long, `size` first) to the program. Behind every tdm_append_x. */
+tdm_status tdm_program_append(tdm_program* program, tdm_lane* lane, const tdm_op* op, const char* label,
+                              const void* args);
+
+#endif
