@@ -139,7 +139,8 @@ static tdm_status append_q_path(tdm_builder* builder, const tdm_mla* mla, const 
                                  .out = q_a.plain,
                                  .out_q = q_a.q,
                                  .out_scale = q_a.scale,
-                                 .eps = mla->config.eps};
+                                 .eps = mla->config.eps,
+                                 .pow2_scale = builder->pow2_scale};
   TDM_TRY(tdm_append_rmsnorm(builder->program, builder->main_lane, tdm_builder_label(builder, "q_norm", label), &norm));
   const tdm_view q_flat = flatten_heads(temps->q);
   TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "q_b", &q_a, &mla->q_b, &q_flat));
@@ -204,8 +205,12 @@ static tdm_status append_output(tdm_builder* builder, const tdm_mla* mla, const 
   if (tdm_builder_quantises(builder, &mla->o)) {
     const tdm_view plain = heads.plain;
     TDM_TRY(tdm_builder_activation(builder, "heads", plain.shape[1], &mla->o, false, &heads));
-    const tdm_quant_args quant = {
-        .size = sizeof quant, .n_tokens = builder->n_tokens, .x = plain, .out_q = heads.q, .out_scale = heads.scale};
+    const tdm_quant_args quant = {.size = sizeof quant,
+                                  .n_tokens = builder->n_tokens,
+                                  .x = plain,
+                                  .out_q = heads.q,
+                                  .out_scale = heads.scale,
+                                  .pow2_scale = builder->pow2_scale};
     TDM_TRY(tdm_append_quant(builder->program, builder->main_lane, tdm_builder_label(builder, "heads_quant", label),
                              &quant));
   }

@@ -1,10 +1,10 @@
 # Device code: every kernels/<op>/<name>_sm90.cu becomes <build>/cubins/<name>_sm90.cubin, and all of them are embedded in the
-# library (runtime/cubins.h). CUDA is no language of the project: host code is C, and a cubin is data. Without nvcc the table
-# is empty and the library drives the host device only.
+# library (runtime/cubins.h). CUDA is no language of the project: host code is C, and a cubin is data. Without nvcc
+# TANDEM_NVCC is empty, the table as well, and the library drives the host device only.
 
 set(tandem_nvcc_minimum 12.4)
 
-# Sets TANDEM_NVCC (empty: compile no kernel), its version and the folder with cuda.h.
+# Sets TANDEM_NVCC, TANDEM_NVCC_VERSION and TANDEM_CUDA_INCLUDE_DIR (the folder with cuda.h).
 function(tandem_find_nvcc)
   set(TANDEM_NVCC "" PARENT_SCOPE)
   if(NOT TANDEM_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -49,42 +49,40 @@ function(tandem_find_nvcc)
   endif()
 endfunction()
 
-# Compiles all kernels and embeds them in the objects of `target`.
-function(tandem_embed_cubins target)
-  tandem_find_nvcc()
-  set(folder ${PROJECT_BINARY_DIR}/cubins)
+# Rules that compile kernel files; `out_cubins` lists the results.
+function(tandem_compile_cubins out_cubins)
   set(cubins "")
+  foreach(source IN LISTS ARGN)
+    cmake_path(GET source STEM name)
+    set(cubin ${PROJECT_BINARY_DIR}/cubins/${name}.cubin)
+    add_custom_command(
+      OUTPUT ${cubin}
+      BYPRODUCTS ${PROJECT_BINARY_DIR}/cubins/${name}.ptxas.txt
+      COMMAND ${CMAKE_COMMAND} -D NVCC=${TANDEM_NVCC} -D SOURCE=${source} -D CUBIN=${cubin} -D ROOT=${PROJECT_SOURCE_DIR}
+              -P ${PROJECT_SOURCE_DIR}/cmake/compile_cubin.cmake
+      DEPENDS ${source} ${PROJECT_SOURCE_DIR}/cmake/compile_cubin.cmake ${PROJECT_SOURCE_DIR}/cmake/spill_allowed.txt
+      DEPFILE ${cubin}.d
+      COMMENT "Compiling kernel ${name}"
+      VERBATIM)
+    list(APPEND cubins ${cubin})
+  endforeach()
+  set(${out_cubins} "${cubins}" PARENT_SCOPE)
+endfunction()
+
+# Gives `target` the table of runtime/cubins.h with the cubins that follow.
+function(tandem_embed_cubins target)
   set(rows "")
   set(blobs "")
   set(count 0)
-  if(TANDEM_NVCC)
-    file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*/*_sm90.cu)
-    foreach(source IN LISTS sources)
-      cmake_path(GET source STEM name)
-      set(cubin ${folder}/${name}.cubin)
-      add_custom_command(
-        OUTPUT ${cubin}
-        BYPRODUCTS ${folder}/${name}.ptxas.txt
-        COMMAND ${CMAKE_COMMAND} -D NVCC=${TANDEM_NVCC} -D SOURCE=${source} -D CUBIN=${cubin} -D ROOT=${PROJECT_SOURCE_DIR}
-                -P ${PROJECT_SOURCE_DIR}/cmake/compile_cubin.cmake
-        DEPENDS ${source} ${PROJECT_SOURCE_DIR}/cmake/compile_cubin.cmake ${PROJECT_SOURCE_DIR}/cmake/spill_allowed.txt
-        DEPFILE ${cubin}.d
-        COMMENT "Compiling kernel ${name}"
-        VERBATIM)
-      list(APPEND cubins ${cubin})
-      string(APPEND rows "  .quad name_${count}, data_${count}, end_${count} - data_${count}\n")
-      string(APPEND blobs "name_${count}:\n  .asciz \"${name}\"\n  .balign 64\ndata_${count}:\n  .incbin \"${cubin}\"\nend_${count}:\n")
-      math(EXPR count "${count} + 1")
-    endforeach()
-    message(STATUS "CUDA: ${count} kernel files embedded, compiled by ${TANDEM_NVCC} (CUDA ${TANDEM_NVCC_VERSION})")
-  endif()
-  set(TANDEM_CUBIN_ROWS "${rows}")
-  set(TANDEM_CUBIN_BLOBS "${blobs}")
-  set(TANDEM_CUBIN_COUNT ${count})
-  configure_file(${PROJECT_SOURCE_DIR}/cmake/cubins.S.in ${folder}/cubins.S @ONLY)
-  set_source_files_properties(${folder}/cubins.S PROPERTIES OBJECT_DEPENDS "${cubins}")
-  target_sources(${target} PRIVATE ${folder}/cubins.S)
-  add_custom_target(tandem_cubins DEPENDS ${cubins})
-  add_dependencies(${target} tandem_cubins)
-  set(TANDEM_NVCC "${TANDEM_NVCC}" PARENT_SCOPE)
+  foreach(cubin IN LISTS ARGN)
+    cmake_path(GET cubin STEM name)
+    string(APPEND rows "  .quad name_${count}, data_${count}, end_${count} - data_${count}\n")
+    string(APPEND blobs "name_${count}:\n  .asciz \"${name}\"\n  .balign 64\n"
+                        "data_${count}:\n  .incbin \"${cubin}\"\nend_${count}:\n")
+    math(EXPR count "${count} + 1")
+  endforeach()
+  set(table ${CMAKE_CURRENT_BINARY_DIR}/${target}_cubins.S)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/cubins.S.in ${table} @ONLY)
+  set_source_files_properties(${table} PROPERTIES OBJECT_DEPENDS "${ARGN}")
+  target_sources(${target} PRIVATE ${table})
 endfunction()

@@ -87,7 +87,7 @@ static tdm_status check_and_load(tdm_loader* loader, tdm_v3_weights* weights) {
   return TDM_OK;
 }
 
-tdm_status tdm_v3_weights_load(tdm_runtime* runtime, const tdm_checkpoint* checkpoint,
+tdm_status tdm_v3_weights_load(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* path,
                                const tdm_deepseek_v3_config* config, tdm_dtype activation, int64_t n_layers,
                                tdm_v3_weights* out_weights) {
   *out_weights =
@@ -95,7 +95,7 @@ tdm_status tdm_v3_weights_load(tdm_runtime* runtime, const tdm_checkpoint* check
   out_weights->layers = tdm_host_alloc_array(runtime, n_layers, sizeof *out_weights->layers);
   if (!out_weights->layers) return TDM_OUT_OF_MEMORY;
   tdm_loader loader;
-  tdm_status status = tdm_loader_create(runtime, checkpoint, &loader);
+  tdm_status status = tdm_loader_create(runtime, checkpoint, path, &loader);
   if (status == TDM_OK) status = check_and_load(&loader, out_weights);
   tdm_loader_destroy(&loader);
   return status;
@@ -131,7 +131,8 @@ static tdm_status append_norm(tdm_builder* builder, const char* step, const char
                            .out = x->plain,
                            .out_q = x->q,
                            .out_scale = x->scale,
-                           .eps = eps};
+                           .eps = eps,
+                           .pow2_scale = builder->pow2_scale};
   if (tdm_view_present(&stream->delta)) {
     TDM_TRY(tdm_builder_tap(builder, name, builder->activation, stream->residual.shape[1], &args.residual_out));
     *stream = (tdm_v3_stream){.residual = args.residual_out};

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "models/findings.h"
+#include "runtime/findings.h"
 #include "runtime/json.h"
 #include "runtime/mapped_file.h"
 
@@ -52,7 +52,7 @@ static const int_field int_fields[] = {
     {FIELD(qk_rope_head_dim), 1, 65536, 0, 64},
     {FIELD(v_head_dim), 1, 65536, 0, 128},
     {FIELD(n_routed_experts), 1, 1024, 0, 0},
-    {FIELD(n_shared_experts), 1, 64, 0, 0},
+    {FIELD(n_shared_experts), 0, 64, 0, 0},
     {FIELD(num_experts_per_tok), 1, 32, 0, 0},
     {FIELD(first_k_dense_replace), 0, 1024, 0, 0},
     {FIELD(max_position_embeddings), 1, MAX_POSITIONS, 0, 0},
@@ -81,26 +81,29 @@ static void read_ints(const reader* r) {
     read_int(r, &(int_field){FIELD(q_lora_rank), 1, 65536, 128, 0});
 }
 
-/* null stands for a single group. */
 static void read_groups(const reader* r) {
   tdm_deepseek_v3_config* config = r->config;
-  config->n_group = 1;
-  config->topk_group = 1;
-  if (!is_null(r, "n_group")) read_int(r, &(int_field){FIELD(n_group), 1, 1024, 0, 0});
-  if (!is_null(r, "topk_group") || config->n_group > 1) read_int(r, &(int_field){FIELD(topk_group), 1, 1024, 0, 0});
+  /* null stands for a single group */
+  const bool ungrouped = is_null(r, "n_group");
+  if (ungrouped)
+    config->n_group = 1;
+  else
+    read_int(r, &(int_field){FIELD(n_group), 1, 1024, 0, 0});
+  if (ungrouped && is_null(r, "topk_group"))
+    config->topk_group = 1;
+  else
+    read_int(r, &(int_field){FIELD(topk_group), 1, 1024, 0, 0});
 
-  const int64_t experts = config->n_routed_experts, groups = config->n_group;
-  if (experts == 0) return; /* found wanting already */
-  if (config->topk_group > groups)
-    CORRUPT(r, "topk_group is %lld, more than n_group %lld", (long long)config->topk_group, (long long)groups);
-  if (experts % groups != 0 || experts / groups < 2) {
+  const int64_t experts = config->n_routed_experts, groups = config->n_group, kept = config->topk_group;
+  if (experts == 0 || groups == 0 || kept == 0) return; /* found wanting already */
+  if (kept > groups)
+    CORRUPT(r, "topk_group is %lld, more than n_group %lld", (long long)kept, (long long)groups);
+  else if (experts % groups != 0 || experts / groups < 2)
     CORRUPT(r, "n_group is %lld, which does not divide n_routed_experts %lld into groups of 2 or more",
             (long long)groups, (long long)experts);
-  } else if (config->num_experts_per_tok > config->topk_group * (experts / groups)) {
+  else if (config->num_experts_per_tok > kept * (experts / groups))
     CORRUPT(r, "num_experts_per_tok is %lld, more than the %lld experts of topk_group %lld groups",
-            (long long)config->num_experts_per_tok, (long long)(config->topk_group * (experts / groups)),
-            (long long)config->topk_group);
-  }
+            (long long)config->num_experts_per_tok, (long long)(kept * (experts / groups)), (long long)kept);
 }
 
 static void read_layers(const reader* r) {
@@ -112,7 +115,7 @@ static void read_layers(const reader* r) {
     read_int(r, &(int_field){FIELD(num_nextn_predict_layers), 0, 64, 0, 0});
 }
 
-/* Said twice in some configs; a second value that disagrees would be followed by others. */
+/* Fields that repeat what others say. */
 static void check_heads(const reader* r) {
   const int64_t heads = r->config->num_attention_heads;
   const int64_t qk = r->config->qk_nope_head_dim + r->config->qk_rope_head_dim;
@@ -123,11 +126,12 @@ static void check_heads(const reader* r) {
     UNSUPPORTED(r, "num_key_value_heads is %lld, only num_attention_heads (%lld) is computed", (long long)value,
                 (long long)heads);
   if (tdm_json_get(r->root, "qk_head_dim") &&
-      tdm_findings_collect(r->findings, tdm_json_get_int(r->root, "qk_head_dim", 1, 1 << 20, &value)) && value != qk)
+      tdm_findings_collect(r->findings, tdm_json_get_int(r->root, "qk_head_dim", 1, 1 << 20, &value)) &&
+      r->config->qk_nope_head_dim > 0 && r->config->qk_rope_head_dim > 0 && value != qk)
     CORRUPT(r, "qk_head_dim is %lld, but qk_nope_head_dim + qk_rope_head_dim is %lld", (long long)value, (long long)qk);
 }
 
-/* A token id, or a list of them (generation stops at any; the first stands for all). Absent or null: -1. */
+/* A token id, or a list of them, of which the first is taken. Absent or null: -1. */
 static void read_token(const reader* r, const char* key, int64_t* out) {
   *out = -1;
   const json_t* value = tdm_json_get(r->root, key);
@@ -143,6 +147,9 @@ static void read_token(const reader* r, const char* key, int64_t* out) {
     if (!tdm_findings_collect(r->findings, status)) return;
     if (i == 0) *out = id;
   }
+  if (json_array_size(value) > 1)
+    tdm_log(r->findings->runtime, TDM_LOG_INFO, "%s: %s lists %zu tokens, only the first (%lld) is used",
+            r->findings->subject, key, json_array_size(value), (long long)*out);
 }
 
 /* ---- numbers and switches --------------------------------------------------------------------------------------- */
@@ -232,7 +239,7 @@ static void check_fixed(const reader* r, tdm_json_object object, const fixed_fie
 }
 
 /* FP8 with one scale per 128 x 128 block and activations quantised as they come; absent: BF16. */
-static void check_quantization(const reader* r) {
+static void read_quantization(const reader* r) {
   static const char key[] = "quantization_config", prefix[] = "quantization_config.";
   tdm_json_object quantization;
   if (!tdm_json_get(r->root, key)) return;
@@ -246,9 +253,15 @@ static void check_quantization(const reader* r) {
   static const fixed_field fields[] = {
       {"activation_scheme", JSON_STRING, "dynamic", 0},
       {"fmt", JSON_STRING, "e4m3", 0},
-      {"scale_fmt", JSON_STRING, "float", 0},
   };
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) check_fixed(r, quantization, &fields[i]);
+  const char* scale_format = "float";
+  if (tdm_json_get(quantization, "scale_fmt"))
+    tdm_findings_collect(r->findings, tdm_json_get_string(quantization, "scale_fmt", &scale_format));
+  r->config->pow2_activation_scales = strcmp(scale_format, "ue8m0") == 0;
+  if (!r->config->pow2_activation_scales && strcmp(scale_format, "float") != 0)
+    UNSUPPORTED(r, "%sscale_fmt is %s, only \"float\" and \"ue8m0\" are computed", prefix,
+                tdm_quote(scale_format).text);
   const json_t* block = tdm_json_get(quantization, "weight_block_size");
   if (!block) {
     UNSUPPORTED(r, "%sweight_block_size is missing, only [128, 128] is computed", prefix);
@@ -496,7 +509,7 @@ static void read_all(const reader* r) {
   read_token(r, "eos_token_id", &r->config->eos_token_id);
   read_numbers(r);
   for (size_t i = 0; i < sizeof fixed_fields / sizeof *fixed_fields; i++) check_fixed(r, r->root, &fixed_fields[i]);
-  check_quantization(r);
+  read_quantization(r);
   read_rope(r);
   log_unknown(r);
 }

@@ -65,8 +65,8 @@ static tdm_status load_weights(tdm_model* model, const char* directory, const td
   const tdm_dtype activation = model->config.activations == TDM_ACTIVATIONS_FLOAT32 ? TDM_F32 : TDM_BF16;
   tdm_checkpoint* checkpoint;
   TDM_TRY(tdm_checkpoint_open(model->runtime, directory, &checkpoint));
-  const tdm_status status =
-      tdm_v3_weights_load(model->runtime, checkpoint, shape, activation, model->config.layers, &model->weights);
+  const tdm_status status = tdm_v3_weights_load(model->runtime, checkpoint, directory, shape, activation,
+                                                model->config.layers, &model->weights);
   tdm_checkpoint_close(checkpoint);
   return status;
 }

@@ -73,6 +73,7 @@ static tdm_status build(const tdm_model_graphs* graphs, int64_t rows, bool prefi
                          .n_tokens = model->batch.views[TDM_BATCH_N_TOKENS],
                          .rows = rows,
                          .activation = model->weights.activation,
+                         .pow2_scale = model->weights.config.pow2_activation_scales,
                          .keep = model->config.taps};
   const tdm_mla_batch batch = attention_batch(model, rows, prefills);
   tdm_v3_stream stream = {0};

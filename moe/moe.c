@@ -163,7 +163,8 @@ static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* n
                                  .w13 = experts->w13.data,
                                  .w13_scale = experts->w13.scale,
                                  .out = quantises ? out_c->q : out_c->plain,
-                                 .out_scale = out_c->scale};
+                                 .out_scale = out_c->scale,
+                                 .pow2_scale = builder->pow2_scale};
   return tdm_append_moe_fc1(builder->program, lane, tdm_builder_label(builder, name, label), &args);
 }
 

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "runtime/quote.h"
 #include "runtime/status.h"
 
 /* What a text may hold before it is refused as CORRUPT. Bounds memory and stack: a parsed value takes up to 300 bytes.
@@ -21,16 +22,6 @@ typedef struct tdm_json_limits {
  * OUT_OF_MEMORY. */
 tdm_status tdm_json_parse(const char* text, size_t n_bytes, const tdm_json_limits* limits, json_t** out_object);
 
-/* A short text to print inside a sentence, in the expression that calls: TDM_FAIL(..., "%s", tdm_quote(name).text). */
-typedef struct tdm_quoted {
-  char text[224];
-} tdm_quoted;
-
-/* `text` in double quotes, control characters as \xNN, cut with "..." when long: what a stranger wrote must not forge
- * log lines nor reach a terminal. */
-tdm_quoted tdm_quote(const char* text);
-/* The same without quotes. */
-tdm_quoted tdm_printable(const char* text);
 /* What a value is: 12, "text", true, null, an array of 3, an object; "missing" for NULL. */
 tdm_quoted tdm_json_describe(const json_t* value);
 

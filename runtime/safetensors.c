@@ -206,9 +206,6 @@ static tdm_status parse(const char* path, const char* bytes, size_t n_bytes, tdm
   if (length > n_bytes - LENGTH_BYTES)
     return TDM_FAIL(TDM_CORRUPT, "the header's length is %llu, but only %zu bytes follow", (unsigned long long)length,
                     n_bytes - LENGTH_BYTES);
-  if (length > TDM_SAFETENSORS_MAX_HEADER)
-    return TDM_FAIL(TDM_CORRUPT, "the header's length is %llu, at most %zu are legal", (unsigned long long)length,
-                    TDM_SAFETENSORS_MAX_HEADER);
   const char* text = bytes + LENGTH_BYTES;
   if (length == 0 || text[0] != '{') return TDM_FAIL(TDM_CORRUPT, "the header does not begin with '{'");
   json_t* header;

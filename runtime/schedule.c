@@ -12,10 +12,25 @@ typedef struct live_uses {
   int64_t n_uses;
 } live_uses;
 
+static bool columns_meet(const tdm_use* band, uint64_t begin, uint64_t end) {
+  return begin < band->column + band->width && band->column < end;
+}
+
+/* A band and plain bytes [begin, end) within its ends. */
+static bool band_meets(const tdm_use* band, uint64_t begin, uint64_t end) {
+  if (end - begin >= band->pitch) return true;
+  const uint64_t column = begin % band->pitch, past = column + (end - begin);
+  if (past <= band->pitch) return columns_meet(band, column, past);
+  return columns_meet(band, column, band->pitch) || columns_meet(band, 0, past - band->pitch);
+}
+
+/* Exact but for two bands of different pitch and for uses that are not solid: these count as meeting. */
 static bool overlap(const tdm_use* a, const tdm_use* b) {
-  if (a->begin >= b->end || b->begin >= a->end) return false;
-  const bool same_pitch = a->pitch && a->pitch == b->pitch;
-  return !same_pitch || (a->column < b->column + b->width && b->column < a->column + a->width);
+  const uint64_t begin = a->begin > b->begin ? a->begin : b->begin, end = a->end < b->end ? a->end : b->end;
+  if (begin >= end) return false;
+  if (a->pitch && b->pitch) return a->pitch != b->pitch || columns_meet(a, b->column, b->column + b->width);
+  if (a->pitch || b->pitch) return band_meets(a->pitch ? a : b, begin, end);
+  return true;
 }
 
 static bool covers(const tdm_use* outer, const tdm_use* inner) {

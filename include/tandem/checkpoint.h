@@ -27,8 +27,8 @@ TDM_API void tdm_checkpoint_close(tdm_checkpoint* checkpoint);
 typedef struct tdm_tensor_info {
   const char* name;
   const char* file; /* path of its file */
-  tdm_dtype dtype;
-  int32_t rank; /* 0..8; 0 is a scalar */
+  tdm_dtype dtype;  /* 0 where tandem has no such type: BOOL, U32, F8_E5M2, ... */
+  int32_t rank;     /* 0..8; 0 is a scalar */
   int64_t shape[TDM_TENSOR_MAX_RANK];
   const void* data; /* row-major, aligned to nothing but the byte; NULL when bytes is 0 */
   size_t bytes;

@@ -54,12 +54,14 @@ typedef struct tdm_deepseek_v3_config {
   double routed_scaling_factor;
   bool norm_topk_prob;
   bool tie_word_embeddings;
+  bool pow2_activation_scales; /* quantization_config.scale_fmt "ue8m0": FP8 activation scales are powers of two */
   tdm_rope_config rope;
 } tdm_deepseek_v3_config;
 
 /* Reads and checks `path` (config.json, or a directory that holds it). All findings are in the sentence and, one a
- * line, in the log. Errors: IO, CORRUPT (not JSON, a field missing, mistyped or out of range), UNSUPPORTED (another
- * model_type, or a value that changes the maths in a way this version does not compute). */
+ * line, in the log. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, IO, CORRUPT (not JSON, a field missing, mistyped or out of
+ * range), UNSUPPORTED (another model_type, or a value that changes the maths in a way this version does not compute).
+ */
 TDM_API tdm_status tdm_deepseek_v3_config_read(tdm_runtime* runtime, const char* path,
                                                tdm_deepseek_v3_config* out_config);
 

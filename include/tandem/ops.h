@@ -20,6 +20,8 @@
  * the next multiple of 4. FP8 weights have one f32 scale for a block of 128 x 128: [ceil(N/128), K/128].
  * - "f32 activations" (f32 where the GPU has bf16 or e4m3, no scales) are the unquantised mode of the host device:
  * nothing is rounded below f32. The GPU kernels answer UNSUPPORTED for it.
+ * - eps and quant_eps: 0 means the default; otherwise at least 1e-30, so that the scale of a block of zeros is a normal
+ * number.
  * - NaN or infinity in one token's input stays in that token's row.
  * - Formulas, with their sources: docs/formulas.md; the section is named at each op. */
 

@@ -13,6 +13,7 @@ typedef struct tdm_builder {
   tdm_view n_tokens;    /* i32 [1] */
   int64_t rows;         /* M: the bucket */
   tdm_dtype activation; /* bf16; f32 where nothing is quantised */
+  bool pow2_scale;      /* of FP8 activations */
   bool keep;            /* keep the named intermediate values */
   char prefix[32];      /* of labels, "layer3." */
 } tdm_builder;

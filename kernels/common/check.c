@@ -93,7 +93,6 @@ tdm_status tdm_check_tensor(const char* op, const char* name, const tdm_view* vi
 
 tdm_status tdm_check_distinct(const char* op, const char* name, const tdm_view* view) {
   int64_t reach = 0; /* furthest offset so far */
-  int64_t stepped = 0;
   bool done[TDM_MAX_RANK] = {false};
   for (int32_t n = 0; n < view->rank; n++) {
     int32_t next = -1;
@@ -102,12 +101,12 @@ tdm_status tdm_check_distinct(const char* op, const char* name, const tdm_view* 
     }
     done[next] = true;
     if (view->shape[next] == 1) continue;
-    stepped = view->stride[next];
-    if (stepped <= reach) {
+    int64_t stride = view->stride[next];
+    if (stride <= reach) {
       return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has stride %lld in dimension %d, so its elements overlap", op, name,
-                      (long long)stepped, next);
+                      (long long)stride, next);
     }
-    reach += stepped * (view->shape[next] - 1);
+    reach += stride * (view->shape[next] - 1);
   }
   return TDM_OK;
 }

@@ -32,8 +32,8 @@ static void multiply_tile(const tdm_view* a, const tdm_view* a_scale, const tdm_
       tdm_load_f32_row(tdm_view_data(a), a->dtype, (m0 + i) * a->stride[0] + k0 * a->stride[1], a->stride[1], depth,
                        a_block);
       tdm_tile_dot(&tile, a_block, sums);
-      double factor = w_factor;
-      if (a_scale != NULL) factor = (double)(float)(scale_at(a_scale, k0 / 128, m0 + i) * w_factor);
+      /* Exact in double; promoting in f32 rounds it once. */
+      double factor = a_scale != NULL ? scale_at(a_scale, k0 / 128, m0 + i) * w_factor : w_factor;
       tdm_tile_promote(c[i], sums, factor, a_scale != NULL);
     }
   }

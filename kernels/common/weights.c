@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/common/convert.h"
+#include "runtime/quote.h"
 
 enum { BLOCK = 128, NAME_BYTES = 256 };
 
@@ -22,8 +23,10 @@ void tdm_weight_release(tdm_weight* weight) {
 
 /* ---- findings --------------------------------------------------------------------------------------------------- */
 
-tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, tdm_loader* out_loader) {
+tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* subject,
+                             tdm_loader* out_loader) {
   *out_loader = (tdm_loader){.runtime = runtime, .checkpoint = checkpoint};
+  tdm_findings_init(&out_loader->findings, runtime, subject);
   const int64_t count = tdm_checkpoint_count(checkpoint);
   out_loader->seen = tdm_host_alloc_array(runtime, count, sizeof *out_loader->seen);
   return out_loader->seen || count == 0 ? TDM_OK : TDM_OUT_OF_MEMORY;
@@ -35,29 +38,15 @@ void tdm_loader_destroy(tdm_loader* loader) {
   *loader = (tdm_loader){0};
 }
 
-void tdm_loader_find(tdm_loader* loader, const char* format, ...) {
-  char finding[512];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(finding, sizeof finding, format, args);
-  va_end(args);
-  tdm_log(loader->runtime, TDM_LOG_ERROR, "checkpoint: %s", finding);
-  const size_t used = strlen(loader->report);
-  snprintf(loader->report + used, sizeof loader->report - used, "%s%s", loader->findings ? "; " : "", finding);
-  loader->findings++;
-}
-
 tdm_status tdm_loader_report(tdm_loader* loader, bool (*ignore)(void* ctx, const char* name), void* ctx) {
   for (int64_t i = 0; i < tdm_checkpoint_count(loader->checkpoint); i++) {
     tdm_tensor_info info;
     if (loader->seen[i]) continue;
     TDM_TRY(tdm_checkpoint_get(loader->checkpoint, i, &info));
-    if (!ignore(ctx, info.name)) tdm_loader_find(loader, "%s is not part of this model", info.name);
+    if (!ignore(ctx, info.name))
+      tdm_findings_add(&loader->findings, TDM_CORRUPT, "%s is not part of this model", tdm_printable(info.name).text);
   }
-  if (loader->findings == 0) return TDM_OK;
-  const bool fits = strlen(loader->report) + 1 < sizeof loader->report;
-  return TDM_FAIL(TDM_CORRUPT, "the checkpoint has %" PRId64 " wrong tensors%s: %s", loader->findings,
-                  fits ? "" : " (all of them in the log)", loader->report);
+  return tdm_findings_result(&loader->findings);
 }
 
 /* ---- tensors ---------------------------------------------------------------------------------------------------- */
@@ -95,17 +84,18 @@ static bool get_tensor(tdm_loader* loader, const char* name, unsigned dtypes, in
   char wanted[96], found[256];
   format_shape(wanted, sizeof wanted, rank, shape);
   if (index < 0) {
-    tdm_loader_find(loader, "%s %s is missing", name, wanted);
+    tdm_findings_add(&loader->findings, TDM_CORRUPT, "%s %s is missing", name, wanted);
     return false;
   }
   loader->seen[index] = true;
   if (!(dtypes & (1u << out_info->dtype))) {
-    tdm_loader_find(loader, "%s has dtype %s, which cannot be used here", name, tdm_dtype_name(out_info->dtype));
+    tdm_findings_add(&loader->findings, TDM_CORRUPT, "%s has dtype %s, which cannot be used here", name,
+                     tdm_dtype_name(out_info->dtype));
     return false;
   }
   if (out_info->rank != rank || memcmp(out_info->shape, shape, (size_t)rank * sizeof *shape) != 0) {
     format_shape(found, sizeof found, out_info->rank, out_info->shape);
-    tdm_loader_find(loader, "%s has shape %s, must be %s", name, found, wanted);
+    tdm_findings_add(&loader->findings, TDM_CORRUPT, "%s has shape %s, must be %s", name, found, wanted);
     return false;
   }
   return true;
@@ -132,13 +122,29 @@ static float element_f32(const tdm_tensor_info* info, int64_t index) {
   return value;
 }
 
+/* Whether the 16 or 32 bits of an element say NaN or infinity: an exponent of all ones. A separate loop for each dtype,
+ * since every byte of a checkpoint passes here. */
+static bool all_finite(const tdm_tensor_info* info, int64_t begin, int64_t count) {
+  const size_t element = tdm_dtype_bytes(info->dtype);
+  const uint8_t* bytes = (const uint8_t*)info->data + (size_t)begin * element;
+  unsigned bad = 0;
+  if (info->dtype == TDM_E4M3) {
+    for (int64_t i = 0; i < count; i++) bad |= (bytes[i] & 0x7f) == 0x7f;
+  } else if (info->dtype == TDM_BF16) {
+    for (int64_t i = 0; i < count; i++) bad |= (bytes[2 * i + 1] & 0x7f) == 0x7f && (bytes[2 * i] & 0x80);
+  } else {
+    for (int64_t i = 0; i < count; i++) bad |= (bytes[4 * i + 3] & 0x7f) == 0x7f && (bytes[4 * i + 2] & 0x80);
+  }
+  return !bad;
+}
+
 /* NaN and infinity would reach tokens that never chose this weight (0 * NaN), so they are refused here. */
 static tdm_status check_finite(const tdm_tensor_info* info, int64_t begin, int64_t count) {
-  for (int64_t i = begin; i < begin + count; i++)
-    if (!isfinite(element_f32(info, i)))
-      return TDM_FAIL(TDM_CORRUPT, "%s: element %" PRId64 " is %s", info->name, i,
-                      isnan(element_f32(info, i)) ? "NaN" : "infinite");
-  return TDM_OK;
+  if (all_finite(info, begin, count)) return TDM_OK;
+  int64_t i = begin;
+  while (isfinite(element_f32(info, i))) i++;
+  return TDM_FAIL(TDM_CORRUPT, "%s: element %" PRId64 " is %s", info->name, i,
+                  isnan(element_f32(info, i)) ? "NaN" : "infinite");
 }
 
 static tdm_status new_view(tdm_loader* loader, tdm_dtype dtype, int32_t rank, const int64_t* shape,
@@ -192,12 +198,16 @@ tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, tdm_v
 /* A linear's tensor and, for e4m3, its scales. False, with findings, when something is wrong. */
 static bool get_linear(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_tensor_info* out_info,
                        tdm_tensor_info* out_scale) {
-  char full[NAME_BYTES];
+  char full[NAME_BYTES], scale[NAME_BYTES];
   snprintf(full, sizeof full, "%s.weight", name);
-  if (!get_tensor(loader, full, LINEAR_DTYPES, n, k, out_info)) return false;
+  snprintf(scale, sizeof scale, "%s.weight_scale_inv", name);
+  if (!get_tensor(loader, full, LINEAR_DTYPES, n, k, out_info)) {
+    const int64_t index = tensor_index(loader, scale, out_scale);
+    if (index >= 0) loader->seen[index] = true; /* one finding for a linear is enough */
+    return false;
+  }
   if (out_info->dtype != TDM_E4M3) return true;
-  snprintf(full, sizeof full, "%s.weight_scale_inv", name);
-  return get_tensor(loader, full, 1u << TDM_F32, blocks_of(n), blocks_of(k), out_scale);
+  return get_tensor(loader, scale, 1u << TDM_F32, blocks_of(n), blocks_of(k), out_scale);
 }
 
 tdm_status tdm_loader_dequantised(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_dtype dtype,
@@ -257,8 +267,9 @@ tdm_status tdm_loader_piece(tdm_loader* loader, tdm_weight* weight, int64_t n, i
   if (!get_linear(loader, piece->name, piece->n, piece->k, &info, &scale)) return TDM_OK;
   if (!weight->data.dtype) TDM_TRY(begin_weight(loader, weight, info.dtype, n, k));
   if (weight->data.dtype != info.dtype) {
-    tdm_loader_find(loader, "%s.weight has dtype %s, but tensors that are joined with it have %s", piece->name,
-                    tdm_dtype_name(info.dtype), tdm_dtype_name(weight->data.dtype));
+    tdm_findings_add(&loader->findings, TDM_CORRUPT,
+                     "%s.weight has dtype %s, but tensors that are joined with it have %s", piece->name,
+                     tdm_dtype_name(info.dtype), tdm_dtype_name(weight->data.dtype));
     return TDM_OK;
   }
   if (!loader->loading) return TDM_OK;

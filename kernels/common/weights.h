@@ -10,6 +10,7 @@
  *   loader_create ─► walk ─► report ──(findings: CORRUPT)──► fail
  *                              └──(none)──► loading = true ─► walk again ─► loader_destroy */
 
+#include "runtime/findings.h"
 #include "runtime/op.h"
 #include "runtime/runtime.h"
 #include "tandem/checkpoint.h"
@@ -28,17 +29,16 @@ typedef struct tdm_loader {
   tdm_runtime* runtime;
   const tdm_checkpoint* checkpoint;
   bool loading;
-  bool* seen;        /* by the checkpoint's index */
-  int64_t findings;  /* how many */
-  char report[4096]; /* the findings joined, as many as fit */
+  bool* seen; /* by the checkpoint's index */
+  tdm_findings findings;
   size_t loaded_bytes;
 } tdm_loader;
 
-tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, tdm_loader* out_loader);
+/* `subject`, the checkpoint's path, stands in front of findings; borrowed. */
+tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* subject,
+                             tdm_loader* out_loader);
 void tdm_loader_destroy(tdm_loader* loader);
 
-/* Records one finding: a line to the log, and in the report. */
-void tdm_loader_find(tdm_loader* loader, const char* format, ...) __attribute__((format(printf, 2, 3)));
 /* Every tensor that was not asked for and that `ignore` does not excuse becomes a finding; then CORRUPT if there is
  * any. */
 tdm_status tdm_loader_report(tdm_loader* loader, bool (*ignore)(void* ctx, const char* name), void* ctx);

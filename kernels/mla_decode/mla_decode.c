@@ -3,8 +3,8 @@
 #include <math.h>
 
 #include "kernels/common/check.h"
+#include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
-#include "kernels/mla_kv_write/mla_kv_write.h"
 #include "kernels/ops.h"
 
 #define OP "mla_decode"

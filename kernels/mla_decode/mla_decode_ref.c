@@ -3,10 +3,10 @@
 #include "kernels/common/block_dot.h"
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
 #include "kernels/common/softmax.h"
 #include "kernels/mla_decode/mla_decode.h"
-#include "kernels/mla_kv_write/mla_kv_write.h"
 
 /* Heads that share one decoding of the cache; bounds the scratch, the scores of all heads of a long context being
  * large. */

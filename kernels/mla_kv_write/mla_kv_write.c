@@ -1,6 +1,7 @@
 #include "kernels/mla_kv_write/mla_kv_write.h"
 
 #include "kernels/common/check.h"
+#include "kernels/common/mla.h"
 #include "kernels/ops.h"
 #include "kernels/rope/rope.h"
 

@@ -8,11 +8,6 @@
 
 #include "runtime/op.h"
 
-enum {
-  TDM_MLA_LATENT = 512, /* values of a cached token that are normalised: keys and values of the absorbed form */
-  TDM_MLA_CACHED = 576  /* latent, then 64 rotated */
-};
-
 tdm_status tdm_mla_kv_write_ref(const void* args, const tdm_plan* plan, void* scratch);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/common/mla.h"
 #include "kernels/mla_kv_write/mla_kv_write.h"
 #include "kernels/rope/rope.h"
 

@@ -1,6 +1,7 @@
 #include "kernels/mla_prefill/mla_prefill.h"
 
 #include "kernels/common/check.h"
+#include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
 #include "kernels/ops.h"
 

@@ -3,6 +3,7 @@
 #include "kernels/common/block_dot.h"
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
 #include "kernels/common/softmax.h"
 #include "kernels/mla_prefill/mla_prefill.h"

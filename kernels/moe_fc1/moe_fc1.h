@@ -1,12 +1,12 @@
 #ifndef KERNELS_MOE_FC1_MOE_FC1_H
 #define KERNELS_MOE_FC1_MOE_FC1_H
 
-/* Dense FC1 with SwiGLU and quantisation (docs/formulas.md, sections 2, 3 and 13). For each of 128 gate and up columns
- *   acc = sum over a 128-block of K of x * w13            in double (exact for e4m3), rounded to f32
- *   c   = c + (x_scale * w13_scale) * acc                 three f32 roundings; blocks ascending; bf16: scales 1
- *   v   = g / (1 + expf(-g)) * u                          f32, after the clamps
- * and one rounding or tdm_quant_block. f32 activations: c is a double, and the weight scale multiplies the unrounded
- * acc. */
+/* Dense FC1 with SwiGLU and quantisation (docs/formulas.md, sections 2, 3 and 13). For each gate and up column
+ *   acc = sum over a 128-block of K of x * w13       in double (exact for e4m3), rounded to f32
+ *   c   = c + (x_scale * w13_scale) * acc            f32, every operation rounded; blocks ascending; bf16: scales are 1
+ * and then, after the clamps,
+ *   v   = g / (1 + expf(-g)) * u                     f32
+ * and tdm_quant_block or one rounding. f32 activations: c is a double and w13_scale multiplies the unrounded acc. */
 
 #include "runtime/op.h"
 

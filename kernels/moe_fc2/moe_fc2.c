@@ -3,6 +3,7 @@
 #include "kernels/common/block_dot.h"
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/device/launch.h"
 #include "kernels/ops.h"
 
 #define OP "moe_fc2"
@@ -39,16 +40,9 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_fc2, args, NULL, NULL);
 }
 
-static int64_t at_least_1(int64_t value) {
-  return value < 1 ? 1 : value;
-}
-
 int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate) {
-  int64_t tiles = (hidden + 127) / 128;
-  int64_t wanted = (2 * 132 + tiles - 1) / tiles;
-  int64_t deepest = at_least_1(n_experts * intermediate / 1024);
-  int64_t splits = wanted < deepest ? wanted : deepest;
-  return (int32_t)(splits < n_experts ? splits : n_experts);
+  int64_t blocks = intermediate / TDM_QUANT_BLOCK;
+  return tdm_gemm_segments(hidden, 1, n_experts * blocks, blocks);
 }
 
 int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s) {

@@ -2,15 +2,16 @@
 #define KERNELS_MOE_FC2_MOE_FC2_H
 
 /* Dense FC2 with folded routing weights (docs/formulas.md, section 13). Blocks of 128 along K = E*I; alpha is that of
- * the block's expert, and blocks whose alpha is 0 are skipped: acc     = sum over the block of x * w2 in double (exact
- * for e4m3), rounded to f32 partial = partial + ((x_scale * alpha) * w2_scale) * acc        f32, every operation
- * rounded; blocks ascending out     = partial of split 0 + that of split 1 + ... + addend   f32, then one rounding;
- * bf16: x_scale, w2_scale are 1 f32 activations: the same order in double, rounded at the end. */
+ * the block's expert, and blocks whose alpha is 0 are skipped:
+ *   acc     = sum over the block of x * w2           in double (exact for e4m3), rounded to f32
+ *   partial = partial + ((x_scale * alpha) * w2_scale) * acc      f32, every operation rounded; blocks ascending
+ *   out     = partial of split 0 + of split 1 + ... + addend      f32, then one rounding to out's dtype
+ * bf16: x_scale and w2_scale are 1. f32 activations: the same order in double, rounded at the end. */
 
 #include "runtime/op.h"
 
-/* Splits of the sum over K: enough for two tiles of 128 output columns for each of 132 SMs, yet at least 1024 of K in a
- * split, never through an expert. A function of the shape alone; at most 264. */
+/* Splits of the sum over K, none through an expert: tdm_gemm_segments with an expert's blocks as granule. A function of
+ * the shape alone, the same for the reference and the kernels. */
 int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate);
 /* Experts of split s: from tdm_moe_fc2_split_begin(.., s) to before tdm_moe_fc2_split_begin(.., s + 1). Never none. */
 int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s);

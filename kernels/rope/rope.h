@@ -1,9 +1,8 @@
 #ifndef KERNELS_ROPE_ROPE_H
 #define KERNELS_ROPE_ROPE_H
 
-/* Rotary embedding (docs/formulas.md, section 5), and what mla_kv_write shares with it.
- * Every product and every sum is rounded to f32 on its own (no fused multiply-add), so all devices give the same bits.
- */
+/* Rotary embedding (docs/formulas.md, section 5), and what mla_kv_write shares with it. Every product and every sum is
+ * rounded to f32 on its own (no fused multiply-add), so all devices give the same bits. */
 
 #include "runtime/op.h"
 

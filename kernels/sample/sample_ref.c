@@ -48,7 +48,6 @@ static int32_t last_kept(const double* weights, int32_t count, double wanted, in
 static int32_t sample_row(const float* logits, int32_t vocab, double temperature, double top_p, double u,
                           double* weights, int32_t* heap) {
   float top = logits[tdm_argmax_row(logits, vocab)];
-  if (isnan(top)) return 0;
   double total = 0.0;
   for (int32_t i = 0; i < vocab; i++) {
     if (isnan(logits[i])) {
@@ -68,7 +67,7 @@ static int32_t sample_row(const float* logits, int32_t vocab, double temperature
     }
   }
   double sum = 0.0;
-  int32_t token = 0;
+  int32_t token = 0; /* stays when all are NaN */
   for (int32_t i = 0; i < vocab; i++) {
     if (weights[i] == 0.0) continue;
     token = i;

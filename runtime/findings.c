@@ -1,4 +1,4 @@
-#include "models/findings.h"
+#include "runtime/findings.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-#ifndef MODELS_FINDINGS_H
-#define MODELS_FINDINGS_H
+#ifndef RUNTIME_FINDINGS_H
+#define RUNTIME_FINDINGS_H
 
 /* Everything that is wrong with an input, collected: each finding is logged at once, one a line, and all of them make
  * up the sentence at the end. */
