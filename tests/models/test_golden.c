@@ -70,7 +70,22 @@ Test(golden, float32_matches_at_every_tap) {
   golden_close(&g);
 }
 
-/* Each layer by itself, fed with the stored input. Rows whose top-k set differs are few, and judged apart: left out. */
+/* Whether a row's experts of layer 1, as a set, are the stored ones. */
+static bool same_experts(const golden* g, int s, int64_t row) {
+  char name[32];
+  tdm_view view;
+  tdm_tensor_info stored;
+  snprintf(name, sizeof name, "seq%d.layer1.topk_ids", s);
+  cr_assert_eq(tdm_model_tap(g->model, "layer1.topk_ids", &view), TDM_OK);
+  cr_assert(tdm_checkpoint_find(g->io, name, &stored));
+  const int32_t* ours = (const int32_t*)tdm_buffer_data(view.buffer) + row * 3;
+  int found = 0;
+  for (int i = 0; i < 9; i++) found += ours[i / 3] == ((const int32_t*)stored.data)[row * 3 + i % 3];
+  return found == 3;
+}
+
+/* Each layer by itself, fed with the stored input. Rows for which rounding turned a near tie between experts are judged
+ * apart: there may be one in ten of them. All others are within the limit. */
 static void check_layer(golden* g, int64_t layer, int s, double limit) {
   static float out[GOLDEN_LONGEST * GOLDEN_HIDDEN];
   char name[32];
@@ -82,17 +97,16 @@ static void check_layer(golden* g, int64_t layer, int s, double limit) {
                tdm_last_error()->message);
   snprintf(name, sizeof name, "layer%d.out", (int)layer);
   const float* stored = golden_rows(g, s, name, 0);
-  double worst_kept = 0;
-  int far = 0;
+  int64_t other_experts = 0;
   for (int64_t row = 0; row < length; row++) {
+    if (layer == 1 && !same_experts(g, s, row)) {
+      other_experts++;
+      continue;
+    }
     const double error = relative_error(out + row * GOLDEN_HIDDEN, stored + row * GOLDEN_HIDDEN, GOLDEN_HIDDEN);
-    if (error > limit)
-      far++;
-    else if (error > worst_kept)
-      worst_kept = error;
+    cr_assert_leq(error, limit, "layer %d, sequence %d, row %d: %g", (int)layer, s, (int)row, error);
   }
-  cr_assert_leq(far, layer ? 2 : 0, "layer %d, sequence %d: %d rows are further than %g", (int)layer, s, far, limit);
-  cr_assert_gt(worst_kept, 0);
+  cr_assert_leq(other_experts * 10, length, "sequence %d: %d rows have other experts", s, (int)other_experts);
   tdm_sequence_destroy(sequence);
 }
 
