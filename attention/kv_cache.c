@@ -8,8 +8,8 @@ tdm_status tdm_kv_cache_init(tdm_runtime* runtime, int64_t n_layers, int64_t n_p
   out_cache->layers = tdm_host_alloc_array(runtime, n_layers, sizeof *out_cache->layers);
   out_cache->free_pages = tdm_host_alloc_array(runtime, n_pages, sizeof *out_cache->free_pages);
   if (!out_cache->layers || !out_cache->free_pages) return TDM_OUT_OF_MEMORY;
-  const int64_t shape[] = {n_pages, TDM_PAGE_TOKENS, TDM_MLA_CACHE_COLS};
-  size_t bytes = tdm_dtype_bytes(dtype) * TDM_PAGE_TOKENS * TDM_MLA_CACHE_COLS;
+  const int64_t shape[] = {n_pages, TDM_PAGE_TOKENS, TDM_MLA_CACHED};
+  size_t bytes = tdm_dtype_bytes(dtype) * TDM_PAGE_TOKENS * TDM_MLA_CACHED;
   if (__builtin_mul_overflow(bytes, (size_t)n_pages, &bytes))
     return TDM_FAIL(TDM_OUT_OF_MEMORY, "a cache of %" PRId64 " pages overflows the address space", n_pages);
   for (int64_t layer = 0; layer < n_layers; layer++) {

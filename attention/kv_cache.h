@@ -4,10 +4,9 @@
 /* The paged latent cache of MLA: for every layer [n_pages, 64, 576], one table of free pages for all layers. A page
  * number means the same place in each layer. */
 
+#include "kernels/common/mla.h"
 #include "runtime/runtime.h"
 #include "tandem/ops.h"
-
-enum { TDM_MLA_LATENT = 512, TDM_MLA_ROPE = 64, TDM_MLA_CACHE_COLS = TDM_MLA_LATENT + TDM_MLA_ROPE };
 
 /* One thread at a time. */
 typedef struct tdm_kv_cache {

@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 
-enum { HEAD_Q = TDM_MLA_NOPE + TDM_MLA_ROPE, HEAD_KV = TDM_MLA_NOPE + TDM_MLA_V };
+enum { HEAD_Q = TDM_MLA_NOPE + TDM_MLA_ROPE, HEAD_KV = TDM_MLA_NOPE + TDM_MLA_VALUE };
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
@@ -12,17 +12,13 @@ tdm_status tdm_mla_load(tdm_loader* loader, const char* prefix, const tdm_mla_co
   const int64_t q_lora = config->q_lora, hidden = config->hidden, heads = config->heads;
   char name[192];
   const tdm_weight_piece q_a = {.name = name, .n = q_lora, .k = hidden, .n_rows = q_lora, .n_cols = hidden};
-  const tdm_weight_piece kv_a = {.name = name,
-                                 .n = TDM_MLA_CACHE_COLS,
-                                 .k = hidden,
-                                 .n_rows = TDM_MLA_CACHE_COLS,
-                                 .n_cols = hidden,
-                                 .to_row = q_lora};
+  const tdm_weight_piece kv_a = {
+      .name = name, .n = TDM_MLA_CACHED, .k = hidden, .n_rows = TDM_MLA_CACHED, .n_cols = hidden, .to_row = q_lora};
   mla->qkv_a = (tdm_weight){0};
   snprintf(name, sizeof name, "%s.q_a_proj", prefix);
-  TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHE_COLS, hidden, &q_a));
+  TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHED, hidden, &q_a));
   snprintf(name, sizeof name, "%s.kv_a_proj_with_mqa", prefix);
-  TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHE_COLS, hidden, &kv_a));
+  TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHED, hidden, &kv_a));
   snprintf(name, sizeof name, "%s.q_a_layernorm", prefix);
   TDM_TRY(tdm_loader_plain(loader, name, q_lora, 0, &mla->q_norm));
   snprintf(name, sizeof name, "%s.q_b_proj", prefix);
@@ -32,7 +28,7 @@ tdm_status tdm_mla_load(tdm_loader* loader, const char* prefix, const tdm_mla_co
   snprintf(name, sizeof name, "%s.kv_b_proj", prefix);
   TDM_TRY(tdm_loader_dequantised(loader, name, heads * HEAD_KV, TDM_MLA_LATENT, activation, &mla->kv_b));
   snprintf(name, sizeof name, "%s.o_proj", prefix);
-  return tdm_loader_linear(loader, name, hidden, heads * TDM_MLA_V, &mla->o);
+  return tdm_loader_linear(loader, name, hidden, heads * TDM_MLA_VALUE, &mla->o);
 }
 
 void tdm_mla_release(tdm_mla* mla) {
@@ -61,17 +57,17 @@ typedef struct mla_temps {
 static tdm_status make_temps(tdm_builder* builder, const tdm_mla* mla, bool prefills, mla_temps* temps) {
   const int64_t heads = mla->config.heads;
   const tdm_dtype dtype = builder->activation;
-  const int64_t q[] = {builder->rows, heads, HEAD_Q}, q_absorbed[] = {builder->rows, heads, TDM_MLA_CACHE_COLS};
+  const int64_t q[] = {builder->rows, heads, HEAD_Q}, q_absorbed[] = {builder->rows, heads, TDM_MLA_CACHED};
   const int64_t kv[] = {builder->rows, heads, HEAD_KV}, latent_out[] = {builder->rows, heads, TDM_MLA_LATENT};
-  const int64_t heads_out[] = {builder->rows, heads, TDM_MLA_V};
+  const int64_t heads_out[] = {builder->rows, heads, TDM_MLA_VALUE};
   *temps = (mla_temps){0};
-  TDM_TRY(tdm_builder_rows(builder, "qkv_a", dtype, mla->config.q_lora + TDM_MLA_CACHE_COLS, &temps->qkv_a));
+  TDM_TRY(tdm_builder_rows(builder, "qkv_a", dtype, mla->config.q_lora + TDM_MLA_CACHED, &temps->qkv_a));
   TDM_TRY(tdm_builder_temp(builder, "q", dtype, 3, q, &temps->q));
   TDM_TRY(tdm_builder_temp(builder, "q_absorbed", dtype, 3, q_absorbed, &temps->q_absorbed));
   TDM_TRY(tdm_builder_temp(builder, "latent_out", dtype, 3, latent_out, &temps->latent_out));
   TDM_TRY(tdm_builder_temp(builder, "heads_out", dtype, 3, heads_out, &temps->heads_out));
   if (!prefills) return TDM_OK;
-  TDM_TRY(tdm_builder_rows(builder, "latent", dtype, TDM_MLA_CACHE_COLS, &temps->latent));
+  TDM_TRY(tdm_builder_rows(builder, "latent", dtype, TDM_MLA_CACHED, &temps->latent));
   return tdm_builder_temp(builder, "kv", dtype, 3, kv, &temps->kv);
 }
 
@@ -104,7 +100,7 @@ static tdm_status append_kv_path(tdm_builder* builder, const tdm_mla* mla, const
   const tdm_mla_kv_write_args write = {
       .size = sizeof write,
       .n_tokens = builder->n_tokens,
-      .kv = tdm_view_slice(temps->qkv_a, 1, mla->config.q_lora, TDM_MLA_CACHE_COLS),
+      .kv = tdm_view_slice(temps->qkv_a, 1, mla->config.q_lora, TDM_MLA_CACHED),
       .norm_weight = mla->kv_norm,
       .positions = batch->positions,
       .cos_sin = batch->cos_sin,

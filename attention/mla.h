@@ -16,8 +16,6 @@ typedef struct tdm_mla_config {
   tdm_rope_style rope;
 } tdm_mla_config;
 
-enum { TDM_MLA_NOPE = 128, TDM_MLA_V = 128 };
-
 /* Weights of one layer. Immutable once loaded. */
 typedef struct tdm_mla {
   tdm_mla_config config;

@@ -2,19 +2,22 @@
 
 #include "runtime/program.h"
 
-/* On the host device a sealed program is itself what a capture would give: it never changes and knows every address. */
 struct tdm_graph {
   tdm_program* program;
+  void* capture; /* the device's */
 };
 
 tdm_status tdm_graph_capture(tdm_program* program, tdm_graph** out_graph) {
   if (out_graph) *out_graph = NULL;
   if (!program || !out_graph)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_graph_capture: program and out_graph must not be NULL");
-  if (!program->sealed)
-    return TDM_FAIL(TDM_INVALID_STATE, "program '%s' must be sealed before it is captured", program->name);
   tdm_graph* graph = tdm_host_alloc(program->runtime, sizeof *graph);
   if (!graph) return TDM_OUT_OF_MEMORY;
+  const tdm_status status = tdm_program_capture(program, &graph->capture);
+  if (status != TDM_OK) {
+    tdm_host_free(program->runtime, graph, sizeof *graph);
+    return status;
+  }
   tdm_program_retain(program);
   graph->program = program;
   tdm_runtime_retain(program->runtime, TDM_OBJECT_GRAPH);
@@ -26,6 +29,7 @@ void tdm_graph_destroy(tdm_graph* graph) {
   if (!graph) return;
   tdm_program* program = graph->program;
   tdm_runtime* runtime = program->runtime;
+  tdm_program_release_capture(program, graph->capture);
   tdm_host_free(runtime, graph, sizeof *graph);
   tdm_program_destroy(program);
   tdm_runtime_release(runtime, TDM_OBJECT_GRAPH);
@@ -33,7 +37,7 @@ void tdm_graph_destroy(tdm_graph* graph) {
 
 tdm_status tdm_graph_replay(tdm_graph* graph, const tdm_launch_config* config) {
   if (!graph) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_graph_replay: graph must not be NULL");
-  return tdm_program_launch(graph->program, config);
+  return tdm_program_replay(graph->program, graph->capture, config);
 }
 
 tdm_program* tdm_graph_program(const tdm_graph* graph) {

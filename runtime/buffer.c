@@ -1,9 +1,8 @@
 #include "runtime/buffer.h"
 
-#include <inttypes.h>
-#include <string.h>
-
+#include "runtime/device.h"
 #include "runtime/op.h"
+#include <inttypes.h>
 
 static tdm_status buffer_new(tdm_runtime* runtime, size_t bytes, tdm_buffer** out_buffer) {
   tdm_buffer* buffer = tdm_host_alloc(runtime, sizeof *buffer);
@@ -91,14 +90,14 @@ static tdm_status check_range(const char* function, const tdm_buffer* buffer, si
 
 tdm_status tdm_buffer_write(tdm_buffer* buffer, size_t offset_bytes, const void* source, size_t bytes) {
   TDM_TRY(check_range("tdm_buffer_write", buffer, offset_bytes, source, bytes));
-  if (bytes) memcpy(buffer->data + offset_bytes, source, bytes);
-  return TDM_OK;
+  if (bytes == 0) return TDM_OK;
+  return buffer->runtime->device->write(buffer->runtime, buffer->data + offset_bytes, source, bytes);
 }
 
 tdm_status tdm_buffer_read(const tdm_buffer* buffer, size_t offset_bytes, void* destination, size_t bytes) {
   TDM_TRY(check_range("tdm_buffer_read", buffer, offset_bytes, destination, bytes));
-  if (bytes) memcpy(destination, buffer->data + offset_bytes, bytes);
-  return TDM_OK;
+  if (bytes == 0) return TDM_OK;
+  return buffer->runtime->device->read(buffer->runtime, destination, buffer->data + offset_bytes, bytes);
 }
 
 /* ---- views ------------------------------------------------------------------------------------------------------ */

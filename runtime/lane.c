@@ -1,53 +1,8 @@
 #include "runtime/lane.h"
 
-#include <errno.h>
 #include <string.h>
 
-/* A lane on the host device is a thread with room for one piece of work: the launch mutex of the runtime makes sure
- * that nobody submits a second one. */
-struct tdm_lane {
-  tdm_runtime* runtime;
-  tdm_lane_info info;
-  pthread_t thread;
-  pthread_mutex_t mutex; /* guards what follows */
-  pthread_cond_t changed;
-  tdm_lane_fn fn; /* NULL: idle */
-  void* ctx;
-  int32_t slot;
-  bool stop;
-};
-
-static void* lane_main(void* argument) {
-  tdm_lane* lane = argument;
-  pthread_mutex_lock(&lane->mutex);
-  for (;;) {
-    while (!lane->fn && !lane->stop) pthread_cond_wait(&lane->changed, &lane->mutex);
-    if (!lane->fn) break;
-    tdm_lane_fn fn = lane->fn;
-    pthread_mutex_unlock(&lane->mutex);
-    fn(lane->ctx, lane->slot);
-    pthread_mutex_lock(&lane->mutex);
-    lane->fn = NULL;
-    pthread_cond_broadcast(&lane->changed);
-  }
-  pthread_mutex_unlock(&lane->mutex);
-  return NULL;
-}
-
-void tdm_lane_submit(tdm_lane* lane, tdm_lane_fn fn, void* ctx, int32_t slot) {
-  pthread_mutex_lock(&lane->mutex);
-  lane->fn = fn;
-  lane->ctx = ctx;
-  lane->slot = slot;
-  pthread_cond_broadcast(&lane->changed);
-  pthread_mutex_unlock(&lane->mutex);
-}
-
-void tdm_lane_await(tdm_lane* lane) {
-  pthread_mutex_lock(&lane->mutex);
-  while (lane->fn) pthread_cond_wait(&lane->changed, &lane->mutex);
-  pthread_mutex_unlock(&lane->mutex);
-}
+#include "runtime/device.h"
 
 tdm_runtime* tdm_lane_runtime(const tdm_lane* lane) {
   return lane->runtime;
@@ -72,28 +27,17 @@ static tdm_status lane_create(tdm_runtime* runtime, const tdm_lane_config* confi
   lane->runtime = runtime;
   lane->info = (tdm_lane_info){.size = sizeof lane->info, .kind = config->kind, .requested_sms = config->sms};
   memcpy(lane->info.name, config->name, strlen(config->name) + 1);
-  pthread_mutex_init(&lane->mutex, NULL);
-  pthread_cond_init(&lane->changed, NULL);
-  int error = pthread_create(&lane->thread, NULL, lane_main, lane);
-  if (error) {
-    pthread_cond_destroy(&lane->changed);
-    pthread_mutex_destroy(&lane->mutex);
+  const tdm_status status = runtime->device->lane_open(lane);
+  if (status != TDM_OK) {
     tdm_host_free(runtime, lane, sizeof *lane);
-    return TDM_FAIL_RAW(error == EAGAIN ? TDM_OUT_OF_MEMORY : TDM_INTERNAL, error,
-                        "lane '%s': its thread could not be started: %s", config->name, strerror(error));
+    return status;
   }
   *out_lane = lane;
   return TDM_OK;
 }
 
 void tdm_lane_destroy(tdm_lane* lane) {
-  pthread_mutex_lock(&lane->mutex);
-  lane->stop = true;
-  pthread_cond_broadcast(&lane->changed);
-  pthread_mutex_unlock(&lane->mutex);
-  pthread_join(lane->thread, NULL);
-  pthread_cond_destroy(&lane->changed);
-  pthread_mutex_destroy(&lane->mutex);
+  lane->runtime->device->lane_close(lane);
   tdm_host_free(lane->runtime, lane, sizeof *lane);
 }
 

@@ -55,7 +55,13 @@ struct tdm_program {
   tdm_buffer* workspace; /* NULL when nothing needs one */
   size_t workspace_bytes;
   tdm_run run;
+  void* device_state; /* the device's, made by the last step of seal */
 };
+
+/* What graphs are made of: the device's capture of a sealed program. */
+tdm_status tdm_program_capture(tdm_program* program, void** out_state);
+tdm_status tdm_program_replay(tdm_program* program, void* state, const tdm_launch_config* config);
+void tdm_program_release_capture(tdm_program* program, void* state);
 
 /* Operand `i` of a step. */
 const tdm_view* tdm_step_operand(const tdm_step* step, int32_t i);

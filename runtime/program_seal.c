@@ -1,6 +1,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "runtime/device.h"
 #include "runtime/program.h"
 #include "runtime/workspace.h"
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/device.h"
 #include "runtime/lane.h"
 
 static void* libc_alloc(void* ctx, size_t bytes, size_t alignment) {
@@ -19,7 +20,7 @@ static void libc_free(void* ctx, void* memory, size_t bytes) {
   free(memory);
 }
 
-static const tdm_allocator libc_allocator = {libc_alloc, libc_free, NULL};
+const tdm_allocator tdm_libc_allocator = {libc_alloc, libc_free, NULL};
 
 /* ---- configs ---------------------------------------------------------------------------------------------------- */
 
@@ -53,7 +54,7 @@ tdm_status tdm_info_copy(const char* type, const void* info, size_t bytes, void*
 
 /* ---- memory and log --------------------------------------------------------------------------------------------- */
 
-static void* alloc_zeroed(const tdm_allocator* allocator, size_t bytes, size_t alignment, const char* what) {
+void* tdm_alloc_zeroed(const tdm_allocator* allocator, size_t bytes, size_t alignment, const char* what) {
   void* memory = bytes ? allocator->alloc(allocator->ctx, bytes, alignment) : NULL;
   if (!memory) {
     (void)TDM_FAIL(TDM_OUT_OF_MEMORY, "no %zu bytes of %s memory", bytes, what);
@@ -63,7 +64,7 @@ static void* alloc_zeroed(const tdm_allocator* allocator, size_t bytes, size_t a
 }
 
 void* tdm_host_alloc(tdm_runtime* runtime, size_t bytes) {
-  return alloc_zeroed(&runtime->config.host_allocator, bytes, 64, "host");
+  return tdm_alloc_zeroed(&runtime->config.host_allocator, bytes, 64, "host");
 }
 
 void* tdm_host_alloc_array(tdm_runtime* runtime, int64_t n, size_t element_bytes) {
@@ -100,11 +101,11 @@ tdm_status tdm_host_grow(tdm_runtime* runtime, void** array, int64_t count, int6
 }
 
 void* tdm_device_alloc(tdm_runtime* runtime, size_t bytes) {
-  return alloc_zeroed(&runtime->config.device_allocator, bytes, 256, "device");
+  return runtime->device->alloc(runtime, bytes);
 }
 
 void tdm_device_free(tdm_runtime* runtime, void* memory, size_t bytes) {
-  if (memory) runtime->config.device_allocator.free(runtime->config.device_allocator.ctx, memory, bytes);
+  if (memory) runtime->device->free(runtime, memory, bytes);
 }
 
 void tdm_log(tdm_runtime* runtime, tdm_log_level level, const char* format, ...) {
@@ -141,8 +142,16 @@ tdm_status tdm_runtime_config_init(tdm_runtime_config* config, size_t size) {
 static tdm_status check_allocator(const char* name, tdm_allocator* allocator) {
   if (!allocator->alloc != !allocator->free)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_runtime_config.%s: alloc and free must both be set, or neither", name);
-  if (!allocator->alloc) *allocator = libc_allocator;
   return TDM_OK;
+}
+
+static void runtime_free(tdm_runtime* runtime) {
+  for (int32_t i = 0; i < runtime->n_lanes; i++) tdm_lane_destroy(runtime->lanes[i]);
+  runtime->device->close(runtime);
+  pthread_mutex_destroy(&runtime->launch_mutex);
+  pthread_mutex_destroy(&runtime->lanes_mutex);
+  const tdm_allocator allocator = runtime->config.host_allocator;
+  allocator.free(allocator.ctx, runtime, sizeof *runtime);
 }
 
 tdm_status tdm_runtime_create(const tdm_runtime_config* config, tdm_runtime** out_runtime) {
@@ -157,22 +166,24 @@ tdm_status tdm_runtime_create(const tdm_runtime_config* config, tdm_runtime** ou
   if (wanted.device_ordinal < 0)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_runtime_config.device_ordinal is %d, must be at least 0",
                     wanted.device_ordinal);
-  if (wanted.device_kind == TDM_DEVICE_CUDA)
-    return TDM_FAIL(TDM_UNSUPPORTED, "device cuda:%d: tandem %s drives the host device only", wanted.device_ordinal,
-                    tdm_version());
-  if (wanted.device_kind != TDM_DEVICE_HOST)
+  if (wanted.device_kind != TDM_DEVICE_HOST && wanted.device_kind != TDM_DEVICE_CUDA)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_runtime_config.device_kind is %d, no tdm_device_kind",
                     (int)wanted.device_kind);
-  if (wanted.device_ordinal != 0)
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "host device ordinal is %d, there is only 0", wanted.device_ordinal);
   TDM_TRY(check_allocator("host_allocator", &wanted.host_allocator));
   TDM_TRY(check_allocator("device_allocator", &wanted.device_allocator));
+  if (!wanted.host_allocator.alloc) wanted.host_allocator = tdm_libc_allocator;
 
-  tdm_runtime* runtime = alloc_zeroed(&wanted.host_allocator, sizeof *runtime, 64, "host");
+  tdm_runtime* runtime = tdm_alloc_zeroed(&wanted.host_allocator, sizeof *runtime, 64, "host");
   if (!runtime) return TDM_OUT_OF_MEMORY;
   runtime->config = wanted;
+  runtime->device = wanted.device_kind == TDM_DEVICE_CUDA ? &tdm_cuda_device : &tdm_host_device;
   pthread_mutex_init(&runtime->lanes_mutex, NULL);
   pthread_mutex_init(&runtime->launch_mutex, NULL);
+  const tdm_status status = runtime->device->open(runtime);
+  if (status != TDM_OK) {
+    runtime_free(runtime);
+    return status;
+  }
   *out_runtime = runtime;
   return TDM_OK;
 }
@@ -188,12 +199,13 @@ tdm_status tdm_runtime_destroy(tdm_runtime* runtime) {
                                  object_names[kind]);
   }
   if (length) return TDM_FAIL(TDM_INVALID_STATE, "the runtime cannot be destroyed while it has %s", alive);
-  for (int32_t i = 0; i < runtime->n_lanes; i++) tdm_lane_destroy(runtime->lanes[i]);
-  pthread_mutex_destroy(&runtime->launch_mutex);
-  pthread_mutex_destroy(&runtime->lanes_mutex);
-  const tdm_allocator allocator = runtime->config.host_allocator;
-  allocator.free(allocator.ctx, runtime, sizeof *runtime);
+  runtime_free(runtime);
   return TDM_OK;
+}
+
+tdm_status tdm_runtime_synchronize(tdm_runtime* runtime) {
+  if (!runtime) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_runtime_synchronize: runtime must not be NULL");
+  return runtime->device->synchronize(runtime);
 }
 
 tdm_status tdm_runtime_get_info(const tdm_runtime* runtime, tdm_runtime_info* out_info) {
@@ -201,11 +213,11 @@ tdm_status tdm_runtime_get_info(const tdm_runtime* runtime, tdm_runtime_info* ou
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_runtime_get_info: runtime and out_info must not be NULL");
   tdm_runtime* mutable_runtime = (tdm_runtime*)(uintptr_t)runtime; /* for its mutex only */
   pthread_mutex_lock(&mutable_runtime->lanes_mutex);
-  const tdm_runtime_info info = {.size = sizeof info,
-                                 .device_kind = runtime->config.device_kind,
-                                 .device_ordinal = runtime->config.device_ordinal,
-                                 .device_name = "host",
-                                 .lanes = runtime->n_lanes};
+  tdm_runtime_info info = {.size = sizeof info,
+                           .device_kind = runtime->config.device_kind,
+                           .device_ordinal = runtime->config.device_ordinal,
+                           .lanes = runtime->n_lanes};
   pthread_mutex_unlock(&mutable_runtime->lanes_mutex);
+  runtime->device->info(runtime, &info);
   return tdm_info_copy("tdm_runtime_info", &info, sizeof info, out_info, out_info->size);
 }

@@ -22,13 +22,17 @@ typedef enum tdm_object_kind {
   TDM_OBJECT_KINDS
 } tdm_object_kind;
 
+typedef struct tdm_device tdm_device; /* runtime/device.h */
+
 struct tdm_runtime {
-  tdm_runtime_config config;
+  tdm_runtime_config config; /* device_allocator: alloc NULL unless the caller gave one */
+  const tdm_device* device;
+  void* device_state; /* the device's */
   atomic_int objects[TDM_OBJECT_KINDS];
   pthread_mutex_t lanes_mutex; /* guards lanes and n_lanes */
   tdm_lane* lanes[TDM_MAX_LANES];
   int32_t n_lanes;
-  pthread_mutex_t launch_mutex; /* held while a launch runs on the host device: its lanes belong to that launch */
+  pthread_mutex_t launch_mutex; /* held while a launch is issued (on the host device: runs): its lanes belong to it */
 };
 
 /* Zeroed memory for the library's own objects, 64-byte aligned; NULL, with the error recorded, when there is none. */
@@ -41,6 +45,10 @@ char* tdm_host_strdup(tdm_runtime* runtime, const char* text);
 
 /* Makes room for one more element in a growing array: doubles `*array` when `count` has reached `*capacity`. */
 tdm_status tdm_host_grow(tdm_runtime* runtime, void** array, int64_t count, int64_t* capacity, size_t element_bytes);
+
+extern const tdm_allocator tdm_libc_allocator;
+/* Zeroed memory of an allocator; NULL, with the error recorded ("no N bytes of WHAT memory"), when there is none. */
+void* tdm_alloc_zeroed(const tdm_allocator* allocator, size_t bytes, size_t alignment, const char* what);
 
 /* Zeroed device memory, 256-byte aligned; NULL, with the error recorded, when there is none. */
 void* tdm_device_alloc(tdm_runtime* runtime, size_t bytes);

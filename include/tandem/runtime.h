@@ -73,6 +73,10 @@ typedef struct tdm_runtime_info {
 
 TDM_API tdm_status tdm_runtime_get_info(const tdm_runtime* runtime, tdm_runtime_info* out_info);
 
+/* Blocks until all that was launched without a stream of the caller's is done, and reports what went wrong on the way.
+ * On the host device launches are done when they return. */
+TDM_API tdm_status tdm_runtime_synchronize(tdm_runtime* runtime);
+
 /* A place where steps run one after the other: a set of SMs and a stream; on the host device a thread.
  * Threads: immutable once made; owned by the runtime's pool and gone with it. */
 typedef struct tdm_lane tdm_lane;
