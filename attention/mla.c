@@ -19,6 +19,7 @@ tdm_status tdm_mla_load(tdm_loader* loader, const char* prefix, const tdm_mla_co
   TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHED, hidden, &q_a));
   snprintf(name, sizeof name, "%s.kv_a_proj_with_mqa", prefix);
   TDM_TRY(tdm_loader_piece(loader, &mla->qkv_a, q_lora + TDM_MLA_CACHED, hidden, &kv_a));
+  TDM_TRY(tdm_loader_end(loader, &mla->qkv_a));
   snprintf(name, sizeof name, "%s.q_a_layernorm", prefix);
   TDM_TRY(tdm_loader_plain(loader, name, q_lora, 0, &mla->q_norm));
   snprintf(name, sizeof name, "%s.q_b_proj", prefix);

@@ -4,6 +4,7 @@
 
 function(tandem_folder name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.c)
+  list(FILTER sources EXCLUDE REGEX "/runtime/cuda/") # tandem_cuda_device chooses from these
   add_library(tandem_${name} OBJECT ${sources})
   set_target_properties(tandem_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON LINKER_LANGUAGE C)
   add_library(tandem_${name}_headers INTERFACE)

@@ -89,13 +89,13 @@ static tdm_status check_and_load(tdm_loader* loader, tdm_v3_weights* weights) {
 
 tdm_status tdm_v3_weights_load(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* path,
                                const tdm_deepseek_v3_config* config, tdm_dtype activation, int64_t n_layers,
-                               tdm_v3_weights* out_weights) {
+                               uint64_t seed, tdm_v3_weights* out_weights) {
   *out_weights =
       (tdm_v3_weights){.runtime = runtime, .config = *config, .activation = activation, .n_layers = n_layers};
   out_weights->layers = tdm_host_alloc_array(runtime, n_layers, sizeof *out_weights->layers);
   if (!out_weights->layers) return TDM_OUT_OF_MEMORY;
   tdm_loader loader;
-  tdm_status status = tdm_loader_create(runtime, checkpoint, path, &loader);
+  tdm_status status = tdm_loader_create(runtime, checkpoint, path, seed, &loader);
   if (status == TDM_OK) status = check_and_load(&loader, out_weights);
   tdm_loader_destroy(&loader);
   return status;

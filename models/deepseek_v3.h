@@ -27,11 +27,11 @@ typedef struct tdm_v3_weights {
   size_t bytes;
 } tdm_v3_weights;
 
-/* `path` is for sentences. Loads the first `n_layers` layers, embedding, final norm and head. `out_weights` is to be
- * released also after a failure. */
+/* `path` is for sentences. A NULL checkpoint means random weights drawn from `seed`. Loads the first `n_layers` layers,
+ * embedding, final norm and head. `out_weights` is to be released also after a failure. */
 tdm_status tdm_v3_weights_load(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* path,
                                const tdm_deepseek_v3_config* config, tdm_dtype activation, int64_t n_layers,
-                               tdm_v3_weights* out_weights);
+                               uint64_t seed, tdm_v3_weights* out_weights);
 void tdm_v3_weights_release(tdm_v3_weights* weights);
 
 /* The residual stream between layers: what is in it, and the last sublayer's output that is yet to be added. */

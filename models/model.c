@@ -61,12 +61,20 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
 
 /* ---- making and destroying -------------------------------------------------------------------------------------- */
 
-static tdm_status load_weights(tdm_model* model, const char* directory, const tdm_deepseek_v3_config* shape) {
+/* Where a model comes from: a folder, or a shape and a seed. */
+typedef struct model_source {
+  const char* directory; /* NULL: random weights */
+  tdm_deepseek_v3_config shape;
+  uint64_t seed;
+} model_source;
+
+static tdm_status load_weights(tdm_model* model, const model_source* source) {
   const tdm_dtype activation = model->config.activations == TDM_ACTIVATIONS_FLOAT32 ? TDM_F32 : TDM_BF16;
-  tdm_checkpoint* checkpoint;
-  TDM_TRY(tdm_checkpoint_open(model->runtime, directory, &checkpoint));
-  const tdm_status status = tdm_v3_weights_load(model->runtime, checkpoint, directory, shape, activation,
-                                                model->config.layers, &model->weights);
+  tdm_checkpoint* checkpoint = NULL;
+  if (source->directory) TDM_TRY(tdm_checkpoint_open(model->runtime, source->directory, &checkpoint));
+  const tdm_status status =
+      tdm_v3_weights_load(model->runtime, checkpoint, source->directory ? source->directory : "random weights",
+                          &source->shape, activation, model->config.layers, source->seed, &model->weights);
   tdm_checkpoint_close(checkpoint);
   return status;
 }
@@ -93,16 +101,22 @@ static tdm_status get_lanes(tdm_model* model) {
   return tdm_lane_get(model->runtime, &config, &model->side_lane);
 }
 
-static tdm_status build_model(tdm_model* model, const char* directory) {
-  tdm_deepseek_v3_config shape;
-  TDM_TRY(tdm_deepseek_v3_config_read(model->runtime, directory, &shape));
-  TDM_TRY(complete_config(&shape, &model->config));
+static tdm_status build_model(tdm_model* model, model_source* source) {
+  if (source->directory) TDM_TRY(tdm_deepseek_v3_config_read(model->runtime, source->directory, &source->shape));
+  TDM_TRY(complete_config(&source->shape, &model->config));
+  if (model->runtime->config.device_kind == TDM_DEVICE_CUDA && model->config.activations == TDM_ACTIVATIONS_FLOAT32)
+    return TDM_FAIL(TDM_UNSUPPORTED,
+                    "float32 activations are for the host device: the kernels compute in bf16 and FP8");
   const tdm_model_config* config = &model->config;
   TDM_TRY(get_lanes(model));
-  TDM_TRY(load_weights(model, directory, &shape));
+  TDM_TRY(load_weights(model, source));
   TDM_TRY(make_rope_table(model));
   TDM_TRY(
       tdm_kv_cache_init(model->runtime, config->layers, config->cache_pages, model->weights.activation, &model->cache));
+  if (!source->directory) /* what sequences then pretend to have cached */
+    for (int64_t layer = 0; layer < config->layers; layer++)
+      TDM_TRY(tdm_fill_random(model->runtime, &model->cache.layers[layer], source->seed ^ (uint64_t)(layer + 1) << 20,
+                              1, 0));
   const tdm_batch_limits limits = {
       .tokens = config->max_tokens, .seqs = config->max_seqs, .pages_per_seq = tdm_kv_cache_pages(config->max_context)};
   TDM_TRY(tdm_batch_init(model->runtime, &limits, &model->batch));
@@ -126,11 +140,8 @@ static void destroy(tdm_model* model) {
   tdm_runtime_release(runtime, TDM_OBJECT_MODEL);
 }
 
-tdm_status tdm_model_load(tdm_runtime* runtime, const char* directory, const tdm_model_config* config,
-                          tdm_model** out_model) {
-  if (out_model) *out_model = NULL;
-  if (!runtime || !directory || !out_model)
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_load: runtime, directory and out_model must not be NULL");
+static tdm_status make_model(tdm_runtime* runtime, model_source* source, const tdm_model_config* config,
+                             tdm_model** out_model) {
   tdm_model_config wanted;
   TDM_TRY(tdm_model_config_init(&wanted, sizeof wanted));
   if (config) TDM_TRY(tdm_config_copy("tdm_model_config", config, sizeof wanted, &wanted));
@@ -139,13 +150,31 @@ tdm_status tdm_model_load(tdm_runtime* runtime, const char* directory, const tdm
   model->runtime = runtime;
   model->config = wanted;
   tdm_runtime_retain(runtime, TDM_OBJECT_MODEL);
-  const tdm_status status = build_model(model, directory);
+  const tdm_status status = build_model(model, source);
   if (status != TDM_OK) {
     destroy(model);
     return status;
   }
   *out_model = model;
   return TDM_OK;
+}
+
+tdm_status tdm_model_load(tdm_runtime* runtime, const char* directory, const tdm_model_config* config,
+                          tdm_model** out_model) {
+  if (out_model) *out_model = NULL;
+  if (!runtime || !directory || !out_model)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_load: runtime, directory and out_model must not be NULL");
+  model_source source = {.directory = directory};
+  return make_model(runtime, &source, config, out_model);
+}
+
+tdm_status tdm_model_create_random(tdm_runtime* runtime, const tdm_deepseek_v3_config* shape, uint64_t seed,
+                                   const tdm_model_config* config, tdm_model** out_model) {
+  if (out_model) *out_model = NULL;
+  if (!runtime || !shape || !out_model)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_create_random: runtime, shape and out_model must not be NULL");
+  model_source source = {.shape = *shape, .seed = seed};
+  return make_model(runtime, &source, config, out_model);
 }
 
 tdm_status tdm_model_destroy(tdm_model* model) {

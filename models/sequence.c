@@ -40,6 +40,24 @@ int64_t tdm_sequence_length(const tdm_sequence* sequence) {
   return sequence ? sequence->length : 0;
 }
 
+tdm_status tdm_sequence_pretend(tdm_sequence* sequence, int64_t n_tokens) {
+  if (!sequence) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_sequence_pretend: sequence must not be NULL");
+  const tdm_model* model = sequence->model;
+  if (n_tokens < 0 || n_tokens > model->config.max_context - sequence->length)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                    "tdm_sequence_pretend: %" PRId64 " tokens on top of %" PRId64 "; max_context is %" PRId64, n_tokens,
+                    sequence->length, model->config.max_context);
+  tdm_kv_cache* cache = &sequence->model->cache;
+  const int64_t wanted = tdm_kv_cache_pages(sequence->length + n_tokens);
+  if (wanted - sequence->n_pages > cache->n_free)
+    return TDM_FAIL(TDM_OUT_OF_MEMORY,
+                    "the cache is full: %" PRId64 " more pages are needed, %" PRId64 " of %" PRId64 " are free",
+                    wanted - sequence->n_pages, cache->n_free, cache->n_pages);
+  while (sequence->n_pages < wanted) sequence->pages[sequence->n_pages++] = tdm_kv_cache_take(cache);
+  sequence->length += n_tokens;
+  return TDM_OK;
+}
+
 tdm_status tdm_sequence_truncate(tdm_sequence* sequence, int64_t length) {
   if (!sequence) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_sequence_truncate: sequence must not be NULL");
   if (length < 0 || length > sequence->length)

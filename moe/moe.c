@@ -14,8 +14,8 @@ typedef struct expert_source {
   int64_t width, first;
 } expert_source;
 
-static tdm_status load_expert(tdm_loader* loader, const tdm_moe_config* config, const expert_source* source,
-                              int64_t index, tdm_experts* experts) {
+static tdm_status add_gate_and_up(tdm_loader* loader, const tdm_moe_config* config, const expert_source* source,
+                                  int64_t index, tdm_experts* experts) {
   static const char* const halves[] = {"gate_proj", "up_proj"};
   const int64_t hidden = config->hidden, intermediate = config->intermediate;
   char name[192];
@@ -32,15 +32,21 @@ static tdm_status load_expert(tdm_loader* loader, const tdm_moe_config* config, 
       TDM_TRY(tdm_loader_piece(loader, &experts->w13, experts->n * 2 * intermediate, hidden, &piece));
     }
   }
+  return TDM_OK;
+}
+
+static tdm_status add_down(tdm_loader* loader, const tdm_moe_config* config, const expert_source* source, int64_t index,
+                           tdm_experts* experts) {
+  char name[192];
   snprintf(name, sizeof name, "%s.down_proj", source->name);
   const tdm_weight_piece down = {.name = name,
-                                 .n = hidden,
+                                 .n = config->hidden,
                                  .k = source->width,
-                                 .n_rows = hidden,
+                                 .n_rows = config->hidden,
                                  .from_col = source->first,
-                                 .n_cols = intermediate,
-                                 .to_col = index * intermediate};
-  return tdm_loader_piece(loader, &experts->w2, hidden, experts->n * intermediate, &down);
+                                 .n_cols = config->intermediate,
+                                 .to_col = index * config->intermediate};
+  return tdm_loader_piece(loader, &experts->w2, config->hidden, experts->n * config->intermediate, &down);
 }
 
 /* A matrix [n * rows, k] seen as a stack [n, rows, k]. */
@@ -59,27 +65,40 @@ static void stack(tdm_view* view, int64_t n) {
 static bool same_dtype(const tdm_loader* loader, const char* prefix) {
   char name[192];
   tdm_tensor_info routed, shared;
+  if (!loader->checkpoint) return true;
   snprintf(name, sizeof name, "%s.experts.0.gate_proj.weight", prefix);
   if (!tdm_checkpoint_find(loader->checkpoint, name, &routed)) return true;
   snprintf(name, sizeof name, "%s.shared_experts.gate_proj.weight", prefix);
   return !tdm_checkpoint_find(loader->checkpoint, name, &shared) || routed.dtype == shared.dtype;
 }
 
+static expert_source source_of(const char* prefix, const tdm_moe_config* config, int64_t n_routed, int64_t e) {
+  const bool shared = e >= n_routed;
+  expert_source source = {.width = shared ? config->n_shared * config->intermediate : config->intermediate,
+                          .first = shared ? (e - n_routed) * config->intermediate : 0};
+  if (config->n_routed == 0)
+    snprintf(source.name, sizeof source.name, "%s", prefix);
+  else if (shared)
+    snprintf(source.name, sizeof source.name, "%s.shared_experts", prefix);
+  else
+    snprintf(source.name, sizeof source.name, "%s.experts.%d", prefix, (int)e);
+  return source;
+}
+
+/* The first `n_routed` experts are routed ones, then come `n_shared` slices of the shared one. */
 static tdm_status load_stack(tdm_loader* loader, const char* prefix, const tdm_moe_config* config, int64_t n_routed,
                              int64_t n_shared, tdm_experts* experts) {
   *experts = (tdm_experts){.n = n_routed + n_shared};
   for (int64_t e = 0; e < experts->n; e++) {
-    const bool shared = e >= n_routed;
-    expert_source source = {.width = shared ? config->n_shared * config->intermediate : config->intermediate,
-                            .first = shared ? (e - n_routed) * config->intermediate : 0};
-    if (config->n_routed == 0)
-      snprintf(source.name, sizeof source.name, "%s", prefix);
-    else if (shared)
-      snprintf(source.name, sizeof source.name, "%s.shared_experts", prefix);
-    else
-      snprintf(source.name, sizeof source.name, "%s.experts.%d", prefix, (int)e);
-    TDM_TRY(load_expert(loader, config, &source, e, experts));
+    const expert_source source = source_of(prefix, config, n_routed, e);
+    TDM_TRY(add_gate_and_up(loader, config, &source, e, experts));
   }
+  TDM_TRY(tdm_loader_end(loader, &experts->w13));
+  for (int64_t e = 0; e < experts->n; e++) {
+    const expert_source source = source_of(prefix, config, n_routed, e);
+    TDM_TRY(add_down(loader, config, &source, e, experts));
+  }
+  TDM_TRY(tdm_loader_end(loader, &experts->w2));
   stack(&experts->w13.data, experts->n);
   stack(&experts->w13.scale, experts->n);
   return TDM_OK;

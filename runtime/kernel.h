@@ -4,12 +4,8 @@
 /* Kernel launches as plain data: what an op's encode makes, once, when its program is sealed on a CUDA device, and what
  * a launch then hands to the driver as it is. Free of driver types. */
 
+#include "runtime/tensor_map.h"
 #include "tandem/base.h"
-
-/* A CUtensorMap as bytes. */
-typedef struct tdm_tensor_map {
-  _Alignas(64) uint64_t words[16];
-} tdm_tensor_map;
 
 /* A tensor as the copy engine sees it. Dimension 0 is contiguous; strides are those of dimensions 1 and up, in bytes.
  */
@@ -40,7 +36,7 @@ enum { TDM_KERNEL_PARAMS_BYTES = 1024, TDM_STEP_LAUNCHES = 2 };
 typedef struct tdm_encoded_launch {
   tdm_kernel_launch launch;
   uint32_t params_bytes;
-  _Alignas(64) uint8_t params[TDM_KERNEL_PARAMS_BYTES];
+  TDM_ALIGNED(64) uint8_t params[TDM_KERNEL_PARAMS_BYTES];
 } tdm_encoded_launch;
 
 /* What a step launches, in order. */

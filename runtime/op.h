@@ -3,6 +3,7 @@
 
 /* What an operation is: one const table. The runtime knows operations by this table only. */
 
+#include "runtime/kernel.h"
 #include "tandem/ops.h"
 
 /* How a step uses an operand. Program derives the waits between lanes from nothing but this. */
@@ -23,11 +24,12 @@ typedef struct tdm_operand {
 
 /* What `plan` decides from shapes and the SM budget, before anything runs. Pure data, printable. */
 typedef struct tdm_plan {
-  const char* variant;  /* kernel variant; "ref" on the host device */
+  char variant[48];     /* kernel; "ref" on the host device */
   int32_t splits;       /* pieces a sum is cut into: a function of the shape, never of the SM budget */
   double flops;         /* floating-point operations (a multiply-add is two) */
   double bytes;         /* least traffic: inputs read once, outputs written once */
   size_t scratch_bytes; /* of the workspace, for this step alone, 256-byte aligned */
+  size_t state_bytes; /* of memory that is the step's alone for good, zero before the first launch; CUDA devices only */
 } tdm_plan;
 
 /* Every function gets args whose `size` was checked and whose views are in bounds, with absent optionals zeroed and no
@@ -44,6 +46,9 @@ typedef struct tdm_op {
   void (*plan)(const void* args, int32_t sms, tdm_plan* out_plan);
   /* The reference: plain C on host memory. `scratch` has plan->scratch_bytes. */
   tdm_status (*ref)(const void* args, const tdm_plan* plan, void* scratch);
+  /* The launches for a CUDA device, with all addresses known. Needs no GPU. NULL: no kernel yet. UNSUPPORTED for what
+   * the kernels cannot do, such as f32 activations. */
+  tdm_status (*encode)(const void* args, const tdm_plan* plan, const tdm_encode_env* env, tdm_encoded_step* out_step);
 } tdm_op;
 
 /* Address of a view's first element. */

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/device.h"
+
 static tdm_view* operand_of(const tdm_op* op, void* args, int32_t i) {
   return (tdm_view*)(void*)((char*)args + op->operands[i].offset);
 }
@@ -48,6 +50,7 @@ static void step_free(tdm_program* program, tdm_step* step) {
 void tdm_program_destroy(tdm_program* program) {
   if (!program || atomic_fetch_sub_explicit(&program->references, 1, memory_order_acq_rel) != 1) return;
   tdm_runtime* runtime = program->runtime;
+  if (program->sealed) runtime->device->program_close(program);
   for (int64_t i = 0; i < program->n_steps; i++) step_free(program, &program->steps[i]);
   for (int64_t i = 0; i < program->n_temps; i++) {
     tdm_temp* temp = &program->temps[i];

@@ -98,8 +98,7 @@ static tdm_status get_workspace(sealing* seal, const tdm_seal_config* config) {
   return TDM_OK;
 }
 
-/* From here on nothing can fail. */
-static void publish(sealing* seal) {
+static void place(const sealing* seal) {
   tdm_program* program = seal->program;
   for (int64_t i = 0; i < program->n_temps; i++) {
     tdm_temp* temp = &program->temps[i];
@@ -113,10 +112,34 @@ static void publish(sealing* seal) {
   program->schedule = seal->schedule;
   program->workspace = seal->workspace;
   program->workspace_bytes = seal->workspace_bytes;
+}
+
+/* After a failure: the program as it was before. What seal made is still seal's. */
+static void displace(const sealing* seal) {
+  tdm_program* program = seal->program;
+  for (int64_t i = 0; i < program->n_temps; i++) program->temps[i].buffer->data = NULL;
+  program->lane_of = NULL;
+  program->schedule = (tdm_schedule){0};
+  program->workspace = NULL;
+  program->workspace_bytes = 0;
+}
+
+/* With everything in its place the device makes ready what it launches. */
+static tdm_status publish(sealing* seal) {
+  tdm_program* program = seal->program;
+  const tdm_device* device = program->runtime->device;
+  place(seal);
+  const tdm_status status = device->program_open(program);
+  if (status != TDM_OK) {
+    device->program_close(program);
+    displace(seal);
+    return status;
+  }
   program->sealed = true;
   seal->lane_of = NULL;
   seal->schedule = (tdm_schedule){0};
   seal->workspace = NULL;
+  return TDM_OK;
 }
 
 static tdm_status seal_all(sealing* seal, const tdm_seal_config* config) {
@@ -129,8 +152,7 @@ static tdm_status seal_all(sealing* seal, const tdm_seal_config* config) {
                             seal->n_uses, &seal->schedule));
   TDM_TRY(lay_out(seal));
   TDM_TRY(get_workspace(seal, config));
-  publish(seal);
-  return TDM_OK;
+  return publish(seal);
 }
 
 tdm_status tdm_program_seal(tdm_program* program, const tdm_seal_config* config) {
@@ -147,6 +169,7 @@ tdm_status tdm_program_seal(tdm_program* program, const tdm_seal_config* config)
   tdm_host_free(runtime, seal.uses, (size_t)seal.uses_capacity * sizeof *seal.uses);
   tdm_host_free(runtime, seal.lane_of, (size_t)program->n_steps * sizeof *seal.lane_of);
   tdm_schedule_free(runtime, &seal.schedule);
+  tdm_buffer_destroy(seal.workspace);
   return status;
 }
 

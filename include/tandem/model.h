@@ -100,6 +100,11 @@ TDM_API tdm_status tdm_model_config_init(tdm_model_config* config, size_t size);
  * means the defaults. */
 TDM_API tdm_status tdm_model_load(tdm_runtime* runtime, const char* directory, const tdm_model_config* config,
                                   tdm_model** out_model);
+/* A model of that shape with random FP8 weights made on the device, for measurements: `shape` as a config would say it
+ * (a tensor-parallel slice has fewer heads and narrower experts). Dimensions that the ops refuse fail with their
+ * sentence. `config` as for tdm_model_load. The weights are a function of `seed`. */
+TDM_API tdm_status tdm_model_create_random(tdm_runtime* runtime, const tdm_deepseek_v3_config* shape, uint64_t seed,
+                                           const tdm_model_config* config, tdm_model** out_model);
 /* NULL is allowed. INVALID_STATE, with nothing changed, while sequences of the model are alive. */
 TDM_API tdm_status tdm_model_destroy(tdm_model* model);
 
@@ -127,6 +132,10 @@ TDM_API tdm_status tdm_sequence_create(tdm_model* model, tdm_sequence** out_sequ
 TDM_API void tdm_sequence_destroy(tdm_sequence* sequence);
 /* Tokens in the cache. */
 TDM_API int64_t tdm_sequence_length(const tdm_sequence* sequence);
+/* Lengthens the sequence by `n_tokens` whose cache entries are whatever the pages hold, as if they had gone through the
+ * model: to measure decoding at a given context. INVALID_ARGUMENT beyond max_context, OUT_OF_MEMORY when the cache is
+ * full. */
+TDM_API tdm_status tdm_sequence_pretend(tdm_sequence* sequence, int64_t n_tokens);
 /* Shortens the sequence to `length` tokens (0 <= length <= now); pages that become empty go back. INVALID_ARGUMENT
  * else. */
 TDM_API tdm_status tdm_sequence_truncate(tdm_sequence* sequence, int64_t length);

@@ -295,6 +295,17 @@ typedef struct tdm_sample_args {
 TDM_API tdm_status tdm_append_sample(tdm_program* program, tdm_lane* lane, const char* label,
                                      const tdm_sample_args* args);
 
+/* Random values for measurements and tests: element i of the flattened tensor is offset + amplitude * r, rounded once
+ * to the dtype, with r = (int16) hash(seed, i) / 32768 in [-1, 1). The same bits on every device. */
+typedef struct tdm_fill_args {
+  size_t size;
+  tdm_view out; /* contiguous, any shape; f32, bf16 or e4m3 */
+  uint64_t seed;
+  float amplitude; /* finite */
+  float offset;    /* finite */
+} tdm_fill_args;
+TDM_API tdm_status tdm_append_fill(tdm_program* program, tdm_lane* lane, const char* label, const tdm_fill_args* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -7,6 +7,9 @@
  * missing, misshapen or mistyped tensor becomes a finding, and what was asked for is remembered, so that the rest is
  * known to be extra. The second pass allocates and copies. Names are given without their ".weight".
  *
+ * A loader without a checkpoint makes random weights of the same shapes instead, FP8 where a linear can be: for
+ * measurements.
+ *
  *   loader_create ─► walk ─► report ──(findings: CORRUPT)──► fail
  *                              └──(none)──► loading = true ─► walk again ─► loader_destroy */
 
@@ -27,15 +30,19 @@ void tdm_weight_release(tdm_weight* weight);
 /* One thread at a time. */
 typedef struct tdm_loader {
   tdm_runtime* runtime;
-  const tdm_checkpoint* checkpoint;
+  const tdm_checkpoint* checkpoint; /* NULL: random weights */
+  uint64_t seed;                    /* of the next random tensor */
   bool loading;
   bool* seen; /* by the checkpoint's index */
   tdm_findings findings;
   size_t loaded_bytes;
+  uint8_t* staging; /* the weight in the making, in host memory: its data, then from scale_offset on its scales */
+  size_t staging_bytes, scale_offset;
 } tdm_loader;
 
-/* `subject`, the checkpoint's path, stands in front of findings; borrowed. */
-tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* subject,
+/* `subject`, the checkpoint's path, stands in front of findings; borrowed. `checkpoint` NULL: random weights drawn from
+ * `seed`. */
+tdm_status tdm_loader_create(tdm_runtime* runtime, const tdm_checkpoint* checkpoint, const char* subject, uint64_t seed,
                              tdm_loader* out_loader);
 void tdm_loader_destroy(tdm_loader* loader);
 
@@ -52,6 +59,9 @@ tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, tdm_v
 tdm_status tdm_loader_dequantised(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_dtype dtype,
                                   tdm_view* out_view);
 
+/* Fills a contiguous view with random values (tdm_append_fill), done when the call returns. */
+tdm_status tdm_fill_random(tdm_runtime* runtime, const tdm_view* view, uint64_t seed, float amplitude, float offset);
+
 /* A piece of a checkpoint's linear and where it goes in a weight that is put together from many. */
 typedef struct tdm_weight_piece {
   const char* name;
@@ -63,9 +73,12 @@ typedef struct tdm_weight_piece {
 } tdm_weight_piece;
 
 /* Adds a piece to a weight of [n, k] rows and columns in all. The first piece decides the dtype and, when loading,
- * allocates; a piece of another dtype is a finding. Start from a zeroed weight in each pass. */
+ * allocates; a piece of another dtype is a finding. Start from a zeroed weight in each pass, and end it before the next
+ * one begins. */
 tdm_status tdm_loader_piece(tdm_loader* loader, tdm_weight* weight, int64_t n, int64_t k,
                             const tdm_weight_piece* piece);
+/* All pieces are there: the weight goes to the device. */
+tdm_status tdm_loader_end(tdm_loader* loader, tdm_weight* weight);
 
 /* A linear [n, k] in one piece. */
 tdm_status tdm_loader_linear(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_weight* out_weight);

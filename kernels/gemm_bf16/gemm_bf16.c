@@ -1,6 +1,9 @@
 #include "kernels/gemm_bf16/gemm_bf16.h"
 
+#include <string.h>
+
 #include "kernels/common/check.h"
+#include "kernels/gemm_bf16/gemm_bf16_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_gemm_bf16_args, n_tokens, TDM_READ),
@@ -54,15 +57,39 @@ static tdm_status check(void* args_) {
   return tdm_check_overlap(&tdm_op_gemm_bf16, args, NULL, NULL);
 }
 
+static void plan_sm90(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
+  const tdm_gemm_bf16_args* args = args_;
+  const tdm_view *a = &args->a, *w = &args->w;
+  tdm_gemm_bf16_sm90_make_plan(a->rank == 3 ? a->shape[0] : 1, a->shape[a->rank - 2], w->shape[w->rank - 2],
+                               w->shape[w->rank - 1], tdm_gemm_bf16_sm90_mn_major(w), sms, out_plan);
+}
+
 static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   const tdm_gemm_bf16_args* args = args_;
-  (void)sms;
   const tdm_view* a = &args->a;
   int64_t m = a->shape[a->rank - 2];
   int64_t k = a->shape[a->rank - 1];
   double batches = a->rank == 3 ? (double)a->shape[0] : 1.0;
   out_plan->flops = 2.0 * batches * (double)m * (double)k * (double)args->w.shape[a->rank - 2];
   out_plan->bytes = tdm_traffic_all(&tdm_op_gemm_bf16, args);
+  if (sms == 0) return;
+  tdm_gemm_bf16_sm90_plan kernel;
+  plan_sm90(args_, sms, &kernel);
+  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
+  out_plan->splits = kernel.segments;
+  out_plan->scratch_bytes = kernel.partial_bytes;
+  out_plan->state_bytes = kernel.counter_bytes;
+}
+
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_gemm_bf16_sm90_plan kernel;
+  tdm_gemm_bf16_params params;
+  plan_sm90(args, env->sms, &kernel);
+  TDM_TRY(tdm_gemm_bf16_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                    &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 
 const tdm_op tdm_op_gemm_bf16 = {
@@ -73,4 +100,5 @@ const tdm_op tdm_op_gemm_bf16 = {
     .check = check,
     .plan = plan,
     .ref = tdm_gemm_bf16_ref,
+    .encode = encode,
 };

@@ -1,6 +1,9 @@
 #include "kernels/gemm_fp8/gemm_fp8.h"
 
+#include <string.h>
+
 #include "kernels/common/check.h"
+#include "kernels/gemm_fp8/gemm_fp8_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_gemm_fp8_args, n_tokens, TDM_READ), TDM_OPERAND(tdm_gemm_fp8_args, a, TDM_READ),
@@ -29,13 +32,35 @@ static tdm_status check(void* args_) {
   return tdm_check_overlap(&tdm_op_gemm_fp8, args, NULL, NULL);
 }
 
+static void plan_sm90(const void* args_, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan) {
+  const tdm_gemm_fp8_args* args = args_;
+  tdm_gemm_fp8_sm90_make_plan(args->a.shape[0], args->w.shape[0], args->w.shape[1], sms, out_plan);
+}
+
 static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   const tdm_gemm_fp8_args* args = args_;
-  (void)sms;
   int64_t m = args->a.shape[0];
   int64_t k = args->a.shape[1];
   out_plan->flops = 2.0 * (double)m * (double)k * (double)args->w.shape[0];
   out_plan->bytes = tdm_traffic_all(&tdm_op_gemm_fp8, args);
+  if (sms == 0) return;
+  tdm_gemm_fp8_sm90_plan kernel;
+  plan_sm90(args_, sms, &kernel);
+  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
+  out_plan->splits = kernel.segments;
+  out_plan->scratch_bytes = kernel.partial_bytes;
+  out_plan->state_bytes = kernel.counter_bytes;
+}
+
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_gemm_fp8_sm90_plan kernel;
+  tdm_gemm_fp8_params params;
+  plan_sm90(args, env->sms, &kernel);
+  TDM_TRY(
+      tdm_gemm_fp8_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx, &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 
 const tdm_op tdm_op_gemm_fp8 = {
@@ -46,4 +71,5 @@ const tdm_op tdm_op_gemm_fp8 = {
     .check = check,
     .plan = plan,
     .ref = tdm_gemm_fp8_ref,
+    .encode = encode,
 };

@@ -2,6 +2,7 @@
 
 #include "kernels/common/check.h"
 #include "kernels/common/mla.h"
+#include "kernels/mla_kv_write/mla_kv_write_sm90.h"
 #include "kernels/ops.h"
 #include "kernels/rope/rope.h"
 
@@ -46,6 +47,16 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
                     rows * TDM_MLA_CACHED * (double)tdm_dtype_bytes(args->cache.dtype) + tdm_traffic(&args->out);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_mla_kv_write_params params;
+  tdm_kernel_launch launch;
+  tdm_mla_kv_write_sm90_params(args, &params);
+  tdm_mla_kv_write_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_mla_kv_write = {
     .name = OP,
     .args_bytes = sizeof(tdm_mla_kv_write_args),
@@ -54,4 +65,5 @@ const tdm_op tdm_op_mla_kv_write = {
     .check = check,
     .plan = plan,
     .ref = tdm_mla_kv_write_ref,
+    .encode = encode,
 };

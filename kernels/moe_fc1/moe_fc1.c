@@ -1,10 +1,13 @@
 #include "kernels/moe_fc1/moe_fc1.h"
 
+#include <string.h>
+
 #include <math.h>
 
 #include "kernels/common/block_dot.h"
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/ops.h"
 
 #define OP "moe_fc1"
@@ -45,12 +48,35 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
 }
 
+static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
+  const tdm_moe_fc1_args* args = args_;
+  tdm_moe_fc1_sm90_make_plan(args->x.shape[0], args->out.shape[1], args->x.shape[1], sms, out_plan);
+}
+
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   const tdm_moe_fc1_args* args = void_args;
   double columns = (double)args->w13.shape[0] * (double)args->w13.shape[1];
   out_plan->flops = 2 * (double)args->x.shape[0] * columns * (double)args->x.shape[1];
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc1, args);
   if (sms == 0) out_plan->scratch_bytes = tdm_moe_fc1_ref_scratch_bytes(args);
+  if (sms == 0) return;
+  tdm_moe_fc1_sm90_plan kernel;
+  plan_sm90(void_args, sms, &kernel);
+  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
+  out_plan->splits = kernel.segments;
+  out_plan->scratch_bytes = kernel.partial_bytes;
+  out_plan->state_bytes = kernel.counter_bytes;
+}
+
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_moe_fc1_sm90_plan kernel;
+  tdm_moe_fc1_params params;
+  plan_sm90(args, env->sms, &kernel);
+  TDM_TRY(
+      tdm_moe_fc1_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx, &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 
 const tdm_op tdm_op_moe_fc1 = {
@@ -61,4 +87,5 @@ const tdm_op tdm_op_moe_fc1 = {
     .check = check,
     .plan = plan,
     .ref = tdm_moe_fc1_ref,
+    .encode = encode,
 };

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/common/check.h"
+#include "kernels/moe_route/moe_route_sm90.h"
 #include "kernels/ops.h"
 
 #define OP "moe_route"
@@ -83,6 +84,16 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_route, args);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_moe_route_params params;
+  tdm_kernel_launch launch;
+  tdm_moe_route_sm90_params(args, &params);
+  tdm_moe_route_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_moe_route = {
     .name = OP,
     .args_bytes = sizeof(tdm_moe_route_args),
@@ -91,4 +102,5 @@ const tdm_op tdm_op_moe_route = {
     .check = check,
     .plan = plan,
     .ref = tdm_moe_route_ref,
+    .encode = encode,
 };

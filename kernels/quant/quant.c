@@ -1,6 +1,7 @@
 #include "kernels/quant/quant.h"
 
 #include "kernels/common/check.h"
+#include "kernels/quant/quant_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_quant_args, n_tokens, TDM_READ),
@@ -28,6 +29,16 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   out_plan->scratch_bytes = (size_t)args->x.shape[1] * sizeof(float);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_quant_params params;
+  tdm_kernel_launch launch;
+  tdm_quant_sm90_params(args, &params);
+  tdm_quant_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_quant = {
     .name = "quant",
     .args_bytes = sizeof(tdm_quant_args),
@@ -36,4 +47,5 @@ const tdm_op tdm_op_quant = {
     .check = check,
     .plan = plan,
     .ref = tdm_quant_ref,
+    .encode = encode,
 };

@@ -1,6 +1,7 @@
 #include "kernels/rmsnorm/rmsnorm.h"
 
 #include "kernels/common/check.h"
+#include "kernels/rmsnorm/rmsnorm_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, n_tokens, TDM_READ),
@@ -59,6 +60,16 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   out_plan->scratch_bytes = 2 * (size_t)args->x.shape[1] * sizeof(float);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_rmsnorm_params params;
+  tdm_kernel_launch launch;
+  tdm_rmsnorm_sm90_params(args, &params);
+  tdm_rmsnorm_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_rmsnorm = {
     .name = "rmsnorm",
     .args_bytes = sizeof(tdm_rmsnorm_args),
@@ -67,4 +78,5 @@ const tdm_op tdm_op_rmsnorm = {
     .check = check,
     .plan = plan,
     .ref = tdm_rmsnorm_ref,
+    .encode = encode,
 };

@@ -2,6 +2,7 @@
 
 #include "kernels/common/check.h"
 #include "kernels/ops.h"
+#include "kernels/rope/rope_sm90.h"
 
 #define OP "rope"
 
@@ -52,6 +53,16 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
                     tdm_traffic(&args->out);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_rope_params params;
+  tdm_kernel_launch launch;
+  tdm_rope_sm90_params(args, &params);
+  tdm_rope_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_rope = {
     .name = OP,
     .args_bytes = sizeof(tdm_rope_args),
@@ -60,4 +71,5 @@ const tdm_op tdm_op_rope = {
     .check = check,
     .plan = plan,
     .ref = tdm_rope_ref,
+    .encode = encode,
 };

@@ -1,6 +1,9 @@
 #include "kernels/router_gemm/router_gemm.h"
 
+#include <string.h>
+
 #include "kernels/common/check.h"
+#include "kernels/router_gemm/router_gemm_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_router_gemm_args, n_tokens, TDM_READ),
@@ -25,13 +28,35 @@ static tdm_status check(void* args_) {
   return tdm_check_overlap(&tdm_op_router_gemm, args, NULL, NULL);
 }
 
+static void plan_sm90(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
+  const tdm_router_gemm_args* args = args_;
+  tdm_router_gemm_sm90_make_plan(args->x.shape[0], args->w.shape[0], args->w.shape[1], sms, out_plan);
+}
+
 static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   const tdm_router_gemm_args* args = args_;
-  (void)sms;
   int64_t m = args->x.shape[0];
   int64_t k = args->x.shape[1];
   out_plan->flops = 2.0 * (double)m * (double)k * (double)args->w.shape[0];
   out_plan->bytes = tdm_traffic_all(&tdm_op_router_gemm, args);
+  if (sms == 0) return;
+  tdm_gemm_bf16_sm90_plan kernel;
+  plan_sm90(args_, sms, &kernel);
+  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
+  out_plan->splits = kernel.segments;
+  out_plan->scratch_bytes = kernel.partial_bytes;
+  out_plan->state_bytes = kernel.counter_bytes;
+}
+
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_gemm_bf16_sm90_plan kernel;
+  tdm_gemm_bf16_params params;
+  plan_sm90(args, env->sms, &kernel);
+  TDM_TRY(tdm_router_gemm_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                      &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 
 const tdm_op tdm_op_router_gemm = {
@@ -42,4 +67,5 @@ const tdm_op tdm_op_router_gemm = {
     .check = check,
     .plan = plan,
     .ref = tdm_router_gemm_ref,
+    .encode = encode,
 };

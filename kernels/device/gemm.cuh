@@ -1,0 +1,161 @@
+#ifndef KERNELS_DEVICE_GEMM_CUH
+#define KERNELS_DEVICE_GEMM_CUH
+
+/* What the persistent GEMM kernels share: the ring of shared-memory stages, the walk over work units, the epilogue of
+ * the swapped form and the sum over segments. */
+
+#include "kernels/device/elements.cuh"
+#include "kernels/device/mbarrier.cuh"
+#include "kernels/device/tma.cuh"
+#include "kernels/device/wgmma.cuh"
+
+namespace tdm {
+
+/* Where a role stands in a ring of kStages. Barriers: full[] ends a phase when a stage is filled, empty[] when it is
+ * free. */
+template <int kStages> struct Ring {
+  uint32_t slot = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++slot == kStages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+  __device__ __forceinline__ void advance_by(uint32_t n) {
+    const uint32_t sum = slot + n;
+    parity ^= sum / kStages & 1;
+    slot = sum % kStages;
+  }
+};
+
+/* A piece of work: a tile of the output and a segment of the sum. Tokens vary fastest, so that neighbouring CTAs share
+ * weights in L2; then segments, so that the segments of a tile end close together. */
+struct Unit {
+  int32_t m_tile;
+  int32_t n_tile;
+  int32_t segment;
+  int32_t batch;
+};
+
+__device__ __forceinline__ Unit unit_at(int32_t index, int32_t m_tiles, int32_t segments, int32_t n_tiles) {
+  Unit unit;
+  unit.m_tile = index % m_tiles;
+  index /= m_tiles;
+  unit.segment = index % segments;
+  index /= segments;
+  unit.n_tile = index % n_tiles;
+  unit.batch = index / n_tiles;
+  return unit;
+}
+
+/* First block of a segment; segment == segments gives the end of the last one. */
+__device__ __forceinline__ int32_t segment_begin(int32_t segment, int32_t segments, int32_t blocks, int32_t granule) {
+  const int32_t granules = (blocks + granule - 1) / granule;
+  return min(granules * segment / segments * granule, blocks);
+}
+
+/* The last segment to arrive adds all of them up. A warpgroup stores its fragment `c` as partial `segment` of `tile`;
+ * answers whether it came last, and then c is the sum, segments ascending. The counter is zero again afterwards.
+ * Partials lie as [tile][segment][kCount / 4][128 threads] float4. `flag` is shared memory of the warpgroup, `barrier`
+ * its named barrier. */
+template <int kCount>
+__device__ __forceinline__ bool add_segments(float (&c)[kCount], float* partials, uint32_t* counters, int64_t tile,
+                                             int32_t segment, int32_t segments, uint32_t* flag, uint32_t barrier) {
+  const uint32_t thread = threadIdx.x % 128;
+  float4* const first = reinterpret_cast<float4*>(partials) + tile * segments * (kCount / 4 * 128) + thread;
+  float4* const mine = first + int64_t{segment} * (kCount / 4 * 128);
+#pragma unroll
+  for (int i = 0; i < kCount / 4; ++i)
+    __stcg(mine + i * 128, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
+  __threadfence();
+  named_barrier_sync(barrier, 128);
+  if (thread == 0) {
+    const uint32_t arrived = atomicAdd(counters + tile, 1u);
+    if (arrived + 1 == static_cast<uint32_t>(segments)) counters[tile] = 0;
+    *flag = arrived;
+    __threadfence();
+  }
+  named_barrier_sync(barrier, 128);
+  const bool last = *flag + 1 == static_cast<uint32_t>(segments);
+  if (!last) return false;
+  __threadfence();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
+#pragma unroll 2
+  for (int32_t s = 0; s < segments; ++s) {
+    const float4* partial = first + int64_t{s} * (kCount / 4 * 128);
+#pragma unroll
+    for (int i = 0; i < kCount / 4; ++i) {
+      const float4 v = __ldcg(partial + i * 128);
+      c[4 * i] += v.x, c[4 * i + 1] += v.y, c[4 * i + 2] += v.z, c[4 * i + 3] += v.w;
+    }
+  }
+  return true;
+}
+
+/* Where a tile's results go: rows are tokens, `stride` elements apart. */
+struct Output {
+  void* data;
+  int64_t stride;
+  int32_t dtype;
+  int32_t rows; /* live tokens */
+  int32_t cols;
+};
+
+/* 16 bytes, or what of them lies inside the row. */
+__device__ __forceinline__ void store_bf16_8(const Output& out, int32_t row, int32_t column, uint4 packed) {
+  __nv_bfloat16* target = static_cast<__nv_bfloat16*>(out.data) + row * out.stride + column;
+  if (column + 8 <= out.cols && (reinterpret_cast<uintptr_t>(target) & 15) == 0) {
+    *reinterpret_cast<uint4*>(target) = packed;
+    return;
+  }
+  const __nv_bfloat16* values = reinterpret_cast<const __nv_bfloat16*>(&packed);
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (column + i < out.cols) target[i] = values[i];
+}
+
+/* Epilogue of the swapped form: the fragment of a warpgroup has weight rows (columns of the output, from n0) down and
+ * kTokens tokens (from m0) across. bf16 goes through `staged`, 16 bytes of padding a row against bank conflicts; f32
+ * directly, eight lanes to a 32-byte sector. */
+constexpr int kStagedRowBytes = 64 * 2 + 16;
+
+template <int kTokens>
+__device__ __forceinline__ void store_swapped(const float (&c)[kTokens / 2], const Output& out, int32_t m0, int32_t n0,
+                                              uint8_t* staged, uint32_t barrier) {
+  const uint32_t thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  if (out.dtype == TDM_KERNEL_F32) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) {
+      const int32_t n = n0 + static_cast<int32_t>(16 * warp + lane / 4) + 8 * (i / 2 % 2);
+      const int32_t m = m0 + 8 * (i / 4) + 2 * static_cast<int32_t>(lane % 4) + i % 2;
+      if (m < out.rows && n < out.cols) static_cast<float*>(out.data)[m * out.stride + n] = c[i];
+    }
+    return;
+  }
+  constexpr int kPass = kTokens < 32 ? kTokens : 32;
+#pragma unroll
+  for (int pass = 0; pass < kTokens / kPass; ++pass) {
+    if (m0 + pass * kPass >= out.rows) break;
+    named_barrier_sync(barrier, 128);
+#pragma unroll
+    for (int group = 0; group < kPass / 8; ++group) {
+      const int i = 4 * (pass * (kPass / 8) + group);
+      uint8_t* row = staged + (8 * group + lane % 8) * kStagedRowBytes + (16 * warp + 8 * (lane / 8 % 2)) * 2;
+      stmatrix_x2_transposed(row, bf16x2(c[i], c[i + 1]), bf16x2(c[i + 2], c[i + 3]));
+    }
+    named_barrier_sync(barrier, 128);
+    for (uint32_t chunk = thread; chunk < kPass * 8; chunk += 128) {
+      const int32_t row = static_cast<int32_t>(chunk / 8), m = m0 + pass * kPass + row;
+      const int32_t n = n0 + static_cast<int32_t>(chunk % 8) * 8;
+      if (m >= out.rows || n >= out.cols) continue;
+      store_bf16_8(out, m, n, *reinterpret_cast<const uint4*>(staged + row * kStagedRowBytes + chunk % 8 * 16));
+    }
+  }
+}
+
+} // namespace tdm
+
+#endif

@@ -1,0 +1,51 @@
+#include "kernels/device/launch.h"
+
+bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile) {
+  if ((uintptr_t)tile->data % 16 != 0) return false;
+  for (uint32_t i = 0; i < tile->rank; i++)
+    if (tile->dim[i] < 1 || tile->dim[i] > UINT32_MAX || tile->box[i] < 1 || tile->box[i] > 256) return false;
+  for (uint32_t i = 0; i + 1 < tile->rank; i++)
+    if (tile->stride_bytes[i] % 16 != 0 || tile->stride_bytes[i] >= UINT64_C(1) << 40) return false;
+  return true;
+}
+
+enum {
+  REFERENCE_SMS = 132, /* H100 and H200 SXM; not the device's or the lane's count, since segments decide bits */
+  MAX_SEGMENTS = 16,
+  /* 64 rows by 128 bytes of weights, picoseconds: one SM's bulk copies at 57 GB/s, all SMs' at 4.5 TB/s (docs/peers.md). */
+  SM_BLOCK_PS = 143700,
+  DEVICE_BLOCK_PS = 1820,
+  /* What a cut costs, fitted to q_a|kv_a (best at 4) and o (best uncut) at 1 .. 8 segments; H200, 2026-11-22: meeting in the
+   * workspace, a bit for every segment that is read back, and the end of a unit in every wave. */
+  SPLIT_PS = 600000,
+  SEGMENT_PS = 100000,
+  UNIT_PS = 700000
+};
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+int32_t tdm_gemm_segments(int64_t tiles, int64_t tile_rows, int64_t blocks, int64_t granule) {
+  int64_t granules = ceil_div(blocks, granule), pieces = tile_rows / 64, best_cost = INT64_MAX;
+  int32_t best = 1;
+  for (int32_t segments = 1; segments <= MAX_SEGMENTS && segments <= granules; segments++) {
+    int64_t waves = ceil_div(tiles * segments, REFERENCE_SMS);
+    int64_t sm = waves * ceil_div(granules, segments) * granule * pieces * SM_BLOCK_PS;
+    int64_t device = tiles * pieces * blocks * DEVICE_BLOCK_PS;
+    int64_t cost = sm > device ? sm + device / 4 : device + sm / 4; /* they overlap, not quite */
+    if (segments > 1) cost += SPLIT_PS + segments * SEGMENT_PS + waves * UNIT_PS;
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = segments;
+    }
+  }
+  return best;
+}
+
+int32_t tdm_gemm_token_tile(int64_t m) {
+  static const int32_t tiles[] = {8, 16, 24, 32, 64};
+  for (int i = 0; i < 5; i++)
+    if (m <= tiles[i]) return tiles[i];
+  return 128;
+}

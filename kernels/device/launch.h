@@ -1,0 +1,19 @@
+#ifndef KERNELS_DEVICE_LAUNCH_H
+#define KERNELS_DEVICE_LAUNCH_H
+
+/* Planning that the Hopper kernels share: pure functions, no GPU needed. */
+
+#include "runtime/kernel.h"
+
+/* Whether the copy engine can address the tile: data and strides multiples of 16 bytes, sizes in range. */
+bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile);
+
+/* Into how many segments a GEMM's sum is cut so that few tiles (of tile_rows weight rows, 64 times some number) still
+ * fill the GPU; `blocks` are 128-byte steps along K, `granule` is what a segment is a multiple of. Callers pass what
+ * the weights' shape decides and nothing else: bits must depend neither on the number of rows nor on the lane. */
+int32_t tdm_gemm_segments(int64_t tiles, int64_t tile_rows, int64_t blocks, int64_t granule);
+
+/* Smallest token tile that holds m rows: 8, 16, 24, 32, 64 or 128. */
+int32_t tdm_gemm_token_tile(int64_t m);
+
+#endif

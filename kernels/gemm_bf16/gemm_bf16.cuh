@@ -1,0 +1,167 @@
+#ifndef KERNELS_GEMM_BF16_GEMM_BF16_CUH
+#define KERNELS_GEMM_BF16_GEMM_BF16_CUH
+
+/* The BF16 GEMM, for gemm_bf16 and router_gemm: d[n, m] = w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and
+ * order of turns these are; accumulation stays in the tensor cores' f32 over a whole segment.
+ *
+ *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
+ *           x  2 x [kTokens][64] bf16, swizzled */
+
+#include "kernels/device/gemm.cuh"
+#include "kernels/gemm_bf16/gemm_bf16_params.h"
+
+namespace tdm {
+
+template <int kRows, int kTokens, int kStages> struct GemmBf16Shared {
+  alignas(1024) uint8_t w[kStages][2][kRows * 128];
+  alignas(1024) uint8_t x[kStages][2][kTokens * 128];
+  alignas(16) uint8_t staged[2][TDM_GEMM_BF16_STAGED_ROWS(kTokens) * kStagedRowBytes];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  uint64_t order[2];
+  uint32_t flag[2];
+};
+
+template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
+  using Shared = GemmBf16Shared<kRows, kTokens, kStages>;
+  static_assert(sizeof(Shared) == TDM_GEMM_BF16_SHARED(kRows, kTokens, kStages), "launch size");
+  static_assert(sizeof(Shared) <= 232448, "shared memory of a Hopper CTA");
+
+  struct Walk {
+    int32_t live, m_tiles, n_tiles, units;
+
+    __device__ explicit Walk(const tdm_gemm_bf16_params& p)
+        : live(live_rows(p.n_tokens, p.m)), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
+          units(m_tiles * n_tiles * p.segments * p.batch) {
+    }
+    __device__ Unit at(const tdm_gemm_bf16_params& p, int32_t index) const {
+      return unit_at(index, m_tiles, p.segments, n_tiles);
+    }
+  };
+
+  __device__ static int32_t begin_of(const tdm_gemm_bf16_params& p, const Unit& unit) {
+    return segment_begin(unit.segment, p.segments, p.k_blocks, 2);
+  }
+  __device__ static int32_t end_of(const tdm_gemm_bf16_params& p, const Unit& unit) {
+    return segment_begin(unit.segment + 1, p.segments, p.k_blocks, 2);
+  }
+
+  /* One lane: fills stage after stage. Where K ends inside a stage, zeros arrive. */
+  __device__ static void load(const tdm_gemm_bf16_params& p, Shared& shared) {
+    const uint64_t once = l2_evict_first(), often = l2_evict_last();
+    const Walk walk(p);
+    Ring<kStages> ring;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const Unit unit = walk.at(p, u);
+      const int32_t n0 = unit.n_tile * kRows, m0 = unit.m_tile * kTokens, end = end_of(p, unit);
+      for (int32_t kb = begin_of(p, unit); kb < end; kb += 2) {
+        mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+        uint64_t* full = &shared.full[ring.slot];
+        mbarrier_arrive_expect(full, 2 * 128 * (kRows + kTokens));
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
+          const int32_t k0 = (kb + block) * 64;
+          uint8_t* w = shared.w[ring.slot][block];
+          if constexpr (kMnMajor) {
+#pragma unroll
+            for (int part = 0; part < kRows / 64; ++part)
+              tma_load_3d(w + part * 64 * 128, &p.w, full, once, n0 + part * 64, k0, unit.batch);
+          } else {
+            tma_load_3d(w, &p.w, full, once, k0, n0, unit.batch);
+          }
+          tma_load_3d(shared.x[ring.slot][block], &p.x, full, often, k0, m0, unit.batch);
+        }
+        ring.advance();
+      }
+    }
+  }
+
+  /* A warpgroup: multiplies its units and stores them. A stage is given back when the next one's products are under
+   * way. */
+  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer) {
+    constexpr int kStepOfW = kMnMajor ? 128 : 2; /* 16 of K in descriptor units */
+    const Walk walk(p);
+    const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
+    const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
+    Ring<kStages> ring;
+    uint32_t turn = 0, order_parity = consumer ^ 1;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
+         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
+      const Unit unit = walk.at(p, u);
+      const int32_t begin = begin_of(p, unit), end = end_of(p, unit);
+      if (kRows == 64 && turn != consumer) {
+        ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
+        continue;
+      }
+      if (kRows == 64) {
+        mbarrier_wait(&shared.order[consumer], order_parity);
+        order_parity ^= 1;
+      }
+      float c[kTokens / 2];
+      uint32_t previous = kStages;
+      for (int32_t kb = begin; kb < end; kb += 2) {
+        mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        wgmma_fence();
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
+          const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
+          const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+#pragma unroll
+          for (int k = 0; k < 4; ++k)
+            wgmma_bf16<kTokens>::template issue<kMnMajor>(c, w + kStepOfW * k, x + 2 * k,
+                                                          block + k != 0 || kb != begin);
+        }
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (previous != kStages && lane == 0) mbarrier_arrive(&shared.empty[previous]);
+        previous = ring.slot;
+        ring.advance();
+      }
+      wgmma_wait<0>();
+      wgmma_settle(c);
+      if (lane == 0) mbarrier_arrive(&shared.empty[previous]);
+      if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
+
+      const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
+      if (n0 >= p.n) continue;
+      if (p.segments > 1) {
+        const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens, tiles_of_n = (p.n + 63) / 64;
+        const int64_t tile = (unit.batch * tiles_of_n + n0 / 64) * all_m_tiles + unit.m_tile;
+        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, &shared.flag[consumer], barrier))
+          continue;
+      }
+      const int64_t element = p.out_dtype == TDM_KERNEL_F32 ? 4 : 2;
+      const Output out{static_cast<uint8_t*>(p.out) + unit.batch * p.out_batch_stride * element, p.out_stride,
+                       p.out_dtype, walk.live, p.n};
+      store_swapped<kTokens>(c, out, unit.m_tile * kTokens, n0, shared.staged[consumer], barrier);
+    }
+  }
+
+  __device__ static void run(const tdm_gemm_bf16_params& p) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kStages; ++i) {
+        mbarrier_init(&shared.full[i], 1);
+        mbarrier_init(&shared.empty[i], kRows / 16);
+      }
+      mbarrier_init(&shared.order[0], 4);
+      mbarrier_init(&shared.order[1], 4);
+      fence_barrier_init();
+      tma_prefetch_map(&p.w);
+      tma_prefetch_map(&p.x);
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+      registers_lower<40>();
+      if (threadIdx.x == 0) load(p, shared);
+    } else {
+      registers_raise<232>();
+      multiply(p, shared, threadIdx.x / 128 - 1);
+    }
+  }
+};
+
+} // namespace tdm
+
+#endif

@@ -1,0 +1,39 @@
+#ifndef KERNELS_GEMM_FP8_GEMM_FP8_SM90_H
+#define KERNELS_GEMM_FP8_GEMM_FP8_SM90_H
+
+/* Planning of the Hopper kernels of gemm_fp8; moe_fc2 runs on the same ones. Pure functions, no GPU needed. */
+
+#include "kernels/device/launch.h"
+#include "kernels/gemm_fp8/gemm_fp8_params.h"
+#include "tandem/ops.h"
+
+typedef struct tdm_gemm_fp8_sm90_plan {
+  tdm_kernel_launch launch;
+  bool swapped;
+  int32_t rows;   /* weight rows of a tile */
+  int32_t tokens; /* tokens of a tile */
+  int32_t segments;
+  int32_t granule;
+  size_t partial_bytes; /* workspace, 256-byte aligned, any contents */
+  size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
+} tdm_gemm_fp8_sm90_plan;
+
+/* For up to m rows on `sms` SMs; k a multiple of 128. */
+void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan);
+/* The same with the tile given (rows 64 or 128 and a token tile of the variants; rows 0: the plain form), for tuning.
+ */
+void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
+                                     tdm_gemm_fp8_sm90_plan* out_plan);
+
+/* Kernel parameters of checked args. UNSUPPORTED for f32 activations and for strides that the copy engine cannot take.
+ */
+tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gemm_fp8_sm90_plan* plan, void* partials,
+                                    void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
+                                    tdm_gemm_fp8_params* out_params);
+
+/* The three tiles of w, x and x_scale as the kernels of `plan` load them. Shared with moe_fc2. */
+tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const tdm_view* x_scale, const tdm_view* w,
+                                    const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode, void* encode_ctx,
+                                    tdm_gemm_fp8_params* params);
+
+#endif

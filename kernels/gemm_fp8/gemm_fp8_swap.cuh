@@ -1,0 +1,256 @@
+#ifndef KERNELS_GEMM_FP8_GEMM_FP8_SWAP_CUH
+#define KERNELS_GEMM_FP8_GEMM_FP8_SWAP_CUH
+
+/* The swapped form of the block-scaled FP8 GEMM, for gemm_fp8 and moe_fc2: d[n, m] = w[n, :] x[m, :], so that weights
+ * fill the 64-row side of wgmma and few tokens waste nothing.
+ *
+ *   warpgroup 0        warp 0, one lane: TMA        stage:  w        2 x [kRows][128] e4m3, swizzled
+ *   (producer)         warps 1, 2: scales * alpha           x        2 x [kTokens][128] e4m3, swizzled
+ *   warpgroups 1, 2    wgmma, promotion, epilogue           scale    2 x [kTokens] f32
+ *
+ * kRows = 128: both consumers work on one tile, 64 weight rows each, and promote while the other multiplies.
+ * kRows = 64: they take units in turn, so that one stores while the other multiplies; half the tile balances small N
+ * better. order[] hands the turn over: a consumer that ran ahead would take the parity of a stage's earlier phase for
+ * its own. */
+
+#include "kernels/device/gemm.cuh"
+#include "kernels/gemm_fp8/gemm_fp8_params.h"
+
+namespace tdm {
+
+template <int kRows, int kTokens, int kStages> struct GemmFp8SwapShared {
+  alignas(1024) uint8_t w[kStages][2][kRows * 128];
+  alignas(1024) uint8_t x[kStages][2][kTokens * 128];
+  alignas(128) float scale[kStages][TDM_GEMM_FP8_SCALE_BYTES(kTokens) / 4];
+  alignas(16) uint8_t staged[2][TDM_GEMM_FP8_STAGED_ROWS(kTokens) * kStagedRowBytes];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  uint64_t order[2];
+  uint32_t flag[2];
+};
+
+template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
+  using Shared = GemmFp8SwapShared<kRows, kTokens, kStages>;
+  static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
+  static_assert(sizeof(Shared) <= 232448, "shared memory of a Hopper CTA");
+
+  struct Walk {
+    int32_t live, m_tiles, n_tiles, units;
+
+    __device__ explicit Walk(const tdm_gemm_fp8_params& p)
+        : live(live_rows(p.n_tokens, p.m)), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
+          units(m_tiles * n_tiles * p.segments) {
+    }
+    __device__ Unit at(const tdm_gemm_fp8_params& p, int32_t index) const {
+      return unit_at(index, m_tiles, p.segments, n_tiles);
+    }
+  };
+
+  __device__ static int32_t begin_of(const tdm_gemm_fp8_params& p, const Unit& unit) {
+    return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+  }
+  __device__ static int32_t end_of(const tdm_gemm_fp8_params& p, const Unit& unit) {
+    return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+  }
+
+  /* One lane: fills stage after stage. */
+  __device__ static void load(const tdm_gemm_fp8_params& p, Shared& shared) {
+    constexpr uint32_t kBytes = 2 * 128 * (kRows + kTokens) + (kAlpha ? 0 : 2 * 4 * kTokens);
+    const uint64_t once = l2_evict_first(), often = l2_evict_last();
+    const Walk walk(p);
+    Ring<kStages> ring;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const Unit unit = walk.at(p, u);
+      const int32_t n0 = unit.n_tile * kRows, m0 = unit.m_tile * kTokens, end = end_of(p, unit);
+      for (int32_t kb = begin_of(p, unit); kb < end; kb += 2) {
+        mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+        uint64_t* full = &shared.full[ring.slot];
+        mbarrier_arrive_expect(full, kBytes);
+        tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
+        tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, m0, kb);
+        if constexpr (!kAlpha) tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
+        ring.advance();
+      }
+    }
+  }
+
+  /* Two warps, one for each block of a stage: activation scale times routing weight, 0 where a block is to be skipped.
+   * Loads run kAhead stages ahead of their use, since nothing but their latency would limit these warps. */
+  __device__ static void fold(const tdm_gemm_fp8_params& p, Shared& shared, int32_t block) {
+    constexpr int kPerLane = (kTokens + 31) / 32, kAhead = kTokens == 128 ? 2 : 4;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    const Walk walk(p);
+    Ring<kStages> ring;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const Unit unit = walk.at(p, u);
+      const int32_t m0 = unit.m_tile * kTokens, begin = begin_of(p, unit), end = end_of(p, unit);
+      float scale[kAhead][kPerLane], alpha[kAhead][kPerLane];
+      const auto fetch = [&](float(&scales)[kPerLane], float(&alphas)[kPerLane], int32_t kb) {
+#pragma unroll
+        for (int i = 0; i < kPerLane; ++i) {
+          const int32_t m = m0 + lane + 32 * i;
+          scales[i] = alphas[i] = 0.0f;
+          if (kb >= end || lane + 32 * i >= kTokens || m >= walk.live) continue;
+          scales[i] = __ldg(p.x_scale_data + kb * p.x_scale_stride + m);
+          alphas[i] = p.alpha == nullptr ? 1.0f : __ldg(p.alpha + m * p.alpha_stride + kb / p.granule);
+        }
+      };
+#pragma unroll
+      for (int ahead = 0; ahead < kAhead; ++ahead) fetch(scale[ahead], alpha[ahead], begin + block + 2 * ahead);
+      for (int32_t first = begin; first < end; first += 2 * kAhead) {
+#pragma unroll
+        for (int ahead = 0; ahead < kAhead; ++ahead) {
+          const int32_t kb = first + 2 * ahead;
+          if (kb >= end) break;
+          mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+#pragma unroll
+          for (int i = 0; i < kPerLane; ++i)
+            if (lane + 32 * i < kTokens)
+              shared.scale[ring.slot][block * kTokens + lane + 32 * i] =
+                  alpha[ahead][i] == 0.0f ? 0.0f : scale[ahead][i] * alpha[ahead][i];
+          mbarrier_arrive(&shared.full[ring.slot]);
+          fetch(scale[ahead], alpha[ahead], kb + block + 2 * kAhead);
+          ring.advance();
+        }
+      }
+    }
+  }
+
+  /* c += (activation scale * weight scale) * acc, the order of the reference. */
+  __device__ static __forceinline__ void promote(float (&c)[kTokens / 2], const float (&acc)[kTokens / 2],
+                                                 const float* scale, float w_scale) {
+    const float* mine = scale + 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; ++i) {
+      const float2 s = *reinterpret_cast<const float2*>(mine + 8 * i);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float token = j % 2 == 0 ? s.x : s.y;
+        const float sum = fmaf(token * w_scale, acc[4 * i + j], c[4 * i + j]);
+        c[4 * i + j] = kAlpha && token == 0.0f ? c[4 * i + j] : sum;
+      }
+    }
+  }
+
+  /* A warpgroup: multiplies its units and stores them. */
+  __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
+    const Walk walk(p);
+    const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
+    const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
+    Ring<kStages> ring;
+    uint32_t turn = 0, order_parity = consumer ^ 1;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
+         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
+      const Unit unit = walk.at(p, u);
+      const int32_t begin = begin_of(p, unit), end = end_of(p, unit);
+      if (kRows == 64 && turn != consumer) {
+        ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
+        continue;
+      }
+      const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
+      const int32_t m0 = unit.m_tile * kTokens;
+      /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
+      const float* w_scales = p.w_scale + min(n0, p.n - 1) / 128 * p.w_scale_stride;
+      const auto fetch = [&](int32_t batch) {
+        const int32_t block = batch + static_cast<int32_t>(lane);
+        return block < end ? __ldg(w_scales + block) : 0.0f;
+      };
+      float scales = 0.0f, next_scales = fetch(begin);
+
+      float c[kTokens / 2], acc[2][kTokens / 2];
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
+
+      if (kRows == 64) {
+        mbarrier_wait(&shared.order[consumer], order_parity);
+        order_parity ^= 1;
+      }
+      for (int32_t kb = begin; kb < end; kb += 2) {
+        const int32_t in_batch = (kb - begin) % 32;
+        if (in_batch == 0) {
+          scales = next_scales;
+          next_scales = fetch(kb + 32);
+        }
+        mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        const float* scale = shared.scale[ring.slot];
+        const auto issue = [&](float(&d)[kTokens / 2], int block) {
+          const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
+          const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
+          wgmma_commit();
+        };
+        const float first_scale = __shfl_sync(~0u, scales, in_batch),
+                    second_scale = __shfl_sync(~0u, scales, in_batch + 1);
+        issue(acc[0], 0);
+        issue(acc[1], 1);
+        wgmma_wait<1>();
+        wgmma_settle(acc[0]);
+        promote(c, acc[0], scale, first_scale);
+        wgmma_wait<0>();
+        wgmma_settle(acc[1]);
+        promote(c, acc[1], scale + kTokens, second_scale);
+        __syncwarp();
+        if (kAlpha || lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+        ring.advance();
+      }
+      if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
+
+      if (p.segments > 1) {
+        const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
+        const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
+        if (n0 >= p.n) continue;
+        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, &shared.flag[consumer], barrier))
+          continue;
+      }
+      if constexpr (kAlpha) add(p, c, walk.live, m0, n0);
+      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0,
+                             shared.staged[consumer], barrier);
+    }
+  }
+
+  __device__ static void add(const tdm_gemm_fp8_params& p, float (&c)[kTokens / 2], int32_t live, int32_t m0,
+                             int32_t n0) {
+    if (p.addend == nullptr) return;
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) {
+      const int32_t n = n0 + 16 * warp + lane / 4 + 8 * (i / 2 % 2), m = m0 + 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+      if (m < live && n < p.n) c[i] += load_element(p.addend, p.addend_dtype, m * p.addend_stride + n);
+    }
+  }
+
+  __device__ static void run(const tdm_gemm_fp8_params& p) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kStages; ++i) {
+        /* With alpha, scales travel by plain loads and stores, and every thread that makes one arrives for itself. */
+        mbarrier_init(&shared.full[i], kAlpha ? 1 + 2 * 32 : 1);
+        mbarrier_init(&shared.empty[i], kRows / 16 * (kAlpha ? 32 : 1));
+      }
+      mbarrier_init(&shared.order[0], 4);
+      mbarrier_init(&shared.order[1], 4);
+      fence_barrier_init();
+      tma_prefetch_map(&p.w);
+      tma_prefetch_map(&p.x);
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+      registers_lower<kAlpha ? 56 : 40>();
+      if (threadIdx.x == 0) load(p, shared);
+      if constexpr (kAlpha) {
+        const int32_t warp = static_cast<int32_t>(threadIdx.x / 32);
+        if (warp == 1 || warp == 2) fold(p, shared, warp - 1);
+      }
+    } else {
+      registers_raise<kAlpha ? 224 : 232>();
+      multiply(p, shared, threadIdx.x / 128 - 1);
+    }
+  }
+};
+
+} // namespace tdm
+
+#endif

@@ -1,0 +1,219 @@
+/* Causal MLA attention over new tokens, expanded form, for sm_90a.
+ *
+ * 1. A unit is a head and 128 consecutive queries of a sequence of kind EXPANDED; persistent CTAs walk the units.
+ * 2. Producer: one lane brings the queries, then keys and values, 64 tokens at a time, up to the last query's own.
+ * 3. Consumers: each warpgroup has 64 queries: scores over 128 + 64 values, online softmax in f32, probabilities
+ * rounded to bf16 from registers into the product with the 128 value columns, which the tensor cores transpose.
+ * 4. Rows past the sequence's end are other tokens, or NaN: zeroed in shared memory before use.
+ * 5. Division by the sum of the unrounded probabilities, one rounding, store. Rows of other sequences are not touched.
+ *
+ *   warpgroup 0 (producer)   warp 0, one lane: TMA      q      3 x [128 queries][64] bf16, swizzled: nope, nope, rope
+ *   warpgroup 1              queries  0 ..  63          stage  5 x [64 tokens][64] bf16, swizzled: k nope, k nope, k
+ * rope, v, v warpgroup 2              queries 64 .. 127
+ *
+ * Grid: up to one CTA an SM; block: 384 threads. Limit: tensor cores and softmax, which a warpgroup does in turn. */
+
+#include "kernels/device/elements.cuh"
+#include "kernels/device/mbarrier.cuh"
+#include "kernels/device/softmax.cuh"
+#include "kernels/device/tma.cuh"
+#include "kernels/device/wgmma.cuh"
+#include "kernels/mla_prefill/mla_prefill_params.h"
+
+namespace {
+
+constexpr int kStages = TDM_MLA_PREFILL_STAGES, kChunks = 5, kChunkBytes = 64 * 128;
+constexpr int32_t kQueries = TDM_MLA_PREFILL_QUERIES, kExpanded = 2; /* TDM_SEQ_EXPANDED */
+
+struct Shared {
+  alignas(1024) uint8_t q[3][2 * kChunkBytes];
+  alignas(1024) uint8_t keys[kStages][kChunks * kChunkBytes];
+  uint64_t q_full;
+  uint64_t q_empty;
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+};
+static_assert(sizeof(Shared) == TDM_MLA_PREFILL_SHARED, "launch size");
+
+/* The units of this CTA, one after the other: u = blockIdx.x, + gridDim.x, ..., where heads vary fastest and query
+ * blocks are numbered through the sequences. The cursor only moves forward. */
+struct Walk {
+  int32_t seqs, sequence = 0, first_block = 0, unit;
+  int32_t begin, tokens, head,
+      query0; /* of the current unit: first row and length of its sequence, first query in it */
+
+  __device__ explicit Walk(const tdm_mla_prefill_params& p)
+      : seqs(min(max(*p.n_seqs, 0), p.max_seqs)), unit(static_cast<int32_t>(blockIdx.x)) {
+  }
+
+  /* Moves to the next unit; false when there is none. */
+  __device__ bool next(const tdm_mla_prefill_params& p) {
+    const int32_t block = unit / p.heads;
+    for (; sequence < seqs; ++sequence) {
+      begin = p.seq_start[sequence];
+      tokens = p.seq_kind[sequence] == kExpanded ? p.seq_start[sequence + 1] - begin : 0;
+      const int32_t blocks = (tokens + kQueries - 1) / kQueries;
+      if (block < first_block + blocks) {
+        head = unit % p.heads;
+        query0 = (block - first_block) * kQueries;
+        unit += static_cast<int32_t>(gridDim.x);
+        return true;
+      }
+      first_block += blocks;
+    }
+    return false;
+  }
+
+  __device__ int32_t keys() const {
+    return min(query0 + kQueries, tokens);
+  }
+};
+
+struct Stage {
+  uint32_t slot = 0, parity = 0;
+  __device__ void advance() {
+    if (++slot == kStages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+__device__ void load(const tdm_mla_prefill_params& p, Shared& shared) {
+  const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
+  Stage stage;
+  uint32_t q_parity = 1;
+  for (Walk walk(p); walk.next(p);) {
+    tdm::mbarrier_wait(&shared.q_empty, q_parity);
+    q_parity ^= 1;
+    tdm::mbarrier_arrive_expect(&shared.q_full, sizeof shared.q);
+    const int32_t query = walk.begin + walk.query0;
+    tdm::tma_load_3d(shared.q[0], &p.q_nope, &shared.q_full, once, 0, query, walk.head);
+    tdm::tma_load_3d(shared.q[1], &p.q_nope, &shared.q_full, once, 64, query, walk.head);
+    tdm::tma_load_3d(shared.q[2], &p.q_rope, &shared.q_full, once, 0, query, walk.head);
+    for (int32_t key = 0; key < walk.keys(); key += 64) {
+      tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
+      uint64_t* full = &shared.full[stage.slot];
+      uint8_t* chunks = shared.keys[stage.slot];
+      tdm::mbarrier_arrive_expect(full, kChunks * kChunkBytes);
+      tdm::tma_load_3d(chunks, &p.kv, full, often, 0, walk.begin + key, walk.head);
+      tdm::tma_load_3d(chunks + kChunkBytes, &p.kv, full, often, 64, walk.begin + key, walk.head);
+      tdm::tma_load_2d(chunks + 2 * kChunkBytes, &p.k_rope, full, often, 0, walk.begin + key);
+      tdm::tma_load_3d(chunks + 3 * kChunkBytes, &p.kv, full, often, 128, walk.begin + key, walk.head);
+      tdm::tma_load_3d(chunks + 4 * kChunkBytes, &p.kv, full, often, 192, walk.begin + key, walk.head);
+      stage.advance();
+    }
+  }
+}
+
+/* Zeroes the stage's rows from `valid` on. A row of 128 bytes stays one under the swizzle. */
+__device__ void clear_rows(uint8_t* chunks, int32_t valid) {
+  const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, rows = 64 - valid;
+  for (int32_t i = thread; i < kChunks * rows * 8; i += 256) {
+    const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
+    *reinterpret_cast<uint4*>(chunks + chunk * kChunkBytes + row * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+  }
+  tdm::fence_async_shared();
+  tdm::named_barrier_sync(1, 256);
+}
+
+__device__ void store(const tdm_mla_prefill_params& p, const Walk& walk, const float (&o)[64], const float (&sum)[2],
+                      int32_t query) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (query + 8 * half >= walk.tokens) continue;
+    const int64_t start =
+        (walk.begin + query + 8 * half) * p.out_stride + walk.head * p.out_head_stride + 2 * (lane % 4);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float first = __fdiv_rn(o[4 * i + 2 * half], sum[half]),
+                  second = __fdiv_rn(o[4 * i + 2 * half + 1], sum[half]);
+      if (p.out_dtype == TDM_KERNEL_BF16 && start % 2 == 0) {
+        *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(p.out) + start + 8 * i) = tdm::bf16x2(first, second);
+      } else {
+        tdm::store_element(p.out, p.out_dtype, start + 8 * i, first);
+        tdm::store_element(p.out, p.out_dtype, start + 8 * i + 1, second);
+      }
+    }
+  }
+}
+
+__device__ void attend(const tdm_mla_prefill_params& p, Shared& shared, uint32_t consumer) {
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+  Stage stage;
+  uint32_t q_parity = 0;
+  for (Walk walk(p); walk.next(p);) {
+    const int32_t query = walk.query0 + static_cast<int32_t>(64 * consumer + 16 * warp + lane / 4);
+    float o[64];
+#pragma unroll
+    for (int i = 0; i < 64; ++i) o[i] = 0.0f;
+    tdm::Softmax softmax;
+    tdm::mbarrier_wait(&shared.q_full, q_parity);
+    q_parity ^= 1;
+    const int32_t keys = walk.keys();
+    for (int32_t key = 0; key < keys; key += 64) {
+      tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
+      uint8_t* chunks = shared.keys[stage.slot];
+      if (keys - key < 64) clear_rows(chunks, keys - key);
+
+      float s[32];
+      tdm::wgmma_fence();
+#pragma unroll
+      for (int chunk = 0; chunk < 3; ++chunk) {
+        const uint64_t a = tdm::wgmma_descriptor(shared.q[chunk] + consumer * kChunkBytes);
+        const uint64_t b = tdm::wgmma_descriptor(chunks + chunk * kChunkBytes);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<64>::issue<0>(s, a + 2 * k, b + 2 * k, chunk + k != 0);
+      }
+      tdm::wgmma_commit();
+      tdm::wgmma_wait<0>();
+      tdm::wgmma_settle(s);
+
+      float factor[2];
+      softmax.add(s, factor, p.scale, {query - key + 1, query + 8 - key + 1});
+#pragma unroll
+      for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+      uint32_t probabilities[4][4];
+      tdm::pack_probabilities(probabilities, s);
+      const uint64_t values = tdm::wgmma_descriptor(chunks + 3 * kChunkBytes, kChunkBytes);
+      tdm::wgmma_settle(o);
+      tdm::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k) tdm::wgmma_bf16_registers_n128(o, probabilities[k], values + 128 * k, 1);
+      tdm::wgmma_commit();
+      tdm::wgmma_wait<0>();
+      tdm::wgmma_settle(o);
+      if (lane == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
+      stage.advance();
+    }
+    if (lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
+    softmax.finish();
+    store(p, walk, o, softmax.sum, query);
+  }
+}
+
+} // namespace
+
+extern "C" __global__ void __launch_bounds__(TDM_MLA_PREFILL_THREADS, 1)
+    tdm_mla_prefill_sm90(const __grid_constant__ tdm_mla_prefill_params p) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  if (threadIdx.x == 0) {
+    tdm::mbarrier_init(&shared.q_full, 1);
+    tdm::mbarrier_init(&shared.q_empty, 8);
+    for (int i = 0; i < kStages; ++i) {
+      tdm::mbarrier_init(&shared.full[i], 1);
+      tdm::mbarrier_init(&shared.empty[i], 8);
+    }
+    tdm::fence_barrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    tdm::registers_lower<40>();
+    if (threadIdx.x == 0) load(p, shared);
+  } else {
+    tdm::registers_raise<232>();
+    attend(p, shared, threadIdx.x / 128 - 1);
+  }
+}

@@ -1,0 +1,89 @@
+#include "kernels/moe_fc1/moe_fc1_sm90.h"
+
+#include <stdio.h>
+
+#include "runtime/op.h"
+#include "runtime/status.h"
+
+static const struct {
+  int32_t tokens;
+  uint32_t shared_bytes;
+} variants[] = {
+#define FC1(tokens, stages) {tokens, TDM_MOE_FC1_SHARED(tokens, stages)},
+#include "kernels/moe_fc1/moe_fc1_variants.inc"
+#undef FC1
+};
+
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
+  tdm_moe_fc1_sm90_plan plan = {.tokens = tdm_gemm_token_tile(m)};
+  for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+    if (variants[i].tokens == plan.tokens) plan.launch.shared_bytes = variants[i].shared_bytes;
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_t%d_sm90", plan.tokens);
+  plan.segments = tdm_gemm_segments(n / 128, 256, k / 128, 1);
+  int64_t tiles = (m + plan.tokens - 1) / plan.tokens * (n / 128), units = tiles * plan.segments;
+  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
+  if (plan.segments > 1) {
+    plan.partial_bytes = (size_t)(units * 256 * plan.tokens) * sizeof(float);
+    plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
+  }
+  plan.launch.block = TDM_MOE_FC1_THREADS;
+  *out_plan = plan;
+}
+
+tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_fc1_sm90_plan* plan, void* partials,
+                                   void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
+                                   tdm_moe_fc1_params* out_params) {
+  const tdm_view *x = &args->x, *x_scale = &args->x_scale, *w = &args->w13, *w_scale = &args->w13_scale;
+  if (x->dtype != TDM_E4M3 || w->dtype != TDM_E4M3)
+    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc1: %s times %s has no kernel yet; the host device computes it",
+                    tdm_dtype_name(x->dtype), tdm_dtype_name(w->dtype));
+  int64_t experts = w->shape[0], rows = w->shape[1];
+  if (experts > 1 && (w->stride[0] != rows * w->stride[1] || w_scale->stride[0] != rows / 128 * w_scale->stride[1]))
+    return TDM_FAIL(TDM_UNSUPPORTED,
+                    "moe_fc1: experts of w13 (stride %lld) and w13_scale (stride %lld) must follow each other",
+                    (long long)w->stride[0], (long long)w_scale->stride[0]);
+  uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
+  tdm_tensor_tile w_tile = {
+      tdm_view_data(w), TDM_E4M3, 3, {128, (uint64_t)(experts * rows), k_blocks}, {(uint64_t)w->stride[1], 128},
+      {128, 256, 1},    true};
+  tdm_tensor_tile x_tile = {tdm_view_data(x),
+                            TDM_E4M3,
+                            3,
+                            {128, (uint64_t)x->shape[0], k_blocks},
+                            {(uint64_t)x->stride[0], 128},
+                            {128, (uint32_t)plan->tokens, 1},
+                            true};
+  tdm_tensor_tile scale_tile = {tdm_view_data(x_scale),
+                                TDM_F32,
+                                2,
+                                {(uint64_t)x->shape[0], k_blocks},
+                                {(uint64_t)x_scale->stride[0] * sizeof(float)},
+                                {(uint32_t)plan->tokens, 1},
+                                false};
+  if (args->out.stride[0] % 16 != 0 || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&x_tile) ||
+      !tdm_tensor_tile_valid(&scale_tile))
+    return TDM_FAIL(TDM_UNSUPPORTED,
+                    "moe_fc1: data and row strides of x (%lld), w13 (%lld) and out (%lld) must be multiples of 16",
+                    (long long)x->stride[0], (long long)w->stride[1], (long long)args->out.stride[0]);
+  tdm_moe_fc1_params params = {.w_scale = tdm_view_data(w_scale),
+                               .w_scale_stride = w_scale->stride[1],
+                               .n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+                               .out = tdm_view_data(&args->out),
+                               .out_stride = args->out.stride[0],
+                               .out_scale = tdm_view_data(&args->out_scale),
+                               .out_scale_stride = args->out_scale.stride[0],
+                               .partials = partials,
+                               .counters = counters,
+                               .segments = plan->segments,
+                               .m = (int32_t)x->shape[0],
+                               .n_tiles = (int32_t)(experts * rows / 256),
+                               .k_blocks = (int32_t)k_blocks,
+                               .swiglu_limit = args->swiglu_limit,
+                               .quant_eps = args->quant_eps,
+                               .pow2_scale = args->pow2_scale};
+  TDM_TRY(encode(encode_ctx, &w_tile, &params.w));
+  TDM_TRY(encode(encode_ctx, &x_tile, &params.x));
+  TDM_TRY(encode(encode_ctx, &scale_tile, &params.x_scale));
+  *out_params = params;
+  return TDM_OK;
+}

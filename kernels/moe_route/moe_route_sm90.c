@@ -1,0 +1,42 @@
+#include "kernels/moe_route/moe_route_sm90.h"
+
+#include "runtime/op.h"
+
+static void* data_or_null(const tdm_view* view) {
+  return tdm_view_present(view) ? tdm_view_data(view) : NULL;
+}
+
+static int64_t stride_or_zero(const tdm_view* view) {
+  return tdm_view_present(view) ? view->stride[0] : 0;
+}
+
+void tdm_moe_route_sm90_params(const tdm_moe_route_args* args, tdm_moe_route_params* out_params) {
+  tdm_moe_route_params params = {.n_tokens = data_or_null(&args->n_tokens),
+                                 .logits = tdm_view_data(&args->logits),
+                                 .bias = data_or_null(&args->bias),
+                                 .ids = data_or_null(&args->ids),
+                                 .weights = data_or_null(&args->weights),
+                                 .alpha = data_or_null(&args->alpha),
+                                 .logits_stride = args->logits.stride[0],
+                                 .ids_stride = stride_or_zero(&args->ids),
+                                 .weights_stride = stride_or_zero(&args->weights),
+                                 .alpha_stride = stride_or_zero(&args->alpha),
+                                 .rows = (int32_t)args->logits.shape[0],
+                                 .experts = (int32_t)args->logits.shape[1],
+                                 .top_k = args->top_k,
+                                 .n_group = args->n_group,
+                                 .topk_group = args->topk_group,
+                                 .n_shared = args->n_shared,
+                                 .norm_topk_prob = args->norm_topk_prob,
+                                 .routed_scaling_factor = args->routed_scaling_factor};
+  *out_params = params;
+}
+
+void tdm_moe_route_sm90_plan(const tdm_moe_route_params* params, int32_t sms, tdm_kernel_launch* out_launch) {
+  tdm_kernel_launch launch = {.kernel = "tdm_moe_route_sm90", .block = 32 * TDM_MOE_ROUTE_WARPS};
+  int32_t grid = (params->rows + TDM_MOE_ROUTE_WARPS - 1) / TDM_MOE_ROUTE_WARPS;
+  launch.grid = (uint32_t)(grid < sms * 4 ? grid : sms * 4);
+  launch.shared_bytes = (uint32_t)(TDM_MOE_ROUTE_WARPS * TDM_MOE_ROUTE_FLOATS(params->experts, params->n_group)) *
+                        (uint32_t)sizeof(float);
+  *out_launch = launch;
+}

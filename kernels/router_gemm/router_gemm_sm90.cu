@@ -1,0 +1,15 @@
+/* Router logits for sm_90a: logits[m, e] = sum over h of x[m, h] * w[e, h], bf16 in, f32 out.
+ *
+ * The BF16 GEMM (gemm_bf16.cuh) with 64 experts a tile. Few tiles, so H is cut into many segments: at E = 256 and H =
+ * 7168 four tiles of 16 segments keep 64 SMs busy, and the last to arrive adds the partials in ascending order.
+ *
+ * Block: 384 threads. Shared: the ring, staging. Limit: latency (launch, ring fill, meeting of the segments). */
+
+#include "kernels/gemm_bf16/gemm_bf16.cuh"
+
+#define ROUTER(tokens, stages)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, 1)                                               \
+      tdm_router_gemm_t##tokens##_sm90(const __grid_constant__ tdm_gemm_bf16_params p) {                               \
+    tdm::GemmBf16<64, tokens, stages, false>::run(p);                                                                  \
+  }
+#include "kernels/router_gemm/router_gemm_variants.inc"

@@ -1,0 +1,71 @@
+#ifndef RUNTIME_CUDA_CUDA_H
+#define RUNTIME_CUDA_CUDA_H
+
+/* Inside of the CUDA device: what a runtime, a lane and a program have of their own on it. */
+
+#include "runtime/cuda/driver.h"
+#include "runtime/device.h"
+#include "runtime/kernel.h"
+#include "runtime/program.h"
+
+/* An entry point of an embedded cubin. */
+typedef struct tdm_cuda_kernel {
+  const char* name; /* the driver's */
+  CUkernel kernel;
+} tdm_cuda_kernel;
+
+/* All kernels, loaded and with their attributes set when the runtime is created: never while something is captured. */
+typedef struct tdm_cuda_kernels {
+  CUlibrary* libraries; /* [tdm_cubin_count] */
+  int32_t n_libraries;  /* loaded so far */
+  tdm_cuda_kernel* kernels;
+  int64_t n_kernels, capacity;
+} tdm_cuda_kernels;
+
+/* runtime->device_state. Belongs to no thread: every entry makes the primary context current and puts the caller's
+ * back. */
+typedef struct tdm_cuda {
+  tdm_cuda_driver driver;
+  CUdevice device;
+  CUcontext context; /* the device's primary context, so that the caller's own CUDA code shares it */
+  CUmemoryPool pool;
+  CUstream stream; /* of launches that name none, and of copies */
+  int32_t sms;
+  int32_t shared_bytes; /* a block can have at most, opted in */
+  char name[64];
+  tdm_cuda_kernels kernels;
+  CUdevResource free_sms; /* what green lanes have not taken yet */
+  bool splits;            /* free_sms is valid */
+} tdm_cuda;
+
+/* lane->state. */
+typedef struct tdm_cuda_lane {
+  CUstream stream;
+  CUgreenCtx green; /* NULL for other kinds */
+} tdm_cuda_lane;
+
+static inline tdm_cuda* tdm_cuda_of(const tdm_runtime* runtime) {
+  return runtime->device_state;
+}
+
+/* Makes the primary context current until tdm_cuda_leave. */
+tdm_status tdm_cuda_enter(const tdm_cuda* cuda);
+void tdm_cuda_leave(const tdm_cuda* cuda);
+
+/* Loads all embedded cubins; `kernels` is to be closed also after a failure. */
+tdm_status tdm_cuda_kernels_open(tdm_runtime* runtime, tdm_cuda* cuda);
+void tdm_cuda_kernels_close(tdm_runtime* runtime, tdm_cuda* cuda);
+/* UNSUPPORTED when no cubin has it. */
+tdm_status tdm_cuda_kernels_find(const tdm_cuda* cuda, const char* name, CUkernel* out_kernel);
+
+tdm_status tdm_cuda_lane_open(tdm_lane* lane);
+void tdm_cuda_lane_close(tdm_lane* lane);
+
+tdm_status tdm_cuda_program_open(tdm_program* program);
+void tdm_cuda_program_close(tdm_program* program);
+tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config);
+tdm_status tdm_cuda_capture(tdm_program* program, void** out_state);
+tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_config* config);
+void tdm_cuda_release(tdm_program* program, void* state);
+
+#endif

@@ -1,0 +1,76 @@
+#include "runtime/cuda/cuda.h"
+
+/* ---- green contexts --------------------------------------------------------------------------------------------- */
+
+/* Takes `wanted` SMs, rounded up to what the hardware can split off, from those that no green lane has yet. All splits
+ * go on from what the one before left: splitting the whole device twice would give overlapping partitions. */
+static tdm_status take_sms(tdm_cuda* cuda, int32_t wanted, CUdevResource* out_taken) {
+  if (!cuda->splits) {
+    TDM_TRY_CU(&cuda->driver, cuDeviceGetDevResource, cuda->device, &cuda->free_sms, CU_DEV_RESOURCE_TYPE_SM);
+    cuda->splits = true;
+  }
+  const int32_t left = (int32_t)cuda->free_sms.sm.smCount;
+  if (wanted > left)
+    return TDM_FAIL(TDM_UNSUPPORTED, "%d SMs wanted, but of the %d SMs of %s only %d are left to split off", wanted,
+                    cuda->sms, cuda->name, left);
+  unsigned groups = 1;
+  CUdevResource rest;
+  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, &rest, 0,
+             (unsigned)wanted);
+  if (groups == 0) /* not enough for the hardware's step, so the lane gets all that is left */
+    *out_taken = cuda->free_sms, rest = (CUdevResource){.type = CU_DEV_RESOURCE_TYPE_SM};
+  cuda->free_sms = rest;
+  return TDM_OK;
+}
+
+static tdm_status make_green(tdm_cuda* cuda, tdm_cuda_lane* lane, int32_t wanted, int32_t* out_granted) {
+  const tdm_cuda_driver* driver = &cuda->driver;
+  CUdevResource taken;
+  CUdevResourceDesc description;
+  TDM_TRY(take_sms(cuda, wanted, &taken));
+  TDM_TRY_CU(driver, cuDevResourceGenerateDesc, &description, &taken, 1);
+  TDM_TRY_CU(driver, cuGreenCtxCreate, &lane->green, description, cuda->device, CU_GREEN_CTX_DEFAULT_STREAM);
+  TDM_TRY_CU(driver, cuGreenCtxStreamCreate, &lane->stream, lane->green, CU_STREAM_NON_BLOCKING, 0);
+  *out_granted = (int32_t)taken.sm.smCount;
+  return TDM_OK;
+}
+
+/* ---- lanes ------------------------------------------------------------------------------------------------------ */
+
+static tdm_status make_lane(tdm_lane* owner, tdm_cuda_lane* lane) {
+  tdm_cuda* cuda = tdm_cuda_of(owner->runtime);
+  const int32_t wanted = owner->info.requested_sms;
+  if (owner->info.kind == TDM_LANE_GREEN) return make_green(cuda, lane, wanted, &owner->info.granted_sms);
+  if (wanted > cuda->sms) return TDM_FAIL(TDM_INVALID_ARGUMENT, "%d SMs wanted of a device with %d", wanted, cuda->sms);
+  owner->info.granted_sms = owner->info.kind == TDM_LANE_SOFT ? wanted : cuda->sms;
+  TDM_TRY_CU(&cuda->driver, cuStreamCreate, &lane->stream, CU_STREAM_NON_BLOCKING);
+  return TDM_OK;
+}
+
+tdm_status tdm_cuda_lane_open(tdm_lane* owner) {
+  const tdm_cuda* cuda = tdm_cuda_of(owner->runtime);
+  tdm_cuda_lane* lane = tdm_host_alloc(owner->runtime, sizeof *lane);
+  if (!lane) return TDM_OUT_OF_MEMORY;
+  owner->state = lane;
+  tdm_status status = tdm_cuda_enter(cuda);
+  if (status == TDM_OK) {
+    status = make_lane(owner, lane);
+    tdm_cuda_leave(cuda);
+  }
+  if (status == TDM_OK) return TDM_OK;
+  status = tdm_fail_prefix(status, "lane '%s'", owner->info.name);
+  tdm_cuda_lane_close(owner);
+  return status;
+}
+
+void tdm_cuda_lane_close(tdm_lane* owner) {
+  const tdm_cuda* cuda = tdm_cuda_of(owner->runtime);
+  tdm_cuda_lane* lane = owner->state;
+  if (tdm_cuda_enter(cuda) == TDM_OK) {
+    if (lane->stream) (void)cuda->driver.cuStreamDestroy(lane->stream);
+    if (lane->green) (void)cuda->driver.cuGreenCtxDestroy(lane->green);
+    tdm_cuda_leave(cuda);
+  }
+  tdm_host_free(owner->runtime, lane, sizeof *lane);
+  owner->state = NULL;
+}

@@ -1,0 +1,258 @@
+#include <string.h>
+
+#include "runtime/cuda/cuda.h"
+
+/* A sealed program on a CUDA device: launches with their parameters, and an event for each step that others wait for.
+ *
+ * Issuing it puts every step on its lane's stream, in program order. The caller's stream forks into the lanes and they
+ * join it again, with as few edges as the derived waits leave necessary:
+ *
+ *   origin ──●────────────────────────────────●──►
+ *            ├──► main  s0 ── s1 ──────── s3 ─┘        a lane whose first step waits for another lane needs no fork,
+ *            (fork)      └──► side  s2 ──┘             a lane whose last step is waited for needs no join */
+
+/* What a step launches. */
+typedef struct cuda_step {
+  tdm_encoded_step encoded;
+  CUkernel kernels[TDM_STEP_LAUNCHES];
+  CUevent done; /* NULL when nobody waits for the step */
+} cuda_step;
+
+typedef struct cuda_program {
+  cuda_step* steps; /* [n_steps] */
+  void* state;      /* the steps' own memory, one piece */
+  size_t state_bytes;
+  CUevent fork;
+  CUevent join[TDM_MAX_LANES]; /* NULL where a lane needs no join */
+} cuda_program;
+
+static CUstream lane_stream(const tdm_program* program, int32_t lane) {
+  return ((tdm_cuda_lane*)program->lanes[lane]->state)->stream;
+}
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+static tdm_status encode_tensor_map(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* out_map) {
+  const tdm_cuda* cuda = ctx;
+  const CUtensorMapDataType type = tile->dtype == TDM_BF16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                   : tile->dtype == TDM_F32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                                            : CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  const cuuint32_t ones[3] = {1, 1, 1};
+  cuuint64_t dims[3], strides[2];
+  for (int i = 0; i < 3; i++) dims[i] = tile->dim[i];
+  for (int i = 0; i < 2; i++) strides[i] = tile->stride_bytes[i];
+  TDM_TRY_CU(&cuda->driver, cuTensorMapEncodeTiled, (CUtensorMap*)(void*)out_map, type, tile->rank, tile->data, dims,
+             strides, tile->box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             tile->swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return TDM_OK;
+}
+
+static tdm_status encode_step(tdm_program* program, cuda_program* own, int64_t index, size_t state_offset) {
+  tdm_cuda* cuda = tdm_cuda_of(program->runtime);
+  const tdm_step* step = &program->steps[index];
+  cuda_step* out = &own->steps[index];
+  if (!step->op->encode) return TDM_FAIL(TDM_UNSUPPORTED, "%s has no kernel for CUDA devices", step->op->name);
+  const tdm_encode_env env = {
+      .sms = tdm_lane_sms(program->lanes[step->lane]),
+      .scratch = step->plan.scratch_bytes ? program->workspace->data + step->scratch_offset : NULL,
+      .state = step->plan.state_bytes ? (uint8_t*)own->state + state_offset : NULL,
+      .tensor_map = encode_tensor_map,
+      .tensor_map_ctx = cuda,
+  };
+  TDM_TRY(step->op->encode(step->args, &step->plan, &env, &out->encoded));
+  for (int32_t i = 0; i < out->encoded.n_launches; i++)
+    TDM_TRY(tdm_cuda_kernels_find(cuda, out->encoded.launches[i].launch.kernel, &out->kernels[i]));
+  return TDM_OK;
+}
+
+static size_t padded(size_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
+static tdm_status encode_steps(tdm_program* program, cuda_program* own) {
+  for (int64_t i = 0; i < program->n_steps; i++) own->state_bytes += padded(program->steps[i].plan.state_bytes);
+  if (own->state_bytes && !(own->state = tdm_device_alloc(program->runtime, own->state_bytes)))
+    return TDM_OUT_OF_MEMORY;
+  size_t offset = 0;
+  for (int64_t i = 0; i < program->n_steps; i++) {
+    const tdm_status status = encode_step(program, own, i, offset);
+    if (status != TDM_OK) return tdm_fail_prefix(status, "step %d '%s'", (int)i, program->steps[i].label);
+    offset += padded(program->steps[i].plan.state_bytes);
+  }
+  return TDM_OK;
+}
+
+/* Whether another lane's last step implies that all of this lane is done. */
+static bool is_joined(const tdm_program* program, const int32_t* last_of_lane, int32_t lane) {
+  const tdm_schedule* schedule = &program->schedule;
+  for (int32_t other = 0; other < program->n_lanes; other++)
+    if (other != lane && tdm_schedule_ordered(schedule, program->lane_of, last_of_lane[lane], last_of_lane[other]))
+      return true;
+  return false;
+}
+
+static tdm_status make_events(tdm_program* program, cuda_program* own) {
+  const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
+  const tdm_schedule* schedule = &program->schedule;
+  int32_t last_of_lane[TDM_MAX_LANES] = {0};
+  for (int32_t i = 0; i < schedule->n_waits; i++) {
+    CUevent* done = &own->steps[schedule->signalers[i]].done;
+    if (!*done) TDM_TRY_CU(driver, cuEventCreate, done, CU_EVENT_DISABLE_TIMING);
+  }
+  TDM_TRY_CU(driver, cuEventCreate, &own->fork, CU_EVENT_DISABLE_TIMING);
+  for (int32_t step = 0; step < schedule->n_steps; step++) last_of_lane[program->lane_of[step]] = step;
+  for (int32_t lane = 0; lane < program->n_lanes; lane++)
+    if (!is_joined(program, last_of_lane, lane))
+      TDM_TRY_CU(driver, cuEventCreate, &own->join[lane], CU_EVENT_DISABLE_TIMING);
+  return TDM_OK;
+}
+
+tdm_status tdm_cuda_program_open(tdm_program* program) {
+  tdm_runtime* runtime = program->runtime;
+  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  cuda_program* own = tdm_host_alloc(runtime, sizeof *own);
+  if (!own) return TDM_OUT_OF_MEMORY;
+  program->device_state = own;
+  if (!(own->steps = tdm_host_alloc_array(runtime, program->n_steps, sizeof *own->steps))) return TDM_OUT_OF_MEMORY;
+  TDM_TRY(encode_steps(program, own));
+  TDM_TRY(tdm_cuda_enter(cuda));
+  const tdm_status status = make_events(program, own);
+  tdm_cuda_leave(cuda);
+  return status;
+}
+
+void tdm_cuda_program_close(tdm_program* program) {
+  tdm_runtime* runtime = program->runtime;
+  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  cuda_program* own = program->device_state;
+  if (!own) return;
+  if (tdm_cuda_enter(cuda) == TDM_OK) {
+    for (int64_t i = 0; own->steps && i < program->n_steps; i++)
+      if (own->steps[i].done) (void)cuda->driver.cuEventDestroy(own->steps[i].done);
+    for (int32_t lane = 0; lane < TDM_MAX_LANES; lane++)
+      if (own->join[lane]) (void)cuda->driver.cuEventDestroy(own->join[lane]);
+    if (own->fork) (void)cuda->driver.cuEventDestroy(own->fork);
+    tdm_cuda_leave(cuda);
+  }
+  tdm_device_free(runtime, own->state, own->state_bytes);
+  tdm_host_free(runtime, own->steps, (size_t)program->n_steps * sizeof *own->steps);
+  tdm_host_free(runtime, own, sizeof *own);
+  program->device_state = NULL;
+}
+
+/* ---- issuing ---------------------------------------------------------------------------------------------------- */
+
+static tdm_status launch_step(const tdm_program* program, int64_t index, CUstream stream) {
+  const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
+  cuda_step* step = &((cuda_program*)program->device_state)->steps[index];
+  for (int32_t i = 0; i < step->encoded.n_launches; i++) {
+    tdm_encoded_launch* one = &step->encoded.launches[i];
+    const CUlaunchConfig config = {.gridDimX = one->launch.grid,
+                                   .gridDimY = 1,
+                                   .gridDimZ = 1,
+                                   .blockDimX = one->launch.block,
+                                   .blockDimY = 1,
+                                   .blockDimZ = 1,
+                                   .sharedMemBytes = one->launch.shared_bytes,
+                                   .hStream = stream};
+    void* params[] = {one->params};
+    const CUresult result = driver->cuLaunchKernelEx(&config, (CUfunction)step->kernels[i], params, NULL);
+    if (result == CUDA_SUCCESS) continue;
+    const tdm_status status = tdm_cuda_fail(driver, result, "cuLaunchKernelEx", __FILE__, __LINE__);
+    return tdm_fail_prefix(status, "step %d '%s', kernel %s, grid %u, block %u, %u bytes of shared memory", (int)index,
+                           program->steps[index].label, one->launch.kernel, one->launch.grid, one->launch.block,
+                           one->launch.shared_bytes);
+  }
+  return TDM_OK;
+}
+
+static tdm_status issue_serial(const tdm_program* program, CUstream origin) {
+  for (int64_t i = 0; i < program->n_steps; i++) TDM_TRY(launch_step(program, i, origin));
+  return TDM_OK;
+}
+
+static tdm_status issue_on_lanes(const tdm_program* program, CUstream origin) {
+  const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
+  const cuda_program* own = program->device_state;
+  const tdm_schedule* schedule = &program->schedule;
+  TDM_TRY_CU(driver, cuEventRecord, own->fork, origin);
+  for (int32_t i = 0; i < schedule->n_steps; i++) {
+    const CUstream stream = lane_stream(program, program->lane_of[i]);
+    const int32_t first_wait = schedule->wait_begin[i], end = schedule->wait_begin[i + 1];
+    if (schedule->position[i] == 0 && first_wait == end) TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->fork, 0);
+    for (int32_t k = first_wait; k < end; k++)
+      TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->steps[schedule->signalers[k]].done, 0);
+    TDM_TRY(launch_step(program, i, stream));
+    if (own->steps[i].done) TDM_TRY_CU(driver, cuEventRecord, own->steps[i].done, stream);
+  }
+  for (int32_t lane = 0; lane < program->n_lanes; lane++) {
+    if (!own->join[lane]) continue;
+    TDM_TRY_CU(driver, cuEventRecord, own->join[lane], lane_stream(program, lane));
+    TDM_TRY_CU(driver, cuStreamWaitEvent, origin, own->join[lane], 0);
+  }
+  return TDM_OK;
+}
+
+static CUstream origin_of(const tdm_program* program, const tdm_launch_config* config) {
+  return config->stream ? (CUstream)config->stream : tdm_cuda_of(program->runtime)->stream;
+}
+
+tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config) {
+  const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
+  if (config->order == TDM_ORDER_SHUFFLED)
+    return TDM_FAIL(TDM_UNSUPPORTED, "program '%s': shuffled order is for the host device", program->name);
+  TDM_TRY(tdm_cuda_enter(cuda));
+  const CUstream origin = origin_of(program, config);
+  const tdm_status status =
+      config->order == TDM_ORDER_SERIAL ? issue_serial(program, origin) : issue_on_lanes(program, origin);
+  tdm_cuda_leave(cuda);
+  return status == TDM_OK ? status : tdm_fail_prefix(status, "program '%s'", program->name);
+}
+
+/* ---- graphs ----------------------------------------------------------------------------------------------------- */
+
+static tdm_status capture_in_context(tdm_program* program, CUgraph* out_graph) {
+  const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
+  TDM_TRY_CU(&cuda->driver, cuStreamBeginCapture, cuda->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  const tdm_status status = issue_on_lanes(program, cuda->stream);
+  const CUresult ended = cuda->driver.cuStreamEndCapture(cuda->stream, out_graph); /* also after a failure */
+  TDM_TRY(status);
+  return ended == CUDA_SUCCESS ? TDM_OK : tdm_cuda_fail(&cuda->driver, ended, "cuStreamEndCapture", __FILE__, __LINE__);
+}
+
+static tdm_status instantiate(const tdm_cuda* cuda, CUgraph graph, CUgraphExec* out_exec) {
+  TDM_TRY_CU(&cuda->driver, cuGraphInstantiate, out_exec, graph, 0);
+  return TDM_OK;
+}
+
+tdm_status tdm_cuda_capture(tdm_program* program, void** out_state) {
+  const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
+  CUgraph graph = NULL;
+  CUgraphExec exec = NULL;
+  TDM_TRY(tdm_cuda_enter(cuda));
+  tdm_status status = capture_in_context(program, &graph);
+  if (status == TDM_OK) status = instantiate(cuda, graph, &exec);
+  if (graph) (void)cuda->driver.cuGraphDestroy(graph);
+  tdm_cuda_leave(cuda);
+  if (status != TDM_OK) return tdm_fail_prefix(status, "capturing program '%s'", program->name);
+  *out_state = exec;
+  return TDM_OK;
+}
+
+tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_config* config) {
+  const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
+  if (config->order != TDM_ORDER_LANES)
+    return TDM_FAIL(TDM_UNSUPPORTED,
+                    "program '%s': a captured graph replays on its lanes; another order is for eager launches",
+                    program->name);
+  TDM_TRY_CU(&cuda->driver, cuGraphLaunch, (CUgraphExec)state, origin_of(program, config));
+  return TDM_OK;
+}
+
+void tdm_cuda_release(tdm_program* program, void* state) {
+  const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
+  if (!state || tdm_cuda_enter(cuda) != TDM_OK) return;
+  (void)cuda->driver.cuGraphExecDestroy((CUgraphExec)state);
+  tdm_cuda_leave(cuda);
+}

@@ -1,0 +1,17 @@
+#include "runtime/kernel.h"
+
+#include <string.h>
+
+#include "runtime/status.h"
+
+tdm_status tdm_encoded_step_add(tdm_encoded_step* step, const tdm_kernel_launch* launch, const void* params,
+                                size_t params_bytes) {
+  if (step->n_launches == TDM_STEP_LAUNCHES || params_bytes > TDM_KERNEL_PARAMS_BYTES)
+    return TDM_FAIL(TDM_INTERNAL, "%s: launch %d with %zu bytes of parameters has no room", launch->kernel,
+                    step->n_launches + 1, params_bytes);
+  tdm_encoded_launch* one = &step->launches[step->n_launches++];
+  one->launch = *launch;
+  one->params_bytes = (uint32_t)params_bytes;
+  memcpy(one->params, params, params_bytes);
+  return TDM_OK;
+}

@@ -1,0 +1,59 @@
+/* Hopper kernels against the references.  gpu_test [quick | bench | all] [op...]
+ *   quick: small sizes only, for compute-sanitizer;  bench: timings of all ops or of one;  default: the tests. */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/gpu/gpu.h"
+
+static const struct {
+  const char* name;
+  void (*run)(gpu_rig* rig, bool quick);
+} tests[] = {{"rmsnorm", test_rmsnorm},
+             {"quant", test_quant},
+             {"gemm_fp8", test_gemm_fp8},
+             {"gemm_bf16", test_gemm_bf16},
+             {"router_gemm", test_router_gemm},
+             {"moe_fc1", test_moe_fc1},
+             {"moe_fc2", test_moe_fc2},
+             {"rope", test_rope},
+             {"mla_kv_write", test_mla_kv_write},
+             {"moe_route", test_moe_route},
+             {"mla_decode", test_mla_decode},
+             {"mla_prefill", test_mla_prefill},
+             {"embedding", test_embedding},
+             {"gather_rows", test_gather_rows},
+             {"argmax", test_argmax}};
+
+static bool wanted(int argc, char** argv, const char* name) {
+  for (int i = 2; i < argc; i++)
+    if (strcmp(argv[i], name) == 0) return true;
+  return argc <= 2;
+}
+
+int main(int argc, char** argv) {
+  (void)setvbuf(stdout, NULL, _IOLBF, 0);
+  const char* mode = argc > 1 ? argv[1] : "test";
+  gpu_rig rig;
+  const char* problem = gpu_open(&rig);
+  int count = (int)(sizeof tests / sizeof *tests);
+  if (problem) {
+    (void)printf("%s\ngpu: 0 passed, 0 failed, %d skipped\n", problem, count);
+    return 77;
+  }
+  int skipped = 0;
+  for (int i = 0; i < count && strcmp(mode, "bench") != 0; i++) {
+    if (!wanted(argc, argv, tests[i].name)) {
+      skipped++;
+      continue;
+    }
+    int passed = rig.passed, failed = rig.failed;
+    tests[i].run(&rig, strcmp(mode, "quick") == 0);
+    (void)printf("%-16s %d passed, %d failed\n", tests[i].name, rig.passed - passed, rig.failed - failed);
+  }
+  if (strcmp(mode, "bench") == 0 || strcmp(mode, "all") == 0) bench(&rig, argc > 2 ? argv[2] : NULL);
+  gpu_close(&rig);
+  (void)printf("gpu: %d passed, %d failed, %d skipped\n", rig.passed, rig.failed, skipped);
+  return rig.failed > 0;
+}
