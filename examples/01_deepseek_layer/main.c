@@ -123,6 +123,10 @@ static int run_modes(tdm_runtime* runtime, const example_arguments* arguments) {
   int n = 0, code = EXIT_SUCCESS;
   for (int i = 0; i < 2 && code != EXIT_TANDEM; i++) {
     if (!(wanted[i] == TDM_ACTIVATIONS_NATIVE ? arguments->native : arguments->float32)) continue;
+    if (arguments->native && wanted[i] == TDM_ACTIVATIONS_FLOAT32 && info.device_kind == TDM_DEVICE_CUDA) {
+      fprintf(stderr, "float32 activations are for the host device: not run\n");
+      continue;
+    }
     mode_report* report = &reports[n++];
     if (run_mode(runtime, &arguments->run, wanted[i], report) != TDM_OK)
       code = fail(report->activations);

@@ -1,5 +1,6 @@
 #include "kernels/argmax/argmax.h"
 
+#include "kernels/argmax/argmax_sm90.h"
 #include "kernels/common/check.h"
 
 static const tdm_operand operands[] = {
@@ -26,6 +27,16 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   out_plan->bytes = tdm_traffic_all(&tdm_op_argmax, args_);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_argmax_params params;
+  tdm_kernel_launch launch;
+  tdm_argmax_sm90_params(args, &params);
+  tdm_argmax_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_argmax = {
     .name = "argmax",
     .args_bytes = sizeof(tdm_argmax_args),
@@ -34,4 +45,5 @@ const tdm_op tdm_op_argmax = {
     .check = check,
     .plan = plan,
     .ref = tdm_argmax_ref,
+    .encode = encode,
 };

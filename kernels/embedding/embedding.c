@@ -1,6 +1,7 @@
 #include "kernels/embedding/embedding.h"
 
 #include "kernels/common/check.h"
+#include "kernels/embedding/embedding_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_embedding_args, n_tokens, TDM_READ),
@@ -28,6 +29,16 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   out_plan->bytes = tdm_traffic(&args->ids) + read_values * table_bytes + tdm_traffic(&args->out);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_embedding_params params;
+  tdm_kernel_launch launch;
+  tdm_embedding_sm90_params(args, &params);
+  tdm_embedding_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_embedding = {
     .name = "embedding",
     .args_bytes = sizeof(tdm_embedding_args),
@@ -36,4 +47,5 @@ const tdm_op tdm_op_embedding = {
     .check = check,
     .plan = plan,
     .ref = tdm_embedding_ref,
+    .encode = encode,
 };

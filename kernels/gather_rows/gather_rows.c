@@ -1,6 +1,7 @@
 #include "kernels/gather_rows/gather_rows.h"
 
 #include "kernels/common/check.h"
+#include "kernels/gather_rows/gather_rows_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_gather_rows_args, n_rows, TDM_READ),
@@ -26,6 +27,16 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   out_plan->bytes = tdm_traffic(&args->rows) + 2.0 * tdm_traffic(&args->out);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_gather_rows_params params;
+  tdm_kernel_launch launch;
+  tdm_gather_rows_sm90_params(args, &params);
+  tdm_gather_rows_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_gather_rows = {
     .name = "gather_rows",
     .args_bytes = sizeof(tdm_gather_rows_args),
@@ -34,4 +45,5 @@ const tdm_op tdm_op_gather_rows = {
     .check = check,
     .plan = plan,
     .ref = tdm_gather_rows_ref,
+    .encode = encode,
 };

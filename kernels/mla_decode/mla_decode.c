@@ -5,6 +5,7 @@
 #include "kernels/common/check.h"
 #include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
+#include "kernels/mla_decode/mla_decode_sm90.h"
 #include "kernels/ops.h"
 
 #define OP "mla_decode"
@@ -46,6 +47,17 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   if (sms == 0) out_plan->scratch_bytes = tdm_mla_decode_ref_scratch_bytes(args);
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  const tdm_mla_decode_args* decode = args;
+  tdm_mla_decode_params params;
+  tdm_kernel_launch launch;
+  tdm_mla_decode_sm90_plan(decode->q.shape[0], decode->q.shape[1], env->sms, &launch);
+  TDM_TRY(tdm_mla_decode_sm90_params(args, env->tensor_map, env->tensor_map_ctx, &params));
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_mla_decode = {
     .name = OP,
     .args_bytes = sizeof(tdm_mla_decode_args),
@@ -54,4 +66,5 @@ const tdm_op tdm_op_mla_decode = {
     .check = check,
     .plan = plan,
     .ref = tdm_mla_decode_ref,
+    .encode = encode,
 };

@@ -1,6 +1,7 @@
 #include "kernels/sample/sample.h"
 
 #include "kernels/common/check.h"
+#include "kernels/sample/sample_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_sample_args, n_rows, TDM_READ),
@@ -37,6 +38,16 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   out_plan->scratch_bytes = (size_t)args->logits.shape[1] * (sizeof(double) + sizeof(int32_t));
 }
 
+static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+                         tdm_encoded_step* out_step) {
+  (void)plan_;
+  tdm_sample_params params;
+  tdm_kernel_launch launch;
+  tdm_sample_sm90_params(args, &params);
+  tdm_sample_sm90_plan(&params, env->sms, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+}
+
 const tdm_op tdm_op_sample = {
     .name = "sample",
     .args_bytes = sizeof(tdm_sample_args),
@@ -45,4 +56,5 @@ const tdm_op tdm_op_sample = {
     .check = check,
     .plan = plan,
     .ref = tdm_sample_ref,
+    .encode = encode,
 };
