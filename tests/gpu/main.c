@@ -24,7 +24,9 @@ static const struct {
              {"mla_prefill", test_mla_prefill},
              {"embedding", test_embedding},
              {"gather_rows", test_gather_rows},
-             {"argmax", test_argmax}};
+             {"argmax", test_argmax},
+             {"sample", test_sample},
+             {"model", test_model}};
 
 static bool wanted(int argc, char** argv, const char* name) {
   for (int i = 2; i < argc; i++)

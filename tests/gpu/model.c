@@ -119,20 +119,20 @@ static bool read_tap(gpu_rig* rig, const side* s, const char* name, int64_t rows
 }
 
 /* One decoder layer at a time, both devices fed with the same input, so that differences do not add up. */
-static void compare_layers(gpu_rig* rig, side* gpu, side* host) {
+static void compare_layers(gpu_rig* rig, side* cuda, side* host) {
   static float in[MOST_TOKENS * HIDDEN], ours[MOST_TOKENS * HIDDEN], theirs[MOST_TOKENS * HIDDEN];
   for (int64_t layer = 0; layer < LAYERS; layer++) {
     gpu_begin(rig, "model: layer %d on both devices", (int)layer);
-    if (!begin_sequences(rig, gpu) || !begin_sequences(rig, host)) return;
+    if (!begin_sequences(rig, cuda) || !begin_sequences(rig, host)) return;
     const int64_t rows = lengths[0] + lengths[1] + lengths[2];
     for (int64_t i = 0; i < rows * HIDDEN; i++) in[i] = (float)((i * 7919 + layer) % 2001) / 1000.0f - 1.0f;
-    tdm_batch_item gpu_items[SEQUENCES], host_items[SEQUENCES];
+    tdm_batch_item cuda_items[SEQUENCES], host_items[SEQUENCES];
     for (int i = 0; i < SEQUENCES; i++) {
-      gpu_items[i] = (tdm_batch_item){.sequence = gpu->sequences[i], .n_tokens = lengths[i]};
+      cuda_items[i] = (tdm_batch_item){.sequence = cuda->sequences[i], .n_tokens = lengths[i]};
       host_items[i] = (tdm_batch_item){.sequence = host->sequences[i], .n_tokens = lengths[i]};
     }
     const bool ran =
-        ok(rig, tdm_model_forward_layers(gpu->model, gpu_items, SEQUENCES, layer, 1, in, ours), "layer on the GPU") &&
+        ok(rig, tdm_model_forward_layers(cuda->model, cuda_items, SEQUENCES, layer, 1, in, ours), "layer on the GPU") &&
         ok(rig, tdm_model_forward_layers(host->model, host_items, SEQUENCES, layer, 1, in, theirs),
            "layer on the host");
     /* A row whose experts differ after a near tie is judged apart; there may be one in twenty. */
@@ -189,45 +189,45 @@ static void compare_bits(gpu_rig* rig) {
 }
 
 /* Decode steps with growing lengths, over and over: the same bits each time. */
-static void replay_often(gpu_rig* rig, side* gpu, int64_t rounds) {
+static void replay_often(gpu_rig* rig, side* cuda, int64_t rounds) {
   static float first[128 * VOCAB], again[128 * VOCAB];
   static int32_t first_drawn[128], drawn[128];
   gpu_begin(rig, "model: %d rounds of prefill and decode", (int)rounds);
-  bool fine = run_all(rig, gpu, first, first_drawn);
+  bool fine = run_all(rig, cuda, first, first_drawn);
   for (int64_t i = 0; fine && i < rounds; i++) {
-    fine = run_all(rig, gpu, again, drawn);
+    fine = run_all(rig, cuda, again, drawn);
     if (fine && memcmp(first, again, sizeof first) != 0) gpu_fail(rig, "round %d gave other bits", (int)i);
   }
   gpu_end(rig);
 }
 
 void test_model(gpu_rig* rig, bool quick) {
-  side gpu, host;
+  side cuda, host;
   gpu_begin(rig, "model: loads on both devices");
-  const bool opened = open_side(rig, &gpu, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES) &&
+  const bool opened = open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES) &&
                       open_side(rig, &host, TDM_DEVICE_HOST, true, TDM_ORDER_LANES);
   gpu_end(rig);
   if (!opened) return;
-  compare_layers(rig, &gpu, &host);
+  compare_layers(rig, &cuda, &host);
 
   static float ours[128 * VOCAB], theirs[128 * VOCAB];
   static float our_tap[MOST_TOKENS * HIDDEN], their_tap[MOST_TOKENS * HIDDEN];
   static int32_t our_drawn[128], their_drawn[128];
   gpu_begin(rig, "model: first layer's values in the whole model");
-  if (begin_sequences(rig, &gpu) && begin_sequences(rig, &host)) {
-    const int64_t rows = forward(rig, &gpu, 0, ours, our_drawn);
+  if (begin_sequences(rig, &cuda) && begin_sequences(rig, &host)) {
+    const int64_t rows = forward(rig, &cuda, 0, ours, our_drawn);
     (void)forward(rig, &host, 0, theirs, their_drawn);
     static const char* const taps[] = {"layer0.in", "layer0.attn", "layer0.mlp", "layer0.out"};
     for (int i = 0; i < 4 && rows; i++) {
-      if (!read_tap(rig, &gpu, taps[i], rows, our_tap) || !read_tap(rig, &host, taps[i], rows, their_tap)) break;
+      if (!read_tap(rig, &cuda, taps[i], rows, our_tap) || !read_tap(rig, &host, taps[i], rows, their_tap)) break;
       const double error = difference(our_tap, their_tap, rows * HIDDEN);
       (void)printf("  %s: host and GPU differ by %.2e\n", taps[i], error);
       if (!(error <= 1e-2)) gpu_fail(rig, "%s differs by %g", taps[i], error);
     }
   }
   gpu_end(rig);
-  replay_often(rig, &gpu, quick ? 2 : 60);
-  close_side(rig, &gpu);
+  replay_often(rig, &cuda, quick ? 2 : 60);
+  close_side(rig, &cuda);
   close_side(rig, &host);
   compare_bits(rig);
 }
