@@ -14,6 +14,8 @@ tdm_status tdm_model_config_init(tdm_model_config* config, size_t size) {
                                      .max_tokens = 512,
                                      .max_seqs = 64,
                                      .prefill_threshold = 16,
+                                     .strategy = TDM_STRATEGY_SOFT,
+                                     .side_sms = 16,
                                      .order = TDM_ORDER_LANES,
                                      .use_graphs = true};
   return tdm_config_init("tdm_model_config", &defaults, sizeof defaults, config, size);
@@ -45,6 +47,8 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
                     (int)config->activations);
   if (config->order < TDM_ORDER_LANES || config->order > TDM_ORDER_SHUFFLED)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.order is %d, no tdm_order", (int)config->order);
+  if (config->strategy < TDM_STRATEGY_SERIAL || config->strategy > TDM_STRATEGY_GREEN)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.strategy is %d, no tdm_strategy", (int)config->strategy);
   if (config->max_context == 0) config->max_context = smaller(shape->max_position_embeddings, DEFAULT_CONTEXT);
   if (config->cache_pages == 0) config->cache_pages = DEFAULT_PAGES;
   if (config->layers == 0) config->layers = shape->num_hidden_layers;
@@ -55,6 +59,7 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
       {"cache_pages", config->cache_pages, 1, INT32_MAX / TDM_PAGE_TOKENS},
       {"prefill_threshold", config->prefill_threshold, 1, INT64_MAX},
       {"layers", config->layers, 1, shape->num_hidden_layers},
+      {"side_sms", config->side_sms, 1, 1024},
   };
   return check_limits(limits, sizeof limits / sizeof *limits);
 }
@@ -92,13 +97,48 @@ static tdm_status make_rope_table(tdm_model* model) {
   return status;
 }
 
-static tdm_status get_lanes(tdm_model* model) {
+static tdm_status get_lane(tdm_model* model, const char* name, tdm_lane_kind kind, int32_t sms, tdm_lane** out_lane) {
   tdm_lane_config config;
   TDM_TRY(tdm_lane_config_init(&config, sizeof config));
-  config.name = "main";
-  TDM_TRY(tdm_lane_get(model->runtime, &config, &model->main_lane));
-  config.name = "side";
-  return tdm_lane_get(model->runtime, &config, &model->side_lane);
+  config.name = name;
+  config.kind = kind;
+  config.sms = sms;
+  return tdm_lane_get(model->runtime, &config, out_lane);
+}
+
+/* The side lane's partition first, then one of all that is left. */
+static tdm_status get_green_lanes(tdm_model* model) {
+  tdm_runtime_info device = {.size = sizeof device};
+  tdm_lane_info side = {.size = sizeof side};
+  TDM_TRY(get_lane(model, "side.green", TDM_LANE_GREEN, model->config.side_sms, &model->side_lane));
+  TDM_TRY(tdm_lane_get_info(model->side_lane, &side));
+  TDM_TRY(tdm_runtime_get_info(model->runtime, &device));
+  /* The host device has no SMs to divide; any number stands for "the others". */
+  const int32_t others = device.sms ? device.sms - side.granted_sms : 1;
+  return get_lane(model, "main.green", TDM_LANE_GREEN, others, &model->main_lane);
+}
+
+static tdm_status get_soft_lanes(tdm_model* model) {
+  TDM_TRY(get_lane(model, "main", TDM_LANE_WHOLE, 0, &model->main_lane));
+  return get_lane(model, "side.soft", TDM_LANE_SOFT, model->config.side_sms, &model->side_lane);
+}
+
+/* The ladder: green, else soft with a reason. */
+static tdm_status get_lanes(tdm_model* model) {
+  model->strategy = model->config.strategy;
+  if (model->strategy == TDM_STRATEGY_SERIAL) {
+    TDM_TRY(get_lane(model, "main", TDM_LANE_WHOLE, 0, &model->main_lane));
+    model->side_lane = model->main_lane;
+    return TDM_OK;
+  }
+  if (model->strategy == TDM_STRATEGY_GREEN) {
+    const tdm_status status = get_green_lanes(model);
+    if (status == TDM_OK || status == TDM_OUT_OF_MEMORY || model->config.strict) return status;
+    snprintf(model->strategy_reason, sizeof model->strategy_reason, "%s", tdm_last_error()->message);
+    tdm_log(model->runtime, TDM_LOG_WARNING, "soft lanes instead of green ones: %s", model->strategy_reason);
+    model->strategy = TDM_STRATEGY_SOFT;
+  }
+  return get_soft_lanes(model);
 }
 
 static tdm_status build_model(tdm_model* model, model_source* source) {
@@ -205,8 +245,9 @@ static size_t workspace_bytes(const tdm_model_graphs* graphs) {
 tdm_status tdm_model_get_info(const tdm_model* model, tdm_model_info* out_info) {
   if (!model || !out_info)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_get_info: model and out_info must not be NULL");
-  const tdm_model_info info = {
+  tdm_model_info info = {
       .size = sizeof info,
+      .strategy = model->strategy,
       .layers = model->config.layers,
       .max_context = model->config.max_context,
       .cache_pages = model->cache.n_pages,
@@ -215,6 +256,7 @@ tdm_status tdm_model_get_info(const tdm_model* model, tdm_model_info* out_info) 
       .cache_bytes = (size_t)model->cache.n_layers * tdm_buffer_bytes(model->cache.layers[0].buffer),
       .workspace_bytes = workspace_bytes(&model->whole) + workspace_bytes(&model->layers),
   };
+  memcpy(info.strategy_reason, model->strategy_reason, sizeof info.strategy_reason);
   return tdm_info_copy("tdm_model_info", &info, sizeof info, out_info, out_info->size);
 }
 

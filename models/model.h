@@ -31,6 +31,8 @@ struct tdm_model {
   tdm_view hidden; /* [max_tokens, hidden], input of tdm_model_forward_layers; made on first use */
   tdm_lane* main_lane;
   tdm_lane* side_lane;
+  tdm_strategy strategy; /* in force */
+  char strategy_reason[160];
   tdm_model_graphs whole;
   tdm_model_graphs layers; /* of the last range asked for */
   tdm_program* last;       /* of the last forward call; borrowed from its graph */

@@ -14,7 +14,8 @@ typedef struct example_arguments {
   tdm_device_kind device;
   int32_t ordinal;
   bool any_device, whole, tiny;
-  int64_t layers, context, replays;
+  int64_t layers, context, replays, side_sms;
+  tdm_strategy strategy;
   int64_t batches[MAX_BATCHES];
   int n_batches;
 } example_arguments;
@@ -26,6 +27,8 @@ static const struct argp_option options[] = {
     {"tiny", 't', NULL, 0, "a layer small enough for the host device, to try the program", 0},
     {"layers", 'l', "N", 0, "layers in a step (default 1)", 0},
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
+    {"strategy", 's', "serial|soft|green", 0, "on which lanes the steps run (default soft)", 0},
+    {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
     {0},
@@ -74,6 +77,16 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     break;
   case 'c':
     ok = parse_number(text, 1, 131072, &arguments->context);
+    break;
+  case 's':
+    arguments->strategy = strcmp(text, "serial") == 0  ? TDM_STRATEGY_SERIAL
+                          : strcmp(text, "soft") == 0  ? TDM_STRATEGY_SOFT
+                          : strcmp(text, "green") == 0 ? TDM_STRATEGY_GREEN
+                                                       : (tdm_strategy)0;
+    ok = arguments->strategy != 0;
+    break;
+  case 'n':
+    ok = parse_number(text, 1, 1024, &arguments->side_sms);
     break;
   case 'm':
     ok = parse_batches(text, arguments);
@@ -222,6 +235,8 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   tdm_status status = tdm_model_config_init(&config, sizeof config);
   if (status != TDM_OK) return status;
   config.max_tokens = config.max_seqs = largest;
+  config.strategy = arguments->strategy;
+  config.side_sms = (int32_t)arguments->side_sms;
   config.max_context = (arguments->context / 64 + 2) * 64;
   config.cache_pages = largest * (arguments->context / 64 + 2);
   const tdm_deepseek_v3_config shape = layer_shape(arguments);
@@ -232,8 +247,9 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   tdm_model_info info = {.size = sizeof info};
   (void)tdm_runtime_get_info(runtime, &device);
   (void)tdm_model_get_info(model, &info);
-  printf("%s, %d SMs; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name, device.sms,
-         (int)arguments->layers,
+  static const char* const strategies[] = {"", "serial", "soft", "green"};
+  printf("%s, %d SMs, %s lanes; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
+         device.sms, strategies[info.strategy], (int)arguments->layers,
          arguments->tiny    ? "tiny"
          : arguments->whole ? "whole"
                             : "TP8",

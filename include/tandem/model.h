@@ -71,6 +71,13 @@ typedef enum tdm_activations {
   TDM_ACTIVATIONS_FLOAT32 = 2 /* f32 throughout, nothing quantised: to judge the maths; host device only */
 } tdm_activations;
 
+/* On which lanes a model's steps run. The results have the same bits. */
+typedef enum tdm_strategy {
+  TDM_STRATEGY_SERIAL = 1, /* one lane */
+  TDM_STRATEGY_SOFT = 2,   /* a main lane on all SMs; the side lane's kernels limit themselves to side_sms */
+  TDM_STRATEGY_GREEN = 3   /* two partitions that the hardware keeps: side_sms, and all others for the main lane */
+} tdm_strategy;
+
 /* A DeepSeek-V3 model: weights, paged cache, rotary table, programs by token bucket.
  * Threads: one thread at a time. */
 typedef struct tdm_model tdm_model;
@@ -85,10 +92,14 @@ typedef struct tdm_model_config {
   int64_t prefill_threshold;   /* a new sequence with at least this many tokens is attended to in expanded form;
                                   default 16.   Results depend on it in rounding, never on what else is in the batch */
   int64_t layers;              /* load only the first so many decoder layers; default 0: all */
-  tdm_order order;             /* default TDM_ORDER_LANES */
-  uint64_t order_seed;         /* for TDM_ORDER_SHUFFLED */
-  bool use_graphs;             /* capture a graph per bucket and replay it; default true. false: eager launches */
-  bool taps;                   /* keep the values that tdm_model_tap names; default false: more memory, same bits */
+  tdm_strategy strategy;       /* default TDM_STRATEGY_SOFT */
+  int32_t side_sms;            /* SMs of the side lane, where router and cache writes run; default 16 */
+  bool strict;         /* default false: where green lanes cannot be had, soft ones are taken, and the reason is in the
+                          log (WARNING) and in tdm_model_info; true: that is an error */
+  tdm_order order;     /* default TDM_ORDER_LANES */
+  uint64_t order_seed; /* for TDM_ORDER_SHUFFLED */
+  bool use_graphs;     /* capture a graph per bucket and replay it; default true. false: eager launches */
+  bool taps;           /* keep the values that tdm_model_tap names; default false: more memory, same bits */
 } tdm_model_config;
 
 TDM_API tdm_status tdm_model_config_init(tdm_model_config* config, size_t size);
@@ -116,6 +127,8 @@ typedef struct tdm_model_info {
   int64_t max_context;
   int64_t cache_pages;
   int64_t cache_pages_free;
+  tdm_strategy strategy;     /* the one in force */
+  char strategy_reason[160]; /* why it is not the one asked for; "" when it is */
   size_t weight_bytes;
   size_t cache_bytes;
   size_t workspace_bytes;

@@ -208,6 +208,7 @@ Test(golden, the_schedule_does_not_change_a_bit) {
     config.order_seed = (uint64_t)i;
     config.use_graphs = i != 2;
     config.taps = i % 2 == 0;
+    config.strategy = i == 5 ? TDM_STRATEGY_SERIAL : i >= 6 ? TDM_STRATEGY_GREEN : TDM_STRATEGY_SOFT;
     if (i == 3) config.max_tokens = 512;
     golden_open(&g, NULL, &config);
     float* logits = golden_run(&g, 2, 30, 1);

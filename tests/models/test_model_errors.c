@@ -175,6 +175,12 @@ static void activations_9(tdm_model_config* c) {
 static void order_0(tdm_model_config* c) {
   c->order = (tdm_order)0;
 }
+static void strategy_0(tdm_model_config* c) {
+  c->strategy = (tdm_strategy)0;
+}
+static void side_sms_0(tdm_model_config* c) {
+  c->side_sms = 0;
+}
 static void size_1(tdm_model_config* c) {
   c->size = 1;
 }
@@ -193,6 +199,8 @@ Test(model_errors, configs_are_refused) {
                {"layers is 3", layers_3},
                {"activations is 9", activations_9},
                {"order is 0", order_0},
+               {"strategy is 0", strategy_0},
+               {"side_sms is 0", side_sms_0},
                {"tdm_model_config.size is 1", size_1}};
   golden g;
   golden_open_runtime(&g);
