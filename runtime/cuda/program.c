@@ -115,9 +115,9 @@ tdm_status tdm_cuda_program_open(tdm_program* program) {
   if (!own) return TDM_OUT_OF_MEMORY;
   program->device_state = own;
   if (!(own->steps = tdm_host_alloc_array(runtime, program->n_steps, sizeof *own->steps))) return TDM_OUT_OF_MEMORY;
-  TDM_TRY(encode_steps(program, own));
   TDM_TRY(tdm_cuda_enter(cuda));
-  const tdm_status status = make_events(program, own);
+  tdm_status status = encode_steps(program, own); /* tensor maps are encoded in the current context */
+  if (status == TDM_OK) status = make_events(program, own);
   tdm_cuda_leave(cuda);
   return status;
 }
