@@ -7,7 +7,8 @@
 
 #include "runtime/runtime.h"
 
-/* Every driver function in use, once. */
+/* Every driver function in use, once. A name for which the driver keeps an older signature cannot stand here: asked for
+ * "cuGraphInstantiate" it answers the one with five arguments, while cuda.h makes that name mean the one with flags. */
 #define TDM_CUDA_FUNCTIONS(X)                                                                                          \
   X(cuInit)                                                                                                            \
   X(cuDriverGetVersion)                                                                                                \
@@ -38,7 +39,7 @@
   X(cuEventCreate)                                                                                                     \
   X(cuEventDestroy)                                                                                                    \
   X(cuEventRecord)                                                                                                     \
-  X(cuGraphInstantiate)                                                                                                \
+  X(cuGraphInstantiateWithFlags)                                                                                       \
   X(cuGraphLaunch)                                                                                                     \
   X(cuGraphDestroy)                                                                                                    \
   X(cuGraphExecDestroy)                                                                                                \

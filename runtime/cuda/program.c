@@ -222,7 +222,7 @@ static tdm_status capture_in_context(tdm_program* program, CUgraph* out_graph) {
 }
 
 static tdm_status instantiate(const tdm_cuda* cuda, CUgraph graph, CUgraphExec* out_exec) {
-  TDM_TRY_CU(&cuda->driver, cuGraphInstantiate, out_exec, graph, 0);
+  TDM_TRY_CU(&cuda->driver, cuGraphInstantiateWithFlags, out_exec, graph, 0);
   return TDM_OK;
 }
 
