@@ -268,8 +268,14 @@ int main(int argc, char** argv) {
       "Measures decode steps of DeepSeek-V3 layers with random weights: eager launches against replayed graphs."
       "\vExit status: 0 done, 2 wrong usage, 3 tandem refused (the reason is on stderr).";
   const struct argp argp = {.options = options, .parser = parse, .doc = doc};
-  example_arguments arguments = {
-      .any_device = true, .layers = 1, .context = 4096, .replays = 50, .batches = {1, 16, 64, 128}, .n_batches = 4};
+  example_arguments arguments = {.any_device = true,
+                                 .layers = 1,
+                                 .side_sms = 16,
+                                 .strategy = TDM_STRATEGY_SOFT,
+                                 .context = 4096,
+                                 .replays = 50,
+                                 .batches = {1, 16, 64, 128},
+                                 .n_batches = 4};
   argp_err_exit_status = EXIT_BAD_USAGE;
   argp_program_version = tdm_version();
   argp_parse(&argp, argc, argv, 0, NULL, &arguments);
