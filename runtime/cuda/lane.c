@@ -13,12 +13,13 @@ static tdm_status take_sms(tdm_cuda* cuda, int32_t wanted, CUdevResource* out_ta
   if (wanted > left)
     return TDM_FAIL(TDM_UNSUPPORTED, "%d SMs wanted, but of the %d SMs of %s only %d are left to split off", wanted,
                     cuda->sms, cuda->name, left);
-  unsigned groups = 1;
-  CUdevResource rest;
-  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, &rest, 0,
-             (unsigned)wanted);
-  if (groups == 0) /* not enough for the hardware's step, so the lane gets all that is left */
-    *out_taken = cuda->free_sms, rest = (CUdevResource){.type = CU_DEV_RESOURCE_TYPE_SM};
+  *out_taken = cuda->free_sms;
+  CUdevResource rest = {.type = CU_DEV_RESOURCE_TYPE_SM};
+  if (wanted < left) { /* all that is left needs no split, and its size need not be a multiple of the hardware's step */
+    unsigned groups = 1;
+    TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, &rest, 0,
+               (unsigned)wanted);
+  }
   cuda->free_sms = rest;
   return TDM_OK;
 }
