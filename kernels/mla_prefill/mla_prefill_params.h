@@ -27,8 +27,9 @@ enum {
   TDM_MLA_PREFILL_THREADS = 384, /* a producer and two consumer warpgroups */
   TDM_MLA_PREFILL_QUERIES = 128, /* of a unit */
   TDM_MLA_PREFILL_STAGES = 3,
-  TDM_MLA_PREFILL_SHARED =
-      ((6 + 5 * TDM_MLA_PREFILL_STAGES) * 64 * 128 + (2 + 2 * TDM_MLA_PREFILL_STAGES) * 8 + 1023) / 1024 * 1024
+  TDM_MLA_PREFILL_SHARED = ((6 + 5 * TDM_MLA_PREFILL_STAGES) * 64 * 128 + 8 * 16 * 64 * 4 + 8 * 4 +
+                            (2 + 2 * TDM_MLA_PREFILL_STAGES) * 8 + 1023) /
+                           1024 * 1024
 };
 
 #endif

@@ -4,12 +4,16 @@
  * 2. Producer: one lane brings the queries, then keys and values, 64 tokens at a time, up to the last query's own.
  * 3. Consumers: each warpgroup has 64 queries: scores over 128 + 64 values, online softmax in f32, probabilities
  * rounded to bf16 from registers into the product with the 128 value columns, which the tensor cores transpose.
- * 4. Rows past the sequence's end are other tokens, or NaN: zeroed in shared memory before use.
+ * 4. Rows past the sequence's end are other tokens, or NaN: zeroed in shared memory before use. On the diagonal the
+ *    probability 0 of a later token would still meet its values: where those are not finite, the tile is added up
+ * without the tensor cores.
  * 5. Division by the sum of the unrounded probabilities, one rounding, store. Rows of other sequences are not touched.
  *
- *   warpgroup 0 (producer)   warp 0, one lane: TMA      q      3 x [128 queries][64] bf16, swizzled: nope, nope, rope
- *   warpgroup 1              queries  0 ..  63          stage  5 x [64 tokens][64] bf16, swizzled: k nope, k nope, k
- * rope, v, v warpgroup 2              queries 64 .. 127
+ *   warpgroup 0 (producer)   warp 0, one lane: TMA
+ *   warpgroup 1              queries  0 ..  63
+ *   warpgroup 2              queries 64 .. 127
+ *   q      3 x [128 queries][64] bf16, swizzled: nope, nope, rope
+ *   stage  5 x [64 tokens][64] bf16, swizzled: k nope, k nope, k rope, v, v
  *
  * Grid: up to one CTA an SM; block: 384 threads. Limit: tensor cores and softmax, which a warpgroup does in turn. */
 
@@ -28,6 +32,8 @@ constexpr int32_t kQueries = TDM_MLA_PREFILL_QUERIES, kExpanded = 2; /* TDM_SEQ_
 struct Shared {
   alignas(1024) uint8_t q[3][2 * kChunkBytes];
   alignas(1024) uint8_t keys[kStages][kChunks * kChunkBytes];
+  float probabilities[8][16][64]; /* of a warp's queries, where the tensor cores are left out */
+  uint32_t broken[2][4];          /* by warp of a warpgroup: it saw values that are not finite */
   uint64_t q_full;
   uint64_t q_empty;
   uint64_t full[kStages];
@@ -117,6 +123,50 @@ __device__ void clear_rows(uint8_t* chunks, int32_t valid) {
   tdm::named_barrier_sync(1, 256);
 }
 
+/* Whether the stage's values hold NaN or infinity; the same answer for the whole warpgroup. */
+__device__ bool values_broken(Shared& shared, const uint8_t* values, uint32_t consumer) {
+  const uint32_t thread = threadIdx.x % 128;
+  bool broken = false;
+  for (uint32_t i = thread; i < 2 * kChunkBytes / 16; i += 128) {
+    const uint4 v = *reinterpret_cast<const uint4*>(values + 16 * i);
+#pragma unroll
+    for (const uint32_t pair : {v.x, v.y, v.z, v.w})
+      broken |= (pair & 0x7f80u) == 0x7f80u || (pair & 0x7f800000u) == 0x7f800000u;
+  }
+  broken = __any_sync(~0u, broken);
+  if (thread % 32 == 0) shared.broken[consumer][thread / 32] = broken;
+  tdm::named_barrier_sync(2 + consumer, 128);
+  const uint32_t* flags = shared.broken[consumer];
+  broken = (flags[0] | flags[1] | flags[2] | flags[3]) != 0;
+  tdm::named_barrier_sync(2 + consumer, 128);
+  return broken;
+}
+
+/* o += p v over the keys below each row's limit. s: probabilities as the softmax leaves them. */
+__device__ void add_values_slowly(Shared& shared, float (&o)[64], const float (&s)[32], const uint8_t* values,
+                                  const int32_t (&limit)[2]) {
+  const uint32_t lane = threadIdx.x % 32, column = 2 * (lane % 4);
+  float(&mine)[16][64] = shared.probabilities[threadIdx.x / 32 - 4];
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 32; ++i)
+    mine[lane / 4 + 8 * (i / 2 % 2)][8 * (i / 4) + column + i % 2] = tdm::round_element(s[i], TDM_KERNEL_BF16);
+  __syncwarp();
+#pragma unroll 1
+  for (int32_t key = 0; key < 64; ++key) {
+#pragma unroll
+    for (int i = 0; i < 64; i += 2) {
+      const int half = i / 2 % 2;
+      if (key >= limit[half]) continue;
+      const uint32_t d = 8 * (i / 4) + column;
+      const uint32_t chunk = d / 64, byte = d % 64 * 2 ^ key % 8 * 16;
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(values + chunk * kChunkBytes + key * 128 + byte);
+      o[i] = fmaf(mine[lane / 4 + 8 * half][key], tdm::bf16_low(pair), o[i]);
+      o[i + 1] = fmaf(mine[lane / 4 + 8 * half][key], tdm::bf16_high(pair), o[i + 1]);
+    }
+  }
+}
+
 __device__ void store(const tdm_mla_prefill_params& p, const Walk& walk, const float (&o)[64], const float (&sum)[2],
                       int32_t query) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
@@ -156,6 +206,12 @@ __device__ void attend(const tdm_mla_prefill_params& p, Shared& shared, uint32_t
       tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
       uint8_t* chunks = shared.keys[stage.slot];
       if (keys - key < 64) clear_rows(chunks, keys - key);
+      const int32_t first_query = walk.query0 + 64 * static_cast<int32_t>(consumer);
+      if (key >= first_query + 64) { /* all of it comes later */
+        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
+        stage.advance();
+        continue;
+      }
 
       float s[32];
       tdm::wgmma_fence();
@@ -171,12 +227,21 @@ __device__ void attend(const tdm_mla_prefill_params& p, Shared& shared, uint32_t
       tdm::wgmma_settle(s);
 
       float factor[2];
-      softmax.add(s, factor, p.scale, {query - key + 1, query + 8 - key + 1});
+      const int32_t limit[2] = {query - key + 1, query + 8 - key + 1};
+      softmax.add(s, factor, p.scale, limit);
 #pragma unroll
       for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+      const uint8_t* v = chunks + 3 * kChunkBytes;
+      if (key + 63 > first_query && values_broken(shared, v, consumer)) {
+        add_values_slowly(shared, o, s, v, limit);
+        __syncwarp();
+        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
+        stage.advance();
+        continue;
+      }
       uint32_t probabilities[4][4];
       tdm::pack_probabilities(probabilities, s);
-      const uint64_t values = tdm::wgmma_descriptor(chunks + 3 * kChunkBytes, kChunkBytes);
+      const uint64_t values = tdm::wgmma_descriptor(v, kChunkBytes);
       tdm::wgmma_settle(o);
       tdm::wgmma_fence();
 #pragma unroll

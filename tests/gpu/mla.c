@@ -1,5 +1,5 @@
-/* mla_decode and mla_prefill. The reference rounds probabilities against the maximum of the whole row, the kernel against the running
- * one: bf16 output 1e-5, f32 5e-6. A sequence has the same bits alone and in a batch. */
+/* mla_decode and mla_prefill. The reference rounds probabilities against the maximum of the whole row, the kernel
+ * against the running one: bf16 output 1e-5, f32 5e-6. A sequence has the same bits alone and in a batch. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -164,9 +164,11 @@ static void run_prefill(gpu_rig* rig, const prefill_case* c) {
   gpu_fill_normal(rig, q_rope, 1.0f);
   gpu_fill_normal(rig, kv, 1.0f);
   gpu_fill_normal(rig, k_rope, 1.0f);
-  /* NaN in the token after sequence 1 must not reach back. */
+  /* NaN in the token after sequence 1, and in the middle of sequence 0, must not reach back. */
   if (c->n_seqs > 2)
     memset(kv->host + GPU_GUARD_BYTES + (size_t)(start[2] * kv->view.stride[0]) * 2, 0xff, (size_t)(h * 256) * 2);
+  if (c->mixed)
+    memset(kv->host + GPU_GUARD_BYTES + (size_t)(start[1] / 2 * kv->view.stride[0]) * 2, 0xff, (size_t)(h * 256) * 2);
   memcpy(ints(seq_start), start, (size_t)(c->n_seqs + 1) * 4);
   memcpy(ints(seq_kind), kind, (size_t)c->n_seqs * 4);
   tdm_mla_prefill_args args = {.size = sizeof args,
