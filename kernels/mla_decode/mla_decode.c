@@ -1,11 +1,12 @@
 #include "kernels/mla_decode/mla_decode.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "kernels/common/check.h"
 #include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
-#include "kernels/mla_decode/mla_decode_sm90.h"
+#include "kernels/mla_decode/mla_decode_split_sm90.h"
 #include "kernels/ops.h"
 
 #define OP "mla_decode"
@@ -44,18 +45,27 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
                     tdm_traffic(&args->seq_start) + tdm_traffic(&args->kv_len) + tdm_traffic(&args->seq_kind) +
                     tdm_traffic(&args->out) +
                     pages * TDM_PAGE_TOKENS * TDM_MLA_CACHED * (double)tdm_dtype_bytes(args->cache.dtype);
-  if (sms == 0) out_plan->scratch_bytes = tdm_mla_decode_ref_scratch_bytes(args);
+  if (sms == 0) {
+    out_plan->scratch_bytes = tdm_mla_decode_ref_scratch_bytes(args);
+    return;
+  }
+  tdm_mla_decode_split_plan kernels;
+  tdm_mla_decode_split_sm90_make_plan(args, sms, &kernels);
+  memcpy(out_plan->variant, kernels.attend.kernel, sizeof out_plan->variant);
+  out_plan->splits = kernels.max_splits;
+  out_plan->scratch_bytes = kernels.partial_bytes;
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
-  const tdm_mla_decode_args* decode = args;
-  tdm_mla_decode_params params;
-  tdm_kernel_launch launch;
-  tdm_mla_decode_sm90_plan(decode->q.shape[0], decode->q.shape[1], env->sms, &launch);
-  TDM_TRY(tdm_mla_decode_sm90_params(args, env->tensor_map, env->tensor_map_ctx, &params));
-  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+  tdm_mla_decode_split_plan kernels;
+  tdm_mla_decode_split_params params;
+  tdm_mla_decode_split_sm90_make_plan(args, env->sms, &kernels);
+  TDM_TRY(
+      tdm_mla_decode_split_sm90_params(args, &kernels, env->scratch, env->tensor_map, env->tensor_map_ctx, &params));
+  TDM_TRY(tdm_encoded_step_add(out_step, &kernels.attend, &params, sizeof params));
+  return kernels.max_splits > 1 ? tdm_encoded_step_add(out_step, &kernels.merge, &params, sizeof params) : TDM_OK;
 }
 
 const tdm_op tdm_op_mla_decode = {

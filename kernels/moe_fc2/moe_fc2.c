@@ -45,7 +45,7 @@ static tdm_status check(void* void_args) {
 
 int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate) {
   int64_t blocks = intermediate / TDM_QUANT_BLOCK;
-  return tdm_gemm_segments(hidden, 1, n_experts * blocks, blocks);
+  return tdm_gemm_segments((hidden + 63) / 64, 64, n_experts * blocks, blocks);
 }
 
 int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s) {

@@ -21,8 +21,8 @@ if [[ -z $formatter ]]; then
   exit 77
 fi
 
-mapfile -t files < <(find attention bench examples graphs include kernels models moe runtime tests -type f \
-  \( -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) | sort)
+mapfile -t files < <(find . \( -path ./build -o -path './.*' \) -prune -o -type f \
+  \( -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -printf '%P\n' | sort)
 ((${#files[@]} > 0))
 if $fix; then
   "$formatter" --style=file -i "${files[@]}"

@@ -5,6 +5,7 @@
  * too late shows in the result. No Criterion here: plain programs use it as well. */
 
 #include <string.h>
+#include <time.h>
 
 #include "runtime/op.h"
 #include "runtime/status.h"
@@ -19,6 +20,7 @@ typedef struct probe_args {
   uint64_t salt;
   size_t scratch_bytes;
   tdm_status fails; /* answered by ref, unless TDM_OK */
+  int32_t nap_us;   /* sleeps before it touches anything */
 } probe_args;
 
 static const tdm_operand probe_operands[] = {
@@ -69,6 +71,7 @@ static inline void probe_plan(const void* args, int32_t sms, tdm_plan* out_plan)
 static inline tdm_status probe_ref(const void* args, const tdm_plan* plan, void* scratch) {
   const probe_args* probe = args;
   if (probe->fails != TDM_OK) return TDM_FAIL(probe->fails, "probe %d fails as asked", (int)probe->salt);
+  if (probe->nap_us > 0) nanosleep(&(struct timespec){.tv_nsec = probe->nap_us * 1000L}, NULL);
   uint64_t hash = probe_mix(1, probe->salt);
   hash = probe_read(&probe->read2, probe_read(&probe->read1, probe_read(&probe->read0, hash)));
   hash = probe_read(&probe->update, hash);
