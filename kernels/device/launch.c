@@ -12,11 +12,12 @@ bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile) {
 enum {
   REFERENCE_SMS = 132, /* H100 and H200 SXM; not the device's or the lane's count, since segments decide bits */
   MAX_SEGMENTS = 16,
-  /* 64 rows by 128 bytes of weights, picoseconds: one SM's bulk copies at 57 GB/s, all SMs' at 4.5 TB/s (docs/peers.md). */
+  /* 64 rows by 128 bytes of weights, picoseconds: one SM's bulk copies at 57 GB/s, all SMs' at 4.5 TB/s
+     (docs/peers.md). */
   SM_BLOCK_PS = 143700,
   DEVICE_BLOCK_PS = 1820,
-  /* What a cut costs, fitted to q_a|kv_a (best at 4) and o (best uncut) at 1 .. 8 segments; H200, 2026-11-22: meeting in the
-   * workspace, a bit for every segment that is read back, and the end of a unit in every wave. */
+  /* What a cut costs, fitted to q_a|kv_a (best at 4) and o (best uncut) at 1 .. 8 segments; H200, 2026-11-22: meeting
+   * in the workspace, a bit for every segment that is read back, and the end of a unit in every wave. */
   SPLIT_PS = 600000,
   SEGMENT_PS = 100000,
   UNIT_PS = 700000
