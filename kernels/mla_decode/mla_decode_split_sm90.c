@@ -41,8 +41,10 @@ void tdm_mla_decode_split_sm90_make_plan(const tdm_mla_decode_args* args, int32_
   int64_t merges = ceil_div(rows * heads, MERGES_PER_CTA);
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);
-  if (plan.max_splits > 1)
+  if (plan.max_splits > 1) {
     plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float);
+    plan.partial_bytes = (plan.partial_bytes + 255) / 256 * 256;
+  }
   *out_plan = plan;
 }
 

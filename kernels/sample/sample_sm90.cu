@@ -3,17 +3,18 @@
  * 1. A CTA takes rows blockIdx.x, + gridDim.x, ...  The largest logit; with temperature 0 that is all.
  * 2. A token's weight is exp((logit - max) / temperature), in double, as an integer count of 2^-unit_log2. Sums of
  *    integers do not depend on their order, so neither does the result.
- * 3. top_p below 1: the weight at the cut by radix selection. First digit: the weight's octave; then five bits at a time.
- *    Every thread has a histogram of its own, summed per digit. It ends early at a digit that holds a single token.
+ * 3. top_p below 1: the weight at the cut by radix selection. First digit: the weight's octave; then five bits at a
+ * time. Every thread has a histogram of its own, summed per digit. It ends early at a digit that holds a single token.
  * 4. The draw: 16 warps sum the kept weights of a sixteenth of the row each, the one where the running sum passes
- *    u * total is cut into sixteenths again, until 32 tokens are left. Of the tokens at the cut the first ones are kept.
+ *    u * total is cut into sixteenths again, until 32 tokens are left. Of the tokens at the cut the first ones are
+ * kept.
  *
  * Logits that cannot matter to a pass are told apart in f32, with a margin, and cost no exponential.
  *
  *   histogram: [32 digits][512 threads] u64; a warp's accesses are 32 neighbouring words of 8 bytes, never in conflict
  *
- * Grid: up to one CTA a row; block: 512 threads. Shared: 128 KiB. Limit: exponentials of one SM, 65 us a row of 129280
- * by count of instructions. */
+ * Grid: up to one CTA a row; block: 512 threads. Shared: 128 KiB. Limit: exponentials of one SM: a row of 129280 takes
+ * 75 us with top_p 1, 220 to 290 below (H200, 2026-11-22). */
 
 #include "kernels/argmax/argmax.cuh"
 #include "kernels/device/elements.cuh"
@@ -35,6 +36,28 @@ struct Range {
   float low, high;
 };
 
+/* exp(x) * 2^log2, rounded to an integer, for -64 < x <= 0; off by 2^-50 of it. Without branches, so that several run
+ * side by side. */
+__device__ __forceinline__ uint64_t exp_times_2(double x, int32_t log2) {
+  const double whole = rint(x * 1.4426950408889634);
+  const double r = fma(whole, -2.3190468138462996e-17, fma(whole, -0.6931471805599453, x)); /* |r| <= ln(2) / 2 */
+  double y = 1.0 / 479001600.0; /* 1 + r + r^2 / 2! + ... + r^12 / 12! */
+  y = fma(y, r, 1.0 / 39916800.0);
+  y = fma(y, r, 1.0 / 3628800.0);
+  y = fma(y, r, 1.0 / 362880.0);
+  y = fma(y, r, 1.0 / 40320.0);
+  y = fma(y, r, 1.0 / 5040.0);
+  y = fma(y, r, 1.0 / 720.0);
+  y = fma(y, r, 1.0 / 120.0);
+  y = fma(y, r, 1.0 / 24.0);
+  y = fma(y, r, 1.0 / 6.0);
+  y = fma(y, r, 0.5);
+  y = fma(y, r, 1.0);
+  y = fma(y, r, 1.0);
+  const int32_t exponent = log2 + static_cast<int32_t>(whole);
+  return __double2ull_rn(__hiloint2double(__double2hiint(y) + exponent * (1 << 20), __double2loint(y)));
+}
+
 struct Row {
   const float* logits;
   int32_t count;
@@ -47,17 +70,20 @@ struct Row {
     const float x = (logit - top) * inverse;
     return !(x < range.low) && !(x > range.high);
   }
+  __device__ __forceinline__ bool any_matters(const float4& v, const Range& range) const {
+    return matters(v.x, range) | matters(v.y, range) | matters(v.z, range) | matters(v.w, range);
+  }
   __device__ __forceinline__ uint64_t weight(float logit) const {
-    const double unit = static_cast<double>(uint64_t{1} << unit_log2);
-    if (logit == top) return uint64_t{1} << unit_log2; /* be they infinite */
     const double x = (static_cast<double>(logit) - static_cast<double>(top)) * exact_inverse;
-    return x > -64.0 ? __double2ull_rn(exp(x) * unit) : 0; /* NaN: 0 */
+    const uint64_t unit = uint64_t{1} << unit_log2;
+    if (logit == top) return unit;                    /* be they infinite */
+    return x > -64.0 ? exp_times_2(x, unit_log2) : 0; /* NaN: 0 */
   }
   /* Of the weights low .. high - 1; high 0: no limit. */
   __device__ __forceinline__ Range range(uint64_t low, uint64_t high) const {
     constexpr float kMargin = 1e-3f; /* f32 is off by 1e-5 where weights are not 0 */
     const double unit = static_cast<double>(uint64_t{1} << unit_log2);
-    const double least = low > 0 ? static_cast<double>(low) : 0.25; /* what rounds to 0 need not be looked at */
+    const double least = low > 0 ? static_cast<double>(low) : 0.25; /* what is rounded to 0 need not be looked at */
     Range r{static_cast<float>(log(least / unit)) - kMargin, __int_as_float(0x7f800000)};
     if (high > 0) r.high = static_cast<float>(log(static_cast<double>(high) / unit)) + kMargin;
     return r;
@@ -87,14 +113,16 @@ __device__ __forceinline__ void sum_bins(const Row& row, const Range& range, Dig
   uint64_t* mine = histograms + threadIdx.x;
 #pragma unroll
   for (int32_t d = 0; d < kBins; ++d) mine[d * kThreads] = 0;
-#pragma unroll 4
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.count; i += kThreads) {
-    const float logit = row.logits[i];
-    if (!row.matters(logit, range)) continue;
-    const uint64_t weight = row.weight(logit);
-    const int32_t d = digit(weight);
-    if (d >= 0) mine[d * kThreads] += weight;
-  }
+  const auto add = [&](int32_t, const float4& four) {
+    if (!row.any_matters(four, range)) return;
+    const uint64_t weights[4] = {row.weight(four.x), row.weight(four.y), row.weight(four.z), row.weight(four.w)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int32_t d = digit(weights[i]);
+      if (d >= 0) mine[d * kThreads] += weights[i];
+    }
+  };
+  tdm::walk_logits(row.logits, 0, row.count, static_cast<int32_t>(threadIdx.x), kThreads, add);
   __syncthreads();
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
   for (int32_t d = static_cast<int32_t>(threadIdx.x / 32); d < kBins; d += kWarps) {
@@ -193,14 +221,16 @@ __device__ void sum_parts(const Row& row, const Range& range, uint64_t cut, cons
   const int32_t begin = run.begin + min(warp * part, run.end - run.begin), end = min(begin + part, run.end);
   uint64_t sum = 0;
   uint32_t ties = 0;
-#pragma unroll 4
-  for (int32_t i = begin + lane; i < end; i += 32) {
-    const float logit = row.logits[i];
-    if (!row.matters(logit, range)) continue;
-    const uint64_t weight = row.weight(logit);
-    if (weight > cut) sum += weight;
-    if (weight == cut) ++ties;
-  }
+  const auto add = [&](int32_t, const float4& four) {
+    if (!row.any_matters(four, range)) return;
+    const uint64_t weights[4] = {row.weight(four.x), row.weight(four.y), row.weight(four.z), row.weight(four.w)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (weights[i] > cut) sum += weights[i];
+      if (weights[i] == cut) ++ties;
+    }
+  };
+  tdm::walk_logits(row.logits, begin, end, lane, 32, add);
   sum = warp_sum(sum);
   ties = __reduce_add_sync(~0u, ties);
   if (lane == 0) {

@@ -26,6 +26,8 @@ static const struct {
              {"gather_rows", test_gather_rows},
              {"argmax", test_argmax},
              {"sample", test_sample},
+             {"sample_edges", test_sample_edges},
+             {"mla_decode_split", test_mla_decode_split},
              {"model", test_model}};
 
 static bool wanted(int argc, char** argv, const char* name) {

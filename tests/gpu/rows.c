@@ -1,4 +1,4 @@
-/* embedding, gather_rows, argmax: the reference's bits. */
+/* embedding, gather_rows, argmax, sample: the reference's bits. */
 
 #include <math.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "kernels/embedding/embedding_sm90.h"
 #include "kernels/gather_rows/gather_rows_sm90.h"
 #include "kernels/ops.h"
+#include "kernels/sample/sample_sm90.h"
 #include "tests/gpu/gpu.h"
 
 static const int64_t row_counts[] = {1, 2, 3, 7, 16, 17, 37, 64, 65, 100, 128, 129, 257, 1025, 1500};
@@ -120,4 +121,52 @@ void test_argmax(gpu_rig* rig, bool quick) {
     run_argmax(rig, row_counts[i], i % 2 ? 1000 : 37, i % 3 ? -1 : row_counts[i] / 2);
   run_argmax(rig, 7, 129280, -1);
   run_argmax(rig, 3, 1, -1);
+}
+
+static void run_sample(gpu_rig* rig, int64_t rows, int64_t cols, float deviation) {
+  gpu_begin(rig, "sample %lld x %lld deviation %g", (long long)rows, (long long)cols, (double)deviation);
+  gpu_tensor* logits = gpu_make(rig, "logits", TDM_F32, 2, (int64_t[]){rows, cols});
+  gpu_tensor* temperature = gpu_make(rig, "temperature", TDM_F32, 1, &rows);
+  gpu_tensor* top_p = gpu_make(rig, "top_p", TDM_F32, 1, &rows);
+  gpu_tensor* seeds = gpu_make(rig, "seeds", TDM_I64, 1, &rows);
+  gpu_tensor* out = gpu_make(rig, "out", TDM_I32, 1, &rows);
+  gpu_fill_normal(rig, logits, deviation);
+  gpu_fill_uniform(rig, temperature, 0.3f, 1.5f);
+  gpu_fill_uniform(rig, top_p, 0.05f, 1.0f);
+  for (int64_t m = 0; m < rows; m++) {
+    uint64_t seed = gpu_random(rig);
+    memcpy(seeds->host + GPU_GUARD_BYTES + (size_t)m * 8, &seed, 8);
+    float zero = 0, one = 1;
+    if (m % 4 == 1) memcpy(temperature->host + GPU_GUARD_BYTES + (size_t)m * 4, &zero, 4);
+    if (m % 4 == 2) memcpy(top_p->host + GPU_GUARD_BYTES + (size_t)m * 4, &one, 4);
+  }
+  tdm_sample_args args = {.size = sizeof args,
+                          .logits = logits->view,
+                          .temperature = temperature->view,
+                          .top_p = top_p->view,
+                          .seeds = seeds->view,
+                          .positions = make_indices(rig, "positions", rows, 4096)->view,
+                          .out = out->view};
+  gpu_upload(rig);
+  tdm_sample_args device = args;
+  if (gpu_reference(rig, &tdm_op_sample, &args)) {
+    gpu_to_device(rig, &tdm_op_sample, &device);
+    tdm_sample_params params;
+    tdm_kernel_launch launch;
+    tdm_sample_sm90_params(&device, &params);
+    tdm_sample_sm90_plan(&params, rig->sms, &launch);
+    gpu_launch(rig, &launch, &params, sizeof params);
+    gpu_download(rig);
+    gpu_expect_same_bits(rig, out);
+  }
+  gpu_end(rig);
+  gpu_free(rig);
+}
+
+void test_sample(gpu_rig* rig, bool quick) {
+  run_sample(rig, 5, 300, 1.0f);
+  if (quick) return;
+  run_sample(rig, 64, 1000, 3.0f);
+  run_sample(rig, 37, 4099, 0.1f);
+  run_sample(rig, 8, 129280, 2.0f);
 }
