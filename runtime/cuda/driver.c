@@ -3,36 +3,31 @@
 #include <dlfcn.h>
 #include <string.h>
 
-typedef CUresult (*get_proc_address_fn)(const char* symbol, void** function, int version, cuuint64_t flags,
-                                        CUdriverProcAddressQueryResult* result);
-
-/* One function of the table. */
+/* One function of the table, under the name that cuda.h's macros make of it: cuMemcpyHtoDAsync_v2. */
 typedef struct symbol {
   const char* name;
   size_t offset;
 } symbol;
 
+#define STRINGIZE_(x) #x
+#define STRINGIZE(x)  STRINGIZE_(x)
+
 static const symbol symbols[] = {
-#define X(name) {#name, offsetof(tdm_cuda_driver, name)},
+#define X(name) {STRINGIZE(name), offsetof(tdm_cuda_driver, name)},
     TDM_CUDA_FUNCTIONS(X)
 #undef X
 };
 
+/* Looked up by exact names, whose signatures never change. cuGetProcAddress would choose for us: asked for
+ * cuCtxSynchronize of CUDA 13 it answers a function that takes a context, while cuda.h declares that name without one.
+ */
 static tdm_status fill_table(tdm_cuda_driver* driver) {
-  void* address = dlsym(driver->library, "cuGetProcAddress_v2");
-  if (!address)
-    return TDM_FAIL(TDM_UNSUPPORTED, "libcuda.so.1 has no cuGetProcAddress_v2: the driver is older than CUDA 12");
-  get_proc_address_fn get_proc_address;
-  memcpy(&get_proc_address, &address, sizeof address); /* ISO C has no cast from object to function pointer */
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
-    CUdriverProcAddressQueryResult found;
-    void* function = NULL;
-    if (get_proc_address(symbols[i].name, &function, CUDA_VERSION, CU_GET_PROC_ADDRESS_DEFAULT, &found) !=
-            CUDA_SUCCESS ||
-        !function)
+    void* function = dlsym(driver->library, symbols[i].name);
+    if (!function)
       return TDM_FAIL(TDM_UNSUPPORTED, "the CUDA driver has no %s of CUDA %d.%d, which this tandem was built with",
                       symbols[i].name, CUDA_VERSION / 1000, CUDA_VERSION % 1000 / 10);
-    memcpy((char*)driver + symbols[i].offset, &function, sizeof function);
+    memcpy((char*)driver + symbols[i].offset, &function, sizeof function); /* ISO C has no cast to function pointers */
   }
   return TDM_OK;
 }

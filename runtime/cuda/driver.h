@@ -7,8 +7,7 @@
 
 #include "runtime/runtime.h"
 
-/* Every driver function in use, once. A name for which the driver keeps an older signature cannot stand here: asked for
- * "cuGraphInstantiate" it answers the one with five arguments, while cuda.h makes that name mean the one with flags. */
+/* Every driver function in use, once. */
 #define TDM_CUDA_FUNCTIONS(X)                                                                                          \
   X(cuInit)                                                                                                            \
   X(cuDriverGetVersion)                                                                                                \
