@@ -152,3 +152,22 @@ tdm_status tdm_graph_cache_get_info(const tdm_graph_cache* cache, tdm_graph_cach
   for (int32_t i = 0; i < cache->n_buckets; i++) info.captured += cache->buckets[i].graph != NULL;
   return tdm_info_copy("tdm_graph_cache_info", &info, sizeof info, out_info, out_info->size);
 }
+
+tdm_status tdm_graph_cache_get_bucket(const tdm_graph_cache* cache, int32_t index, tdm_graph_bucket_info* out_info) {
+  if (!cache || !out_info)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_graph_cache_get_bucket: cache and out_info must not be NULL");
+  if (index < 0 || index >= cache->n_buckets)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "graph cache '%s' has buckets 0 to %d, not %d", cache->name,
+                    cache->n_buckets - 1, index);
+  const bucket* entry = &cache->buckets[index];
+  tdm_graph_bucket_info info = {.size = sizeof info, .n_tokens = entry->n_tokens, .captured = entry->graph != NULL};
+  if (entry->graph) {
+    const tdm_program* program = tdm_graph_program(entry->graph);
+    tdm_program_info program_info = {.size = sizeof program_info};
+    TDM_TRY(tdm_program_get_info(program, &program_info));
+    info.shares_workspace = tdm_program_workspace(program) == cache->workspace;
+    info.steps = program_info.steps;
+    info.workspace_bytes = program_info.workspace_bytes;
+  }
+  return tdm_info_copy("tdm_graph_bucket_info", &info, sizeof info, out_info, out_info->size);
+}

@@ -41,6 +41,36 @@ static int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
+/* Small steps where decoding lives, then doubling, and the limit itself. */
+static int32_t fill_buckets(int64_t max_tokens, int64_t buckets[TDM_MODEL_MAX_BUCKETS]) {
+  static const int64_t small[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
+  int32_t n = 0;
+  for (size_t i = 0; i < sizeof small / sizeof *small && small[i] < max_tokens; i++) buckets[n++] = small[i];
+  for (int64_t bucket = 512; bucket < max_tokens; bucket *= 2) buckets[n++] = bucket;
+  buckets[n++] = max_tokens;
+  return n;
+}
+
+/* The caller's buckets or the default ones, in the model. That they ascend is for the graph cache to check. */
+static tdm_status take_buckets(tdm_model* model) {
+  tdm_model_config* config = &model->config;
+  if (!config->buckets) {
+    config->n_buckets = fill_buckets(config->max_tokens, model->buckets);
+  } else {
+    if (config->n_buckets < 1 || config->n_buckets > TDM_MODEL_MAX_BUCKETS)
+      return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.n_buckets is %d, must be 1 to %d", config->n_buckets,
+                      TDM_MODEL_MAX_BUCKETS);
+    const int64_t last = config->buckets[config->n_buckets - 1];
+    if (last != config->max_tokens)
+      return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                      "the last of tdm_model_config.buckets is %" PRId64 ", must be max_tokens, %" PRId64, last,
+                      config->max_tokens);
+    memcpy(model->buckets, config->buckets, (size_t)config->n_buckets * sizeof *model->buckets);
+  }
+  config->buckets = model->buckets;
+  return TDM_OK;
+}
+
 static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model_config* config) {
   if (config->activations != TDM_ACTIVATIONS_NATIVE && config->activations != TDM_ACTIVATIONS_FLOAT32)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.activations is %d, no tdm_activations",
@@ -144,6 +174,7 @@ static tdm_status get_lanes(tdm_model* model) {
 static tdm_status build_model(tdm_model* model, model_source* source) {
   if (source->directory) TDM_TRY(tdm_deepseek_v3_config_read(model->runtime, source->directory, &source->shape));
   TDM_TRY(complete_config(&source->shape, &model->config));
+  TDM_TRY(take_buckets(model));
   if (model->runtime->config.device_kind == TDM_DEVICE_CUDA && model->config.activations == TDM_ACTIVATIONS_FLOAT32)
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "float32 activations are for the host device: the kernels compute in bf16 and FP8");
@@ -226,6 +257,12 @@ tdm_status tdm_model_destroy(tdm_model* model) {
   return TDM_OK;
 }
 
+tdm_status tdm_model_warm_up(tdm_model* model) {
+  if (!model) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_warm_up: model must not be NULL");
+  TDM_TRY(tdm_graph_cache_warm_up(model->whole.decode));
+  return tdm_graph_cache_warm_up(model->whole.mixed);
+}
+
 /* ---- looking at it ---------------------------------------------------------------------------------------------- */
 
 const tdm_deepseek_v3_config* tdm_model_get_config(const tdm_model* model) {
@@ -258,6 +295,10 @@ tdm_status tdm_model_get_info(const tdm_model* model, tdm_model_info* out_info) 
   };
   memcpy(info.strategy_reason, model->strategy_reason, sizeof info.strategy_reason);
   return tdm_info_copy("tdm_model_info", &info, sizeof info, out_info, out_info->size);
+}
+
+const tdm_graph_cache* tdm_model_graph_cache(const tdm_model* model, bool prefill) {
+  return !model ? NULL : prefill ? model->whole.mixed : model->whole.decode;
 }
 
 tdm_status tdm_model_program(const tdm_model* model, tdm_program** out_program) {

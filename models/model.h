@@ -7,6 +7,8 @@
 #include "models/batch.h"
 #include "models/deepseek_v3.h"
 
+enum { TDM_MODEL_MAX_BUCKETS = 64 };
+
 /* Which layers a program runs, and whether tokens and logits are at its ends. */
 typedef struct tdm_model_range {
   int64_t first, count;
@@ -23,7 +25,8 @@ typedef struct tdm_model_graphs {
 
 struct tdm_model {
   tdm_runtime* runtime;
-  tdm_model_config config; /* defaults resolved */
+  tdm_model_config config; /* defaults resolved; buckets points to the array below */
+  int64_t buckets[TDM_MODEL_MAX_BUCKETS];
   tdm_v3_weights weights;
   tdm_kv_cache cache;
   tdm_view cos_sin; /* [max_context, 64] */

@@ -103,23 +103,12 @@ static tdm_status build_mixed(void* ctx, int64_t n_tokens, tdm_program* program)
   return build(ctx, n_tokens, true, program);
 }
 
-/* Small steps where decoding lives, then doubling, and the limit itself. */
-static int32_t fill_buckets(int64_t max_tokens, int64_t buckets[64]) {
-  static const int64_t small[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
-  int32_t n = 0;
-  for (size_t i = 0; i < sizeof small / sizeof *small && small[i] < max_tokens; i++) buckets[n++] = small[i];
-  for (int64_t bucket = 512; bucket < max_tokens && n < 63; bucket *= 2) buckets[n++] = bucket;
-  buckets[n++] = max_tokens;
-  return n;
-}
-
 tdm_status tdm_model_graphs_init(tdm_model* model, tdm_model_range range, tdm_model_graphs* out_graphs) {
   *out_graphs = (tdm_model_graphs){.model = model, .range = range};
-  int64_t buckets[64];
   tdm_graph_cache_config config;
   TDM_TRY(tdm_graph_cache_config_init(&config, sizeof config));
-  config.n_buckets = fill_buckets(model->config.max_tokens, buckets);
-  config.buckets = buckets;
+  config.n_buckets = model->config.n_buckets;
+  config.buckets = model->config.buckets;
   config.ctx = out_graphs;
   config.name = "decode";
   config.build = build_decode;

@@ -67,6 +67,19 @@ typedef struct tdm_graph_cache_info {
 
 TDM_API tdm_status tdm_graph_cache_get_info(const tdm_graph_cache* cache, tdm_graph_cache_info* out_info);
 
+typedef struct tdm_graph_bucket_info {
+  size_t size; /* set by the caller: sizeof(tdm_graph_bucket_info) */
+  int64_t n_tokens;
+  bool captured;
+  bool shares_workspace;  /* false: it did not fit into the shared one and has its own */
+  int32_t steps;          /* 0 unless captured, and so is what follows */
+  size_t workspace_bytes; /* what this bucket needs of its workspace */
+} tdm_graph_bucket_info;
+
+/* Bucket number `index`, ascending by tokens; INVALID_ARGUMENT when there is none. */
+TDM_API tdm_status tdm_graph_cache_get_bucket(const tdm_graph_cache* cache, int32_t index,
+                                              tdm_graph_bucket_info* out_info);
+
 #ifdef __cplusplus
 }
 #endif

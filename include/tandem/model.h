@@ -91,9 +91,13 @@ typedef struct tdm_model_config {
   int64_t cache_pages;         /* pages of 64 tokens, shared by all sequences; default 256 */
   int64_t prefill_threshold;   /* a new sequence with at least this many tokens is attended to in expanded form;
                                   default 16.   Results depend on it in rounding, never on what else is in the batch */
-  int64_t layers;              /* load only the first so many decoder layers; default 0: all */
-  tdm_strategy strategy;       /* default TDM_STRATEGY_SOFT */
-  int32_t side_sms;            /* SMs of the side lane, where router and cache writes run; default 16 */
+  const int64_t* buckets; /* token counts that programs are made for, strictly ascending, the last one max_tokens; a
+                             step runs in the smallest that holds it; copied. Default NULL: 1 2 4 8 16 24 32 48 64 96
+                             128 192 256, then doubling, and max_tokens */
+  int32_t n_buckets;      /* 1 to 64 with buckets */
+  int64_t layers;         /* load only the first so many decoder layers; default 0: all */
+  tdm_strategy strategy;  /* default TDM_STRATEGY_SOFT */
+  int32_t side_sms;       /* SMs of the side lane, where router and cache writes run; default 16 */
   bool strict;         /* default false: where green lanes cannot be had, soft ones are taken, and the reason is in the
                           log (WARNING) and in tdm_model_info; true: that is an error */
   tdm_order order;     /* default TDM_ORDER_LANES */
@@ -120,6 +124,10 @@ TDM_API tdm_status tdm_model_create_random(tdm_runtime* runtime, const tdm_deeps
 TDM_API tdm_status tdm_model_destroy(tdm_model* model);
 
 TDM_API const tdm_deepseek_v3_config* tdm_model_get_config(const tdm_model* model);
+
+/* Builds and captures the programs of all token buckets, for decode steps and for steps with prefill, so that no later
+ * forward call has to. Stops at the first failure, which leaves the buckets before it usable. Allocates; blocks. */
+TDM_API tdm_status tdm_model_warm_up(tdm_model* model);
 
 typedef struct tdm_model_info {
   size_t size; /* set by the caller: sizeof(tdm_model_info) */
@@ -200,6 +208,10 @@ TDM_API tdm_status tdm_model_forward_layers(tdm_model* model, const tdm_batch_it
  * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; rows beyond the call's tokens are undefined. INVALID_STATE
  * without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next forward. */
 TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out_view);
+
+/* The token buckets of a model's decode steps, or of its steps with prefill, to look at. Borrowed; NULL when model is.
+ */
+TDM_API const tdm_graph_cache* tdm_model_graph_cache(const tdm_model* model, bool prefill);
 
 /* The program behind the last forward call, to print or inspect. Borrowed. INVALID_STATE before a forward. */
 TDM_API tdm_status tdm_model_program(const tdm_model* model, tdm_program** out_program);

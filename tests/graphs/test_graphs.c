@@ -113,6 +113,19 @@ Test(graphs, cache_builds_each_bucket_once) {
   cr_assert_eq(info.captured, 4);
   cr_assert_eq(info.workspace_bytes, 256, "one workspace for all");
   cr_assert_eq(tdm_graph_cache_evict(cache, 4), TDM_OK);
+  for (int32_t i = 0; i < 4; i++) {
+    tdm_graph_bucket_info bucket = {.size = sizeof bucket};
+    cr_assert_eq(tdm_graph_cache_get_bucket(cache, i, &bucket), TDM_OK);
+    cr_assert_eq(bucket.n_tokens, buckets[i]);
+    cr_assert_eq(bucket.captured, i != 1);
+    cr_assert_eq(bucket.steps, i == 1 ? 0 : 2);
+    cr_assert_eq(bucket.workspace_bytes, i == 1 ? 0 : 256);
+    cr_assert_eq(bucket.shares_workspace, i != 1);
+  }
+  tdm_graph_bucket_info none = {.size = sizeof none};
+  test_expect_failure("no bucket 4", tdm_graph_cache_get_bucket(cache, 4, &none), TDM_INVALID_ARGUMENT,
+                      "0 to 3, not 4");
+  test_expect_failure("no bucket -1", tdm_graph_cache_get_bucket(cache, -1, &none), TDM_INVALID_ARGUMENT, "not -1");
   cr_assert_eq(tdm_graph_cache_warm_up(cache), TDM_OK);
   cr_assert_eq(t.builds, 5);
   test_expect_failure("0 tokens", tdm_graph_cache_get(cache, 0, &graph), TDM_INVALID_ARGUMENT, "0 tokens|200");

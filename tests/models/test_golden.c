@@ -220,6 +220,39 @@ Test(golden, the_schedule_does_not_change_a_bit) {
   free(expected);
 }
 
+/* Buckets of the caller's: the same bits, each step in the smallest one that holds it; and all of them made at once. */
+Test(golden, buckets_can_be_chosen_and_warmed_up) {
+  static const int64_t buckets[] = {3, 40, 96};
+  golden g;
+  tdm_model_config config = golden_config(TDM_ACTIVATIONS_NATIVE);
+  golden_open(&g, NULL, &config);
+  float* expected = golden_run(&g, 2, 30, 1);
+  golden_close(&g);
+  config.buckets = buckets;
+  config.n_buckets = 3;
+  golden_open(&g, NULL, &config);
+  cr_assert_eq(tdm_model_warm_up(g.model), TDM_OK, "%s", tdm_last_error()->message);
+  for (int prefill = 0; prefill < 2; prefill++) {
+    tdm_graph_cache_info info = {.size = sizeof info};
+    cr_assert_eq(tdm_graph_cache_get_info(tdm_model_graph_cache(g.model, prefill), &info), TDM_OK);
+    cr_assert_eq(info.buckets, 3);
+    cr_assert_eq(info.captured, 3);
+  }
+  const int64_t outstanding = g.heap.outstanding;
+  float* logits = golden_run(&g, 2, 30, 1);
+  cr_assert_eq(g.heap.outstanding, outstanding, "a warmed-up model builds nothing more");
+  cr_assert_arr_eq(logits, expected, GOLDEN_LONGEST * row_bytes);
+  tdm_sequence* sequence = golden_sequence(&g);
+  tdm_forward_result result = {.size = sizeof result};
+  const tdm_batch_item item = {.sequence = sequence, .tokens = g.tokens[2], .n_tokens = 4};
+  cr_assert_eq(tdm_model_forward(g.model, &item, 1, &result), TDM_OK);
+  cr_assert_eq(result.bucket, 40);
+  tdm_sequence_destroy(sequence);
+  free(logits);
+  free(expected);
+  golden_close(&g);
+}
+
 Test(golden, shards_load_like_one_file) {
   golden g;
   const variant_config sharded = {.shards = 3};

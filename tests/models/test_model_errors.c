@@ -181,6 +181,18 @@ static void strategy_0(tdm_model_config* c) {
 static void side_sms_0(tdm_model_config* c) {
   c->side_sms = 0;
 }
+static const int64_t falling_buckets[] = {8, 4, 96}, short_buckets[] = {8, 64};
+static void buckets_fall(tdm_model_config* c) {
+  c->buckets = falling_buckets;
+  c->n_buckets = 3;
+}
+static void buckets_end_early(tdm_model_config* c) {
+  c->buckets = short_buckets;
+  c->n_buckets = 2;
+}
+static void buckets_none(tdm_model_config* c) {
+  c->buckets = short_buckets;
+}
 static void size_1(tdm_model_config* c) {
   c->size = 1;
 }
@@ -201,6 +213,9 @@ Test(model_errors, configs_are_refused) {
                {"order is 0", order_0},
                {"strategy is 0", strategy_0},
                {"side_sms is 0", side_sms_0},
+               {"buckets[1] is 4", buckets_fall},
+               {"buckets is 64, must be max_tokens, 96", buckets_end_early},
+               {"n_buckets is 0", buckets_none},
                {"tdm_model_config.size is 1", size_1}};
   golden g;
   golden_open_runtime(&g);
