@@ -160,6 +160,7 @@ void test_argmax(gpu_rig* rig, bool quick);
 void test_sample(gpu_rig* rig, bool quick);
 void test_sample_edges(gpu_rig* rig, bool quick);
 void test_mla_decode_split(gpu_rig* rig, bool quick);
+void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
 void bench(gpu_rig* rig, const char* only);
