@@ -3,23 +3,19 @@
 
 #include "kernels/device/abi.h"
 
-/* Shared by gemm_fp8 and moe_fc2, whose only differences are the routing weights and the addend.
+/* Shared by gemm_fp8 and moe_fc2, whose only differences are blocks to be skipped and the addend.
  * Blocks are 128 long along K, segments are runs of blocks that are summed apart and added in ascending order. */
 typedef struct tdm_gemm_fp8_params {
   tdm_tensor_map w;       /* weights as e4m3 [K/128][N][128] */
   tdm_tensor_map x;       /* activations as e4m3 [K/128][M][128] */
-  tdm_tensor_map x_scale; /* f32 [K/128][M]; not used with alpha */
+  tdm_tensor_map x_scale; /* f32 [K/128][M]; moe_fc2: 0 skips the block, NaN in it or not */
   const float* w_scale;   /* [ceil(N/128), K/128] */
   int64_t w_scale_stride;
   const int32_t* n_tokens; /* NULL: all rows are live */
   void* out;               /* [M, N] bf16 or f32 */
   int64_t out_stride;
-  float* partials;           /* workspace of tdm_gemm_fp8_sm90_plan; NULL where it is 0 bytes */
-  uint32_t* counters;        /* zero before the first launch; every launch leaves zeros */
-  const float* x_scale_data; /* with alpha: [K/128][stride] */
-  int64_t x_scale_stride;
-  const float* alpha; /* moe_fc2: [M, E] routing weights; NULL: none */
-  int64_t alpha_stride;
+  float* partials;    /* workspace of tdm_gemm_fp8_sm90_plan; NULL where it is 0 bytes */
+  uint32_t* counters; /* zero before the first launch; every launch leaves zeros */
   const void* addend; /* moe_fc2: [M, N], added last; NULL: none */
   int64_t addend_stride;
   int32_t addend_dtype;
@@ -32,7 +28,7 @@ typedef struct tdm_gemm_fp8_params {
   int32_t padding;
 } tdm_gemm_fp8_params;
 
-static_assert(sizeof(tdm_gemm_fp8_params) == 576, "kernel ABI");
+static_assert(sizeof(tdm_gemm_fp8_params) == 512, "kernel ABI");
 static_assert(alignof(tdm_gemm_fp8_params) == 64, "kernel ABI");
 
 enum {

@@ -54,9 +54,9 @@ void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, t
   tdm_gemm_fp8_sm90_make_plan_for(m, n, k, sms, rows, tokens, out_plan);
 }
 
-tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const tdm_view* x_scale, const tdm_view* w,
-                                    const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode, void* encode_ctx,
-                                    tdm_gemm_fp8_params* params) {
+tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const void* x_scale, int64_t x_scale_stride,
+                                    const tdm_view* w, const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode,
+                                    void* encode_ctx, tdm_gemm_fp8_params* params) {
   /* Blocks as a dimension of their own: one copy brings two of them, each as rows of 128 bytes under the swizzle. */
   uint32_t blocks = plan->swapped ? 2 : 1;
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
@@ -74,17 +74,17 @@ tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const tdm
                             {(uint64_t)w->stride[0], 128},
                             {128, (uint32_t)plan->rows, blocks},
                             true};
-  tdm_tensor_tile scale_tile = {tdm_view_data(x_scale),
+  tdm_tensor_tile scale_tile = {(void*)(uintptr_t)x_scale,
                                 TDM_F32,
                                 2,
                                 {(uint64_t)x->shape[0], k_blocks},
-                                {(uint64_t)x_scale->stride[0] * sizeof(float)},
+                                {(uint64_t)x_scale_stride * sizeof(float)},
                                 {(uint32_t)plan->tokens, blocks},
                                 false};
   if (!tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&scale_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "%s: data and row strides of x (%lld), w (%lld) and scales (%lld) must be multiples of 16 bytes",
-                    op, (long long)x->stride[0], (long long)w->stride[0], (long long)x_scale->stride[0]);
+                    op, (long long)x->stride[0], (long long)w->stride[0], (long long)x_scale_stride);
   TDM_TRY(encode(encode_ctx, &x_tile, &params->x));
   TDM_TRY(encode(encode_ctx, &w_tile, &params->w));
   return encode(encode_ctx, &scale_tile, &params->x_scale);
@@ -108,7 +108,8 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
                                 .k_blocks = (int32_t)(args->a.shape[1] / 128),
                                 .segments = plan->segments,
                                 .granule = plan->granule};
-  TDM_TRY(tdm_gemm_fp8_sm90_encode("gemm_fp8", &args->a, &args->a_scale, &args->w, plan, encode, encode_ctx, &params));
+  TDM_TRY(tdm_gemm_fp8_sm90_encode("gemm_fp8", &args->a, tdm_view_data(&args->a_scale), args->a_scale.stride[0],
+                                   &args->w, plan, encode, encode_ctx, &params));
   *out_params = params;
   return TDM_OK;
 }

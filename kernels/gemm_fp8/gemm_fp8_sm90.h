@@ -31,9 +31,10 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
                                     void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
                                     tdm_gemm_fp8_params* out_params);
 
-/* The three tiles of w, x and x_scale as the kernels of `plan` load them. Shared with moe_fc2. */
-tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const tdm_view* x_scale, const tdm_view* w,
-                                    const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode, void* encode_ctx,
-                                    tdm_gemm_fp8_params* params);
+/* The three tiles of w, x and x_scale (f32 [K/128][M], rows x_scale_stride apart) as the kernels of `plan` load them.
+ * Shared with moe_fc2. */
+tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const void* x_scale, int64_t x_scale_stride,
+                                    const tdm_view* w, const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode,
+                                    void* encode_ctx, tdm_gemm_fp8_params* params);
 
 #endif

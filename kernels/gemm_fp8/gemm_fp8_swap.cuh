@@ -5,13 +5,15 @@
  * fill the 64-row side of wgmma and few tokens waste nothing.
  *
  *   warpgroup 0        warp 0, one lane: TMA        stage:  w        2 x [kRows][128] e4m3, swizzled
- *   (producer)         warps 1, 2: scales * alpha           x        2 x [kTokens][128] e4m3, swizzled
+ *   (producer)                                              x        2 x [kTokens][128] e4m3, swizzled
  *   warpgroups 1, 2    wgmma, promotion, epilogue           scale    2 x [kTokens] f32
  *
  * kRows = 128: both consumers work on one tile, 64 weight rows each, and promote while the other multiplies.
  * kRows = 64: they take units in turn, so that one stores while the other multiplies; half the tile balances small N
  * better. order[] hands the turn over: a consumer that ran ahead would take the parity of a stage's earlier phase for
- * its own. */
+ * its own.
+ * kMoe: the form of moe_fc2. A block whose activation scale is 0 leaves the sum untouched, whatever it holds; segments
+ * may begin on odd blocks; there may be an addend. */
 
 #include "kernels/device/gemm.cuh"
 #include "kernels/gemm_fp8/gemm_fp8_params.h"
@@ -29,7 +31,7 @@ template <int kRows, int kTokens, int kStages> struct GemmFp8SwapShared {
   uint32_t flag[2];
 };
 
-template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
+template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   using Shared = GemmFp8SwapShared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
   static_assert(sizeof(Shared) <= 232448, "shared memory of a Hopper CTA");
@@ -55,7 +57,7 @@ template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
 
   /* One lane: fills stage after stage. */
   __device__ static void load(const tdm_gemm_fp8_params& p, Shared& shared) {
-    constexpr uint32_t kBytes = 2 * 128 * (kRows + kTokens) + (kAlpha ? 0 : 2 * 4 * kTokens);
+    constexpr uint32_t kBytes = 2 * 128 * (kRows + kTokens) + 2 * 4 * kTokens;
     const uint64_t once = l2_evict_first(), often = l2_evict_last();
     const Walk walk(p);
     Ring<kStages> ring;
@@ -68,50 +70,8 @@ template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
         mbarrier_arrive_expect(full, kBytes);
         tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
         tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, m0, kb);
-        if constexpr (!kAlpha) tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
+        tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
         ring.advance();
-      }
-    }
-  }
-
-  /* Two warps, one for each block of a stage: activation scale times routing weight, 0 where a block is to be skipped.
-   * Loads run kAhead stages ahead of their use, since nothing but their latency would limit these warps. */
-  __device__ static void fold(const tdm_gemm_fp8_params& p, Shared& shared, int32_t block) {
-    constexpr int kPerLane = (kTokens + 31) / 32, kAhead = kTokens == 128 ? 2 : 4;
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-    const Walk walk(p);
-    Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const Unit unit = walk.at(p, u);
-      const int32_t m0 = unit.m_tile * kTokens, begin = begin_of(p, unit), end = end_of(p, unit);
-      float scale[kAhead][kPerLane], alpha[kAhead][kPerLane];
-      const auto fetch = [&](float(&scales)[kPerLane], float(&alphas)[kPerLane], int32_t kb) {
-#pragma unroll
-        for (int i = 0; i < kPerLane; ++i) {
-          const int32_t m = m0 + lane + 32 * i;
-          scales[i] = alphas[i] = 0.0f;
-          if (kb >= end || lane + 32 * i >= kTokens || m >= walk.live) continue;
-          scales[i] = __ldg(p.x_scale_data + kb * p.x_scale_stride + m);
-          alphas[i] = p.alpha == nullptr ? 1.0f : __ldg(p.alpha + m * p.alpha_stride + kb / p.granule);
-        }
-      };
-#pragma unroll
-      for (int ahead = 0; ahead < kAhead; ++ahead) fetch(scale[ahead], alpha[ahead], begin + block + 2 * ahead);
-      for (int32_t first = begin; first < end; first += 2 * kAhead) {
-#pragma unroll
-        for (int ahead = 0; ahead < kAhead; ++ahead) {
-          const int32_t kb = first + 2 * ahead;
-          if (kb >= end) break;
-          mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-#pragma unroll
-          for (int i = 0; i < kPerLane; ++i)
-            if (lane + 32 * i < kTokens)
-              shared.scale[ring.slot][block * kTokens + lane + 32 * i] =
-                  alpha[ahead][i] == 0.0f ? 0.0f : scale[ahead][i] * alpha[ahead][i];
-          mbarrier_arrive(&shared.full[ring.slot]);
-          fetch(scale[ahead], alpha[ahead], kb + block + 2 * kAhead);
-          ring.advance();
-        }
       }
     }
   }
@@ -126,8 +86,7 @@ template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const float token = j % 2 == 0 ? s.x : s.y;
-        const float sum = fmaf(token * w_scale, acc[4 * i + j], c[4 * i + j]);
-        c[4 * i + j] = kAlpha && token == 0.0f ? c[4 * i + j] : sum;
+        if (!kMoe || token != 0.0f) c[4 * i + j] = fmaf(token * w_scale, acc[4 * i + j], c[4 * i + j]);
       }
     }
   }
@@ -190,9 +149,10 @@ template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
         promote(c, acc[0], scale, first_scale);
         wgmma_wait<0>();
         wgmma_settle(acc[1]);
-        promote(c, acc[1], scale + kTokens, second_scale);
+        /* The stage's second block may be the next segment's. */
+        if (!kMoe || kb + 1 < end) promote(c, acc[1], scale + kTokens, second_scale);
         __syncwarp();
-        if (kAlpha || lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+        if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
         ring.advance();
       }
       if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
@@ -204,7 +164,7 @@ template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
         if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, &shared.flag[consumer], barrier))
           continue;
       }
-      if constexpr (kAlpha) add(p, c, walk.live, m0, n0);
+      if constexpr (kMoe) add(p, c, walk.live, m0, n0);
       store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0,
                              shared.staged[consumer], barrier);
     }
@@ -226,26 +186,22 @@ template <int kRows, int kTokens, int kStages, bool kAlpha> struct GemmFp8Swap {
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
-        /* With alpha, scales travel by plain loads and stores, and every thread that makes one arrives for itself. */
-        mbarrier_init(&shared.full[i], kAlpha ? 1 + 2 * 32 : 1);
-        mbarrier_init(&shared.empty[i], kRows / 16 * (kAlpha ? 32 : 1));
+        mbarrier_init(&shared.full[i], 1);
+        mbarrier_init(&shared.empty[i], kRows / 16);
       }
       mbarrier_init(&shared.order[0], 4);
       mbarrier_init(&shared.order[1], 4);
       fence_barrier_init();
       tma_prefetch_map(&p.w);
       tma_prefetch_map(&p.x);
+      tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-      registers_lower<kAlpha ? 56 : 40>();
+      registers_lower<40>();
       if (threadIdx.x == 0) load(p, shared);
-      if constexpr (kAlpha) {
-        const int32_t warp = static_cast<int32_t>(threadIdx.x / 32);
-        if (warp == 1 || warp == 2) fold(p, shared, warp - 1);
-      }
     } else {
-      registers_raise<kAlpha ? 224 : 232>();
+      registers_raise<232>();
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
   }

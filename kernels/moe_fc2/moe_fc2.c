@@ -52,10 +52,10 @@ int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s) {
   return n_experts * s / splits;
 }
 
-static void plan_sm90(const void* args_, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan) {
+static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc2_sm90_plan* out_plan) {
   const tdm_moe_fc2_args* args = args_;
   tdm_moe_fc2_sm90_make_plan(args->x.shape[0], args->w2.shape[0], args->n_experts, args->x.shape[1] / args->n_experts,
-                             sms, out_plan);
+                             tdm_view_present(&args->alpha), sms, out_plan);
 }
 
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
@@ -66,23 +66,25 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc2, args);
   if (sms == 0) out_plan->scratch_bytes = tdm_moe_fc2_ref_scratch_bytes(args);
   if (sms == 0) return;
-  tdm_gemm_fp8_sm90_plan kernel;
-  plan_sm90(void_args, sms, &kernel);
-  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
-  out_plan->splits = kernel.segments;
-  out_plan->scratch_bytes = kernel.partial_bytes;
-  out_plan->state_bytes = kernel.counter_bytes;
+  tdm_moe_fc2_sm90_plan kernels;
+  plan_sm90(void_args, sms, &kernels);
+  memcpy(out_plan->variant, kernels.gemm.launch.kernel, sizeof out_plan->variant);
+  out_plan->splits = kernels.gemm.segments;
+  out_plan->scratch_bytes = kernels.scratch_bytes;
+  out_plan->state_bytes = kernels.gemm.counter_bytes;
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
-  tdm_gemm_fp8_sm90_plan kernel;
+  tdm_moe_fc2_sm90_plan kernels;
+  tdm_moe_fc2_fold_params fold;
   tdm_gemm_fp8_params params;
-  plan_sm90(args, env->sms, &kernel);
-  TDM_TRY(
-      tdm_moe_fc2_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx, &params));
-  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+  plan_sm90(args, env->sms, &kernels);
+  TDM_TRY(tdm_moe_fc2_sm90_params(args, &kernels, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx, &fold,
+                                  &params));
+  if (kernels.folds) TDM_TRY(tdm_encoded_step_add(out_step, &kernels.fold, &fold, sizeof fold));
+  return tdm_encoded_step_add(out_step, &kernels.gemm.launch, &params, sizeof params);
 }
 
 const tdm_op tdm_op_moe_fc2 = {

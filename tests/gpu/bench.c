@@ -173,12 +173,13 @@ static void time_fc1(gpu_rig* rig, const bench_case* c, CUdeviceptr w, int64_t e
 
 static void time_fc2(gpu_rig* rig, const bench_case* c, CUdeviceptr w, int64_t experts) {
   static tdm_gemm_fp8_params params[MAX_NODES];
+  tdm_moe_fc2_fold_params fold;
   size_t w_bytes = (size_t)(c->n * c->k);
   int nodes = node_count(c, w_bytes);
-  tdm_gemm_fp8_sm90_plan plan;
-  tdm_moe_fc2_sm90_make_plan(c->m, c->n, experts, c->k / experts, rig->sms, &plan);
-  void* partials = (void*)(uintptr_t)gpu_scratch(rig, plan.partial_bytes, 0xff);
-  void* counters = (void*)(uintptr_t)gpu_scratch(rig, plan.counter_bytes, 0);
+  tdm_moe_fc2_sm90_plan plan;
+  tdm_moe_fc2_sm90_make_plan(c->m, c->n, experts, c->k / experts, true, rig->sms, &plan);
+  void* scratch = (void*)(uintptr_t)gpu_scratch(rig, plan.scratch_bytes, 0xff);
+  void* counters = (void*)(uintptr_t)gpu_scratch(rig, plan.gemm.counter_bytes, 0);
   tdm_moe_fc2_args args = {
       .size = sizeof args,
       .n_experts = (int32_t)experts,
@@ -191,12 +192,15 @@ static void time_fc2(gpu_rig* rig, const bench_case* c, CUdeviceptr w, int64_t e
       .out = device_view(rig, gpu_scratch(rig, (size_t)(c->m * c->n * 2), 0), TDM_BF16, 2, (int64_t[]){c->m, c->n})};
   for (int i = 0; i < nodes; i++) {
     args.w2 = device_view(rig, w + (size_t)(i % c->copies) * w_bytes, TDM_E4M3, 2, (int64_t[]){c->n, c->k});
-    if (tdm_moe_fc2_sm90_params(&args, &plan, partials, counters, gpu_encode, rig, &params[i]) != TDM_OK) abort();
+    if (tdm_moe_fc2_sm90_params(&args, &plan, scratch, counters, gpu_encode, rig, &fold, &params[i]) != TDM_OK) abort();
   }
   begin_capture(rig);
-  for (int i = 0; i < nodes; i++) (void)gpu_enqueue(rig, rig->stream, &plan.launch, &params[i]);
+  for (int i = 0; i < nodes; i++) {
+    (void)gpu_enqueue(rig, rig->stream, &plan.fold, &fold);
+    (void)gpu_enqueue(rig, rig->stream, &plan.gemm.launch, &params[i]);
+  }
   float us = end_capture_and_time(rig, nodes);
-  report(c, plan.launch.kernel, plan.segments, us, fp8_bytes(c, (double)(c->m * c->n) * 2));
+  report(c, plan.gemm.launch.kernel, plan.gemm.segments, us, fp8_bytes(c, (double)(c->m * c->n) * 2));
 }
 
 /* Router where batch is 0, else the k_b absorption: a [M, B, K] by w [B, K, N]. */

@@ -1,6 +1,7 @@
 /* moe_fc1 and moe_fc2. Bounds: fc1's values are quantised from sums that differ in the 14th bit, so some round the
  * other way: e4m3 1e-4, scales 1e-7; fc2 f32 1e-7, bf16 1e-6. */
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -140,16 +141,20 @@ static void launch_fc2(gpu_rig* rig, tdm_moe_fc2_args args, int64_t rows, int32_
   args.x_scale.shape[1] = rows;
   if (tdm_view_present(&args.alpha)) args.alpha.shape[0] = rows;
   if (tdm_view_present(&args.addend)) args.addend.shape[0] = rows;
-  tdm_gemm_fp8_sm90_plan plan;
-  tdm_moe_fc2_sm90_make_plan(rows, args.w2.shape[0], args.n_experts, args.x.shape[1] / args.n_experts, sms, &plan);
-  CUdeviceptr partials = gpu_scratch(rig, plan.partial_bytes, 0xff), counters = gpu_scratch(rig, plan.counter_bytes, 0);
+  tdm_moe_fc2_sm90_plan plan;
+  tdm_moe_fc2_sm90_make_plan(rows, args.w2.shape[0], args.n_experts, args.x.shape[1] / args.n_experts,
+                             tdm_view_present(&args.alpha), sms, &plan);
+  CUdeviceptr scratch = gpu_scratch(rig, plan.scratch_bytes, 0xff);
+  CUdeviceptr counters = gpu_scratch(rig, plan.gemm.counter_bytes, 0);
+  tdm_moe_fc2_fold_params fold;
   tdm_gemm_fp8_params params;
-  if (tdm_moe_fc2_sm90_params(&args, &plan, (void*)(uintptr_t)partials, (void*)(uintptr_t)counters, gpu_encode, rig,
-                              &params) != TDM_OK) {
+  if (tdm_moe_fc2_sm90_params(&args, &plan, (void*)(uintptr_t)scratch, (void*)(uintptr_t)counters, gpu_encode, rig,
+                              &fold, &params) != TDM_OK) {
     gpu_fail(rig, "params: %s", tdm_last_error()->message);
     return;
   }
-  gpu_launch(rig, &plan.launch, &params, sizeof params);
+  if (plan.folds) gpu_launch(rig, &plan.fold, &fold, sizeof fold);
+  gpu_launch(rig, &plan.gemm.launch, &params, sizeof params);
 }
 
 static void run_fc2(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t intermediate, int64_t hidden,
@@ -176,13 +181,16 @@ static void run_fc2(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t int
   if (routed) {
     gpu_tensor* alpha = gpu_make(rig, "alpha", TDM_F32, 2, (int64_t[]){max_rows, experts});
     gpu_fill_uniform(rig, alpha, 0.1f, 1.0f);
-    /* Half of the experts unchosen; in row 2 the activations of one of those are NaN. */
+    /* Half of the experts unchosen; in row 2 the activations of one of those and their scales are NaN. */
     float* values = (float*)(void*)(alpha->host + GPU_GUARD_BYTES);
     for (int64_t i = 0; i < max_rows * experts; i++)
       if (gpu_random(rig) & 1) values[i] = 0;
     if (max_rows > 2) {
       values[2 * experts + experts / 2] = 0;
       memset(x->host + GPU_GUARD_BYTES + 2 * depth + experts / 2 * intermediate, 0x7f, (size_t)intermediate);
+      float* scales = (float*)(void*)(x_scale->host + GPU_GUARD_BYTES);
+      for (int64_t b = 0; b < intermediate / 128; b++)
+        scales[(experts / 2 * intermediate / 128 + b) * x_scale->view.stride[0] + 2] = NAN;
     }
     args.alpha = alpha->view;
   }
