@@ -6,7 +6,7 @@
 #include "kernels/common/check.h"
 #include "kernels/common/mla.h"
 #include "kernels/common/sequence.h"
-#include "kernels/mla_decode/mla_decode_split_sm90.h"
+#include "kernels/mla_decode/mla_decode_sm90.h"
 #include "kernels/ops.h"
 
 #define OP "mla_decode"
@@ -49,8 +49,8 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
     out_plan->scratch_bytes = tdm_mla_decode_ref_scratch_bytes(args);
     return;
   }
-  tdm_mla_decode_split_plan kernels;
-  tdm_mla_decode_split_sm90_make_plan(args, sms, &kernels);
+  tdm_mla_decode_plan kernels;
+  tdm_mla_decode_sm90_make_plan(args, sms, &kernels);
   memcpy(out_plan->variant, kernels.attend.kernel, sizeof out_plan->variant);
   out_plan->splits = kernels.max_splits;
   out_plan->scratch_bytes = kernels.partial_bytes;
@@ -59,11 +59,10 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
-  tdm_mla_decode_split_plan kernels;
-  tdm_mla_decode_split_params params;
-  tdm_mla_decode_split_sm90_make_plan(args, env->sms, &kernels);
-  TDM_TRY(
-      tdm_mla_decode_split_sm90_params(args, &kernels, env->scratch, env->tensor_map, env->tensor_map_ctx, &params));
+  tdm_mla_decode_plan kernels;
+  tdm_mla_decode_params params;
+  tdm_mla_decode_sm90_make_plan(args, env->sms, &kernels);
+  TDM_TRY(tdm_mla_decode_sm90_params(args, &kernels, env->scratch, env->tensor_map, env->tensor_map_ctx, &params));
   TDM_TRY(tdm_encoded_step_add(out_step, &kernels.attend, &params, sizeof params));
   return kernels.max_splits > 1 ? tdm_encoded_step_add(out_step, &kernels.merge, &params, sizeof params) : TDM_OK;
 }

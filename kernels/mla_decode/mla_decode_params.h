@@ -3,37 +3,44 @@
 
 #include "kernels/device/abi.h"
 
+enum {
+  TDM_MLA_DECODE_THREADS = 384, /* a producer and two consumer warpgroups */
+  TDM_MLA_DECODE_HEADS = 64,    /* of a tile */
+  TDM_MLA_DECODE_STAGES = 2,
+  TDM_MLA_DECODE_TILE_BYTES = 64 * 576 * 2,
+  TDM_MLA_DECODE_SHARED =
+      ((1 + TDM_MLA_DECODE_STAGES) * TDM_MLA_DECODE_TILE_BYTES + (2 + 2 * TDM_MLA_DECODE_STAGES) * 8 + 1023) / 1024 *
+      1024,
+  TDM_MLA_DECODE_MERGE_THREADS = 256
+};
+
 /* Strides count elements. */
 typedef struct tdm_mla_decode_params {
   tdm_tensor_map q;     /* bf16 [M][h][576] */
   tdm_tensor_map cache; /* bf16 [n_pages][64][576] */
   const int32_t* n_seqs;
-  const int32_t* block_table;
   const int32_t* seq_start;
+  const int32_t* seq_kind;
   const int32_t* kv_len;
-  const int32_t* seq_kind; /* tdm_seq_kind */
-  void* out;               /* [M, h, 512] bf16 or f32 */
+  const int32_t* block_table;
+  void* out;     /* [M, h, 512] bf16 or f32 */
+  float* values; /* [M][h][max_splits][512]: sums of p v, relative to the split's own maximum */
+  float* stats;  /* [M][h][max_splits][2]: that maximum and the sum of p */
   int64_t block_table_stride;
   int64_t out_stride;
   int64_t out_head_stride;
+  int32_t rows;
   int32_t heads;
-  int32_t max_seqs;
+  int32_t seqs;
   int32_t max_keys; /* what a row of the block table reaches */
+  int32_t split_keys;
+  int32_t max_splits;
   int32_t out_dtype;
+  int32_t vectors; /* 1: strides of out divide by 8 */
   float scale;
-  int32_t padding[9];
+  int32_t padding;
 } tdm_mla_decode_params;
 
 static_assert(sizeof(tdm_mla_decode_params) == 384, "kernel ABI");
-
-enum {
-  TDM_MLA_DECODE_THREADS = 384, /* a producer and two consumer warpgroups */
-  TDM_MLA_DECODE_HEADS = 64,    /* of a tile */
-  TDM_MLA_DECODE_STAGES = 2,
-  TDM_MLA_DECODE_PAGE_BYTES = 64 * 576 * 2,
-  TDM_MLA_DECODE_SHARED =
-      ((1 + TDM_MLA_DECODE_STAGES) * TDM_MLA_DECODE_PAGE_BYTES + (2 + 2 * TDM_MLA_DECODE_STAGES) * 8 + 1023) / 1024 *
-      1024
-};
 
 #endif

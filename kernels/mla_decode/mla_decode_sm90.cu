@@ -1,26 +1,27 @@
-/* Paged MLA attention over the latent cache, absorbed form, for sm_90a.
+/* Paged MLA attention over the latent cache, absorbed form, keys split over CTAs, for sm_90a.
  *
- * 1. A unit is a token and a tile of 64 heads; persistent CTAs walk the units. A token attends to the tokens of its
- * sequence up to its own, a page of 64 at a time.
+ * 1. A unit is a token, a tile of 64 heads and a split of the token's keys; persistent CTAs walk the units. Splits have
+ *    the same fixed length for every token, so a row's bits do not depend on what else is computed.
  * 2. Producer: one lane brings q of the unit and then page after page, each as 9 swizzled boxes of 64 rows x 64 values.
  * 3. Consumers: both warpgroups have all 64 heads x 64 keys of scores (q k^T, 576 deep), so nothing is exchanged;
- * softmax runs online in f32; probabilities, rounded to bf16, go from registers into p v, where each warpgroup has 256
- * of the 512 value columns. The page serves as k and, transposed by the tensor cores, as v.
- * 4. Slots past the last key may hold NaN: their rows are zeroed in shared memory before use, their scores are minus
- * infinity.
- * 5. Division by the sum of the unrounded probabilities, one rounding, store. Tokens of sequences of another kind get
- * zeros.
+ *    softmax runs online in f32; probabilities, rounded to bf16, go from registers into p v, where each warpgroup has
+ *    256 of the 512 value columns. The page serves as k and, transposed by the tensor cores, as v.
+ * 4. Slots past the token's own position are later tokens, or NaN: zeroed in shared memory before use.
+ * 5. A token whose keys are one split is divided by its sum and stored. Otherwise sums, maximum and denominator go to
+ *    scratch, and the second kernel, a warp a head, merges them, splits ascending.
+ * 6. Rows of sequences of another kind get zeros.
  *
- *   warpgroup 0 (producer)   warp 0, one lane: TMA      q     9 x [64 heads][64] bf16, swizzled
+ *   warpgroup 0 (producer)   warp 0, lane 0: TMA        q     9 x [64 heads][64] bf16, swizzled
  *   warpgroup 1              value columns   0 .. 255   page  2 stages of 9 x [64 tokens][64] bf16, swizzled
  *   warpgroup 2              value columns 256 .. 511
  *
- * Grid: up to one CTA an SM; block: 384 threads. Limit: with few tokens, the latency of one CTA walking a whole
- * context, since the keys of a token are not split over CTAs; with many, tensor cores (scores are computed twice) and
- * device bandwidth. */
+ * Grid: up to one CTA an SM; block: 384 threads. Limit: a page takes an SM 2.8 us and a unit 2.5 more (H200,
+ * 2026-11-22); tensor cores are busy for 1.8 of a page (scores are computed twice), its share of device bandwidth is
+ * 2.2 when all SMs are at work. */
 
 #include "kernels/device/elements.cuh"
 #include "kernels/device/mbarrier.cuh"
+#include "kernels/device/sequence.cuh"
 #include "kernels/device/softmax.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
@@ -29,7 +30,8 @@
 namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
-constexpr int32_t kAbsorbed = 1; /* TDM_SEQ_ABSORBED */
+constexpr int32_t kHeads = TDM_MLA_DECODE_HEADS, kPage = 64, kLatent = 512;
+constexpr float kLog2E = 1.4426950408889634f, kInfinity = __builtin_huge_valf();
 
 struct Shared {
   alignas(1024) uint8_t q[kChunks * kChunkBytes];
@@ -41,42 +43,62 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == TDM_MLA_DECODE_SHARED, "launch size");
 
-/* What a unit is about. keys 0: a row that gets zeros. */
-struct Work {
+/* What a CTA works on. */
+struct Unit {
   int32_t row;
-  int32_t head0;
-  int32_t sequence;
-  int32_t keys;
+  int32_t first_head;
+  int32_t split;
+  int32_t begin, end; /* keys */
+  bool whole;         /* the token has no other split */
+  const int32_t* pages;
 };
 
-struct Walk {
-  int32_t seqs, first_row, head_tiles, units;
+__device__ __forceinline__ tdm::Sequences sequences(const tdm_mla_decode_params& p) {
+  return tdm::live_sequences(p.n_seqs, p.seq_start, p.seq_kind, p.seqs, p.rows);
+}
 
-  __device__ explicit Walk(const tdm_mla_decode_params& p) {
-    seqs = min(max(*p.n_seqs, 0), p.max_seqs);
-    first_row = p.seq_start[0];
-    head_tiles = (p.heads + TDM_MLA_DECODE_HEADS - 1) / TDM_MLA_DECODE_HEADS;
-    units = seqs > 0 ? (p.seq_start[seqs] - first_row) * head_tiles : 0;
+/* Keys that a sequence has. */
+__device__ __forceinline__ int32_t length(const tdm_mla_decode_params& p, int32_t sequence) {
+  return min(max(p.kv_len[sequence], 0), p.max_keys);
+}
+
+__device__ __forceinline__ int32_t splits_of(const tdm_mla_decode_params& p, int32_t keys) {
+  return (keys + p.split_keys - 1) / p.split_keys;
+}
+
+/* The units of this CTA one after the other; every role's warps walk the same way. */
+struct Walk {
+  tdm::Sequences seqs;
+  int32_t index;
+  tdm::UnitCursor cursor;
+
+  __device__ explicit Walk(const tdm_mla_decode_params& p)
+      : seqs(sequences(p)), index(static_cast<int32_t>(blockIdx.x)) {
   }
 
-  __device__ Work at(const tdm_mla_decode_params& p, int32_t unit) const {
-    Work work;
-    work.row = first_row + unit / head_tiles;
-    work.head0 = unit % head_tiles * TDM_MLA_DECODE_HEADS;
-    int32_t low = 0, high = seqs; /* seq_start[low] <= row < seq_start[high] */
-    while (high - low > 1) {
-      const int32_t middle = (low + high) / 2;
-      if (p.seq_start[middle] <= work.row) {
-        low = middle;
-      } else {
-        high = middle;
-      }
+  /* False when there is no next one. Head tiles vary fastest, then tokens: neighbours read the same pages. */
+  __device__ __forceinline__ bool next(const tdm_mla_decode_params& p, Unit& unit) {
+    const int32_t tiles = (p.heads + kHeads - 1) / kHeads;
+    const auto units_of = [&](int32_t s) {
+      return seqs.kind[s] == tdm::kAbsorbed ? seqs.tokens(s) * tiles * splits_of(p, length(p, s)) : 0;
+    };
+    for (;; index += static_cast<int32_t>(gridDim.x)) {
+      const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
+      if (place.sequence < 0) return false;
+      const int32_t s = place.sequence, tokens = seqs.tokens(s), token = place.unit / tiles % tokens;
+      const int32_t split = place.unit / tiles / tokens, begin = split * p.split_keys;
+      const int32_t keys = length(p, s) - tokens + token + 1;
+      if (begin >= keys) continue; /* the sequence's last split is past this token */
+      unit = Unit{seqs.begin(s) + token,
+                  place.unit % tiles * kHeads,
+                  split,
+                  begin,
+                  min(begin + p.split_keys, keys),
+                  keys <= p.split_keys,
+                  p.block_table + s * p.block_table_stride};
+      index += static_cast<int32_t>(gridDim.x);
+      return true;
     }
-    work.sequence = low;
-    work.keys = 0;
-    if (p.seq_kind[low] == kAbsorbed)
-      work.keys = min(p.kv_len[low] - (p.seq_start[low + 1] - work.row) + 1, p.max_keys);
-    return work;
   }
 };
 
@@ -90,35 +112,38 @@ struct Stage {
   }
 };
 
+/* By one warp; lane 0 copies. A page number outside of the cache arrives as zeros. */
 __device__ void load(const tdm_mla_decode_params& p, Shared& shared) {
   const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
-  const Walk walk(p);
+  Walk walk(p);
   Stage stage;
   uint32_t q_parity = 1;
-  for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-    const Work work = walk.at(p, u);
-    if (work.keys <= 0) continue;
-    tdm::mbarrier_wait(&shared.q_empty, q_parity);
-    q_parity ^= 1;
-    tdm::mbarrier_arrive_expect(&shared.q_full, kChunks * kChunkBytes);
-    for (int chunk = 0; chunk < kChunks; ++chunk)
-      tdm::tma_load_3d(shared.q + chunk * kChunkBytes, &p.q, &shared.q_full, once, chunk * 64, work.head0, work.row);
-    const int32_t* pages = p.block_table + work.sequence * p.block_table_stride;
-    for (int32_t key = 0; key < work.keys; key += 64) {
-      const int32_t page = pages[key / 64];
-      tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
-      uint64_t* full = &shared.full[stage.slot];
-      tdm::mbarrier_arrive_expect(full, kChunks * kChunkBytes);
+  Unit unit;
+  while (walk.next(p, unit)) {
+    if (threadIdx.x == 0) {
+      tdm::mbarrier_wait(&shared.q_empty, q_parity);
+      tdm::mbarrier_arrive_expect(&shared.q_full, kChunks * kChunkBytes);
       for (int chunk = 0; chunk < kChunks; ++chunk)
-        tdm::tma_load_3d(shared.page[stage.slot] + chunk * kChunkBytes, &p.cache, full, often, chunk * 64, 0, page);
-      stage.advance();
+        tdm::tma_load_3d(shared.q + chunk * kChunkBytes, &p.q, &shared.q_full, once, chunk * 64, unit.first_head,
+                         unit.row);
+      for (int32_t key = unit.begin; key < unit.end; key += kPage) {
+        const int32_t page = unit.pages[key / kPage];
+        tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
+        uint64_t* full = &shared.full[stage.slot];
+        tdm::mbarrier_arrive_expect(full, kChunks * kChunkBytes);
+        for (int chunk = 0; chunk < kChunks; ++chunk)
+          tdm::tma_load_3d(shared.page[stage.slot] + chunk * kChunkBytes, &p.cache, full, often, chunk * 64, 0, page);
+        stage.advance();
+      }
     }
+    q_parity ^= 1;
+    __syncwarp();
   }
 }
 
 /* Zeroes the page's rows from `valid` on. A row of 128 bytes stays one under the swizzle. */
 __device__ void clear_rows(uint8_t* page, int32_t valid) {
-  const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, rows = 64 - valid;
+  const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, rows = kPage - valid;
   for (int32_t i = thread; i < kChunks * rows * 8; i += 256) {
     const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
     *reinterpret_cast<uint4*>(page + chunk * kChunkBytes + row * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
@@ -127,50 +152,57 @@ __device__ void clear_rows(uint8_t* page, int32_t valid) {
   tdm::named_barrier_sync(1, 256);
 }
 
-__device__ void store(const tdm_mla_decode_params& p, const Work& work, const float (&o)[128], const float (&factor)[2],
-                      uint32_t consumer) {
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int32_t head = work.head0 + 16 * warp + lane / 4 + 8 * half;
-    if (head >= p.heads) continue;
-    const int64_t start = work.row * p.out_stride + head * p.out_head_stride + 256 * consumer + 2 * (lane % 4);
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const float first = __fdiv_rn(o[4 * i + 2 * half], factor[half]),
-                  second = __fdiv_rn(o[4 * i + 2 * half + 1], factor[half]);
-      if (p.out_dtype == TDM_KERNEL_BF16 && start % 2 == 0) {
-        *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(p.out) + start + 8 * i) = tdm::bf16x2(first, second);
-      } else {
-        tdm::store_element(p.out, p.out_dtype, start + 8 * i, first);
-        tdm::store_element(p.out, p.out_dtype, start + 8 * i + 1, second);
-      }
-    }
+__device__ __forceinline__ void store_pair(const tdm_mla_decode_params& p, int64_t offset, float v0, float v1) {
+  if (p.out_dtype == TDM_KERNEL_BF16 && p.vectors != 0) {
+    *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(p.out) + offset) = tdm::bf16x2(v0, v1);
+  } else {
+    tdm::store_element(p.out, p.out_dtype, offset, v0);
+    tdm::store_element(p.out, p.out_dtype, offset + 1, v1);
   }
 }
 
-__device__ void attend(const tdm_mla_decode_params& p, Shared& shared, uint32_t consumer) {
-  const Walk walk(p);
+/* One of the two heads of a thread. */
+template <int kHalf>
+__device__ __forceinline__ void store(const tdm_mla_decode_params& p, const Unit& unit, const float (&o)[128],
+                                      const tdm::Softmax& softmax, int32_t consumer) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);
+  const int32_t head = unit.first_head + 16 * warp + lane / 4 + 8 * kHalf, column = 256 * consumer + 2 * (lane % 4);
+  if (head >= p.heads) return;
+  if (unit.whole) {
+    const int64_t offset = unit.row * p.out_stride + head * p.out_head_stride + column;
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+      store_pair(p, offset + 8 * i, __fdiv_rn(o[4 * i + 2 * kHalf], softmax.sum[kHalf]),
+                 __fdiv_rn(o[4 * i + 2 * kHalf + 1], softmax.sum[kHalf]));
+  } else {
+    const int64_t partial = (int64_t{unit.row} * p.heads + head) * p.max_splits + unit.split;
+    float* target = p.values + partial * kLatent + column;
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+      *reinterpret_cast<float2*>(target + 8 * i) = make_float2(o[4 * i + 2 * kHalf], o[4 * i + 2 * kHalf + 1]);
+    if (column == 0)
+      *reinterpret_cast<float2*>(p.stats + 2 * partial) = make_float2(softmax.largest[kHalf], softmax.sum[kHalf]);
+  }
+}
+
+__device__ __forceinline__ void attend(const tdm_mla_decode_params& p, Shared& shared, int32_t consumer) {
   const uint32_t lane = threadIdx.x % 32;
+  Walk walk(p);
   Stage stage;
   uint32_t q_parity = 0;
-  for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-    const Work work = walk.at(p, u);
+  Unit unit;
+  while (walk.next(p, unit)) {
     float o[128];
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i] = 0.0f;
     tdm::Softmax softmax;
-    if (work.keys <= 0) {
-      store(p, work, o, {1.0f, 1.0f}, consumer);
-      continue;
-    }
     tdm::mbarrier_wait(&shared.q_full, q_parity);
     q_parity ^= 1;
-    for (int32_t key = 0; key < work.keys; key += 64) {
+    for (int32_t key = unit.begin; key < unit.end; key += kPage) {
       tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
       uint8_t* page = shared.page[stage.slot];
-      const int32_t valid = min(work.keys - key, 64);
-      if (valid < 64) clear_rows(page, valid);
+      const int32_t valid = min(unit.end - key, kPage);
+      if (valid < kPage) clear_rows(page, valid);
 
       float s[32];
       tdm::wgmma_fence();
@@ -184,12 +216,13 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared, uint32_t 
       tdm::wgmma_commit();
       tdm::wgmma_wait<0>();
       tdm::wgmma_settle(s);
+      /* The next unit's q may come while this one is finished. */
+      if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
 
       float factor[2];
       softmax.add(s, factor, p.scale, {valid, valid});
 #pragma unroll
       for (int i = 0; i < 128; ++i) o[i] *= factor[i / 2 % 2];
-
       uint32_t probabilities[4][4];
       tdm::pack_probabilities(probabilities, s);
       const uint64_t values = tdm::wgmma_descriptor(page + consumer * 4 * kChunkBytes, kChunkBytes);
@@ -203,9 +236,25 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared, uint32_t 
       if (lane == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
       stage.advance();
     }
-    if (lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
     softmax.finish();
-    store(p, work, o, softmax.sum, consumer);
+    store<0>(p, unit, o, softmax, consumer);
+    store<1>(p, unit, o, softmax, consumer);
+  }
+}
+
+/* Zeros for the rows of sequences of another kind, a head a warp, by the consumers' eight warps. */
+__device__ void clear_others(const tdm_mla_decode_params& p) {
+  const tdm::Sequences seqs = sequences(p);
+  const auto units_of = [&](int32_t s) { return seqs.kind[s] == tdm::kAbsorbed ? 0 : seqs.tokens(s) * p.heads; };
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+  tdm::UnitCursor cursor;
+  for (int32_t index = static_cast<int32_t>(blockIdx.x * 8 + threadIdx.x / 32 - 4);;
+       index += static_cast<int32_t>(gridDim.x) * 8) {
+    const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
+    if (place.sequence < 0) return;
+    const int64_t row = seqs.begin(place.sequence) + place.unit / p.heads;
+    const int64_t offset = row * p.out_stride + place.unit % p.heads * p.out_head_stride;
+    for (int32_t column = 2 * lane; column < kLatent; column += 64) store_pair(p, offset + column, 0.0f, 0.0f);
   }
 }
 
@@ -229,9 +278,55 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_THREADS, 1)
   __syncthreads();
   if (threadIdx.x < 128) {
     tdm::registers_lower<40>();
-    if (threadIdx.x == 0) load(p, shared);
+    if (threadIdx.x < 32) load(p, shared);
   } else {
     tdm::registers_raise<232>();
-    attend(p, shared, threadIdx.x / 128 - 1);
+    attend(p, shared, static_cast<int32_t>(threadIdx.x / 128) - 1);
+    clear_others(p);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
+    tdm_mla_decode_merge_sm90(const __grid_constant__ tdm_mla_decode_params p) {
+  const tdm::Sequences seqs = sequences(p);
+  const auto units_of = [&](int32_t s) {
+    return seqs.kind[s] == tdm::kAbsorbed && length(p, s) > p.split_keys ? seqs.tokens(s) * p.heads : 0;
+  };
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+  tdm::UnitCursor cursor;
+  for (int32_t index = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / 32);;
+       index += static_cast<int32_t>(gridDim.x * blockDim.x / 32)) {
+    const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
+    if (place.sequence < 0) return;
+    const int32_t s = place.sequence, token = place.unit / p.heads, head = place.unit % p.heads;
+    const int32_t splits = splits_of(p, length(p, s) - seqs.tokens(s) + token + 1);
+    if (splits <= 1) continue;
+    const int64_t row = seqs.begin(s) + token, first = (row * p.heads + head) * p.max_splits;
+    const float2* stats = reinterpret_cast<const float2*>(p.stats) + first;
+    float largest = -kInfinity;
+    for (int32_t i = lane; i < splits; i += 32) largest = fmaxf(largest, stats[i].x);
+    largest = tdm::lanes_max<32>(largest);
+    const float base = largest == -kInfinity ? 0.0f : largest;
+    float o[kLatent / 32] = {}, sum = 0.0f;
+#pragma unroll 4
+    for (int32_t i = 0; i < splits; ++i) {
+      const float factor = exp2f((stats[i].x - base) * kLog2E);
+      const float4* values = reinterpret_cast<const float4*>(p.values + (first + i) * kLatent) + lane;
+      sum += stats[i].y * factor;
+#pragma unroll
+      for (int j = 0; j < kLatent / 128; ++j) {
+        const float4 v = values[32 * j];
+        o[4 * j] += v.x * factor;
+        o[4 * j + 1] += v.y * factor;
+        o[4 * j + 2] += v.z * factor;
+        o[4 * j + 3] += v.w * factor;
+      }
+    }
+    const int64_t offset = row * p.out_stride + head * p.out_head_stride + 4 * lane;
+#pragma unroll
+    for (int j = 0; j < kLatent / 128; ++j) {
+      store_pair(p, offset + 128 * j, __fdiv_rn(o[4 * j], sum), __fdiv_rn(o[4 * j + 1], sum));
+      store_pair(p, offset + 128 * j + 2, __fdiv_rn(o[4 * j + 2], sum), __fdiv_rn(o[4 * j + 3], sum));
+    }
   }
 }

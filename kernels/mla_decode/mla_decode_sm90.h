@@ -1,16 +1,27 @@
 #ifndef KERNELS_MLA_DECODE_MLA_DECODE_SM90_H
 #define KERNELS_MLA_DECODE_MLA_DECODE_SM90_H
 
+/* Planning of the split-KV kernels of mla_decode. Pure functions, no GPU needed. */
+
 #include "kernels/device/launch.h"
 #include "kernels/mla_decode/mla_decode_params.h"
 #include "tandem/ops.h"
 
-/* Launch for up to `rows` tokens of `heads` heads on `sms` SMs. */
-void tdm_mla_decode_sm90_plan(int64_t rows, int64_t heads, int32_t sms, tdm_kernel_launch* out_launch);
+/* Into what the keys of a row are cut. Follows from what a row of the block table reaches and from the number of heads,
+ * never from the number of rows, the lengths or the lane: a row's bits depend on nothing else. */
+typedef struct tdm_mla_decode_plan {
+  int32_t split_keys;
+  int32_t max_splits;   /* 1: nothing is merged and there is no second launch */
+  size_t partial_bytes; /* of scratch, not initialised */
+  tdm_kernel_launch attend;
+  tdm_kernel_launch merge;
+} tdm_mla_decode_plan;
 
-/* Kernel parameters of checked args. UNSUPPORTED for f32 q or cache and for strides that the copy engine cannot take.
- */
-tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, tdm_tensor_map_fn encode, void* encode_ctx,
-                                      tdm_mla_decode_params* out_params);
+void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms, tdm_mla_decode_plan* out_plan);
+
+/* Kernel parameters of checked args, the same for both launches. UNSUPPORTED for f32 q or cache and for strides that
+ * the copy engine cannot take. */
+tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm_mla_decode_plan* plan, void* partials,
+                                      tdm_tensor_map_fn encode, void* encode_ctx, tdm_mla_decode_params* out_params);
 
 #endif

@@ -248,7 +248,7 @@ static void time_bf16(gpu_rig* rig, const bench_case* c, CUdeviceptr w, bool rou
  * L2. */
 static void time_mla_decode(gpu_rig* rig, int64_t heads, int64_t n_seqs, int64_t context, double roof) {
   static tdm_mla_decode_params params;
-  tdm_kernel_launch launch;
+  tdm_mla_decode_plan plan;
   int64_t pages = context / 64, n_pages = pages * n_seqs;
   int32_t* ints = malloc((size_t)(n_pages + 3 * n_seqs + 2) * sizeof *ints);
   if (!ints) abort();
@@ -280,10 +280,14 @@ static void time_mla_decode(gpu_rig* rig, int64_t heads, int64_t n_seqs, int64_t
                               .out = device_view(rig, gpu_scratch(rig, (size_t)(n_seqs * heads * 512 * 2), 0), TDM_BF16,
                                                  3, (int64_t[]){n_seqs, heads, 512}),
                               .scale = 0.07f};
-  if (tdm_mla_decode_sm90_params(&args, gpu_encode, rig, &params) != TDM_OK) abort();
-  tdm_mla_decode_sm90_plan(n_seqs, heads, rig->sms, &launch);
+  tdm_mla_decode_sm90_make_plan(&args, rig->sms, &plan);
+  void* partials = (void*)(uintptr_t)gpu_scratch(rig, plan.partial_bytes + 256, 0);
+  if (tdm_mla_decode_sm90_params(&args, &plan, partials, gpu_encode, rig, &params) != TDM_OK) abort();
   begin_capture(rig);
-  for (int i = 0; i < 8; i++) (void)gpu_enqueue(rig, rig->stream, &launch, &params);
+  for (int i = 0; i < 8; i++) {
+    (void)gpu_enqueue(rig, rig->stream, &plan.attend, &params);
+    if (plan.max_splits > 1) (void)gpu_enqueue(rig, rig->stream, &plan.merge, &params);
+  }
   float us = end_capture_and_time(rig, 8);
   double bytes = (double)n_seqs * (double)(context * 1152 + heads * (576 + 512) * 2), rate = bytes / (double)us * 1e6;
   (void)printf("mla_decode  %3lld heads %3lld sequences of %6lld: %9.2f us %7.0f GB/s %5.1f%% %7.0f TFLOP/s\n",

@@ -27,7 +27,7 @@ static const struct {
              {"argmax", test_argmax},
              {"sample", test_sample},
              {"sample_edges", test_sample_edges},
-             {"mla_decode_split", test_mla_decode_split},
+
              {"runtimes", test_runtimes},
              {"lanes", test_lanes},
              {"model", test_model}};

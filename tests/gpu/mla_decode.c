@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/mla_decode/mla_decode_split_sm90.h"
+#include "kernels/mla_decode/mla_decode_sm90.h"
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
 
@@ -26,11 +26,11 @@ static int32_t* ints(gpu_tensor* tensor) {
 }
 
 static void launch(gpu_rig* rig, const tdm_mla_decode_args* args, int32_t sms) {
-  tdm_mla_decode_split_plan plan;
-  tdm_mla_decode_split_params params;
-  tdm_mla_decode_split_sm90_make_plan(args, sms, &plan);
+  tdm_mla_decode_plan plan;
+  tdm_mla_decode_params params;
+  tdm_mla_decode_sm90_make_plan(args, sms, &plan);
   void* partials = (void*)(uintptr_t)gpu_scratch(rig, plan.partial_bytes, 0xff);
-  if (tdm_mla_decode_split_sm90_params(args, &plan, partials, gpu_encode, rig, &params) != TDM_OK) {
+  if (tdm_mla_decode_sm90_params(args, &plan, partials, gpu_encode, rig, &params) != TDM_OK) {
     gpu_fail(rig, "params: %s", tdm_last_error()->message);
     return;
   }
@@ -66,8 +66,8 @@ static void fill_cache(gpu_rig* rig, const split_case* c, const int32_t* len, gp
 }
 
 static void run_split(gpu_rig* rig, const split_case* c) {
-  gpu_begin(rig, "mla_decode_split %lld heads, %d of %d sequences, %d pages, gap %d, dtype %d mixed %d",
-            (long long)c->heads, c->live_seqs, c->n_seqs, c->max_pages, c->gap, c->out, c->mixed);
+  gpu_begin(rig, "mla_decode %lld heads, %d of %d sequences, %d pages, gap %d, dtype %d mixed %d", (long long)c->heads,
+            c->live_seqs, c->n_seqs, c->max_pages, c->gap, c->out, c->mixed);
   int32_t start[MAX_SEQS + 1] = {0}, kind[MAX_SEQS];
   int64_t n_pages = 2;
   for (int32_t s = 0; s < c->n_seqs; s++) {
@@ -119,7 +119,7 @@ static void run_split(gpu_rig* rig, const split_case* c) {
   memcpy(bits, out->got, out->bytes);
   for (int32_t run = 0; done && run < 3 && c->live_seqs > 0; run++) {
     static const char* const names[] = {"again, on 3 SMs", "first sequence alone", "first token alone"};
-    gpu_begin(rig, "mla_decode_split %lld heads, %s", (long long)c->heads, names[run]);
+    gpu_begin(rig, "mla_decode %lld heads, %s", (long long)c->heads, names[run]);
     int32_t n = run == 0 ? c->live_seqs : 1;
     ints(count)[0] = n;
     if (run == 2) {
@@ -137,7 +137,7 @@ static void run_split(gpu_rig* rig, const split_case* c) {
   gpu_free(rig);
 }
 
-void test_mla_decode_split(gpu_rig* rig, bool quick) {
+void test_mla_decode(gpu_rig* rig, bool quick) {
   static const split_case cases[] = {
       {4, 5, 5, TDM_F32, 10, 0, true, {600, 1, 63, 65, 64}},
       {16, 6, 5, TDM_BF16, 10, 8, true, {514, 513, 100, 600, 512, 40}},
