@@ -28,7 +28,7 @@ static tdm_status check_new(const char* function, const tdm_runtime* runtime, si
 tdm_status tdm_buffer_create(tdm_runtime* runtime, size_t bytes, tdm_buffer** out_buffer) {
   TDM_TRY(check_new("tdm_buffer_create", runtime, bytes, out_buffer));
   uint8_t* data = tdm_device_alloc(runtime, bytes);
-  if (!data) return TDM_OUT_OF_MEMORY;
+  if (!data) return tdm_last_error()->status; /* on a CUDA device there are other reasons than a lack of it */
   tdm_status status = buffer_new(runtime, bytes, out_buffer);
   if (status != TDM_OK) {
     tdm_device_free(runtime, data, bytes);

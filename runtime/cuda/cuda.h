@@ -29,7 +29,8 @@ typedef struct tdm_cuda {
   CUdevice device;
   CUcontext context; /* the device's primary context, so that the caller's own CUDA code shares it */
   CUmemoryPool pool;
-  CUstream stream; /* of launches that name none, and of copies */
+  CUstream stream;  /* of launches that name none, and of copies */
+  CUstream capture; /* where captures begin: `stream` must stay free for what other threads copy meanwhile */
   int32_t sms;
   int32_t shared_bytes; /* a block can have at most, opted in */
   char name[64];
@@ -51,6 +52,9 @@ static inline tdm_cuda* tdm_cuda_of(const tdm_runtime* runtime) {
 /* Makes the primary context current until tdm_cuda_leave. */
 tdm_status tdm_cuda_enter(const tdm_cuda* cuda);
 void tdm_cuda_leave(const tdm_cuda* cuda);
+/* For what takes objects down: goes on when the context cannot be made current, since destroying takes handles alone,
+ * and leaves the last error as it is. Answers whether to leave. */
+bool tdm_cuda_enter_anyway(const tdm_cuda* cuda);
 
 /* Loads all embedded cubins; `kernels` is to be closed also after a failure. */
 tdm_status tdm_cuda_kernels_open(tdm_runtime* runtime, tdm_cuda* cuda);

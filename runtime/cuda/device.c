@@ -14,12 +14,20 @@ void tdm_cuda_leave(const tdm_cuda* cuda) {
   (void)cuda->driver.cuCtxPopCurrent(&ours);
 }
 
+bool tdm_cuda_enter_anyway(const tdm_cuda* cuda) {
+  return cuda->driver.cuCtxPushCurrent(cuda->context) == CUDA_SUCCESS;
+}
+
 /* ---- opening and closing ---------------------------------------------------------------------------------------- */
 
 static tdm_status choose_device(tdm_cuda* cuda, int32_t ordinal) {
   const tdm_cuda_driver* driver = &cuda->driver;
   int count = 0, major = 0, minor = 0;
-  TDM_TRY_CU(driver, cuInit, 0);
+  const CUresult begun = driver->cuInit(0);
+  if (begun == CUDA_ERROR_NO_DEVICE)
+    return TDM_FAIL(TDM_UNSUPPORTED, "device cuda:%d: the driver finds no CUDA device; the host device can be used",
+                    ordinal);
+  if (begun != CUDA_SUCCESS) return tdm_cuda_fail(driver, begun, "cuInit", __FILE__, __LINE__);
   TDM_TRY_CU(driver, cuDeviceGetCount, &count);
   if (ordinal >= count)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "device cuda:%d: the driver has %d devices", ordinal, count);
@@ -45,6 +53,7 @@ static tdm_status open_in_context(tdm_runtime* runtime, tdm_cuda* cuda) {
   const CUmemPoolProps pool = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
                                .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda->device}};
   TDM_TRY_CU(driver, cuStreamCreate, &cuda->stream, CU_STREAM_NON_BLOCKING);
+  TDM_TRY_CU(driver, cuStreamCreate, &cuda->capture, CU_STREAM_NON_BLOCKING);
   TDM_TRY_CU(driver, cuMemPoolCreate, &cuda->pool, &pool);
   return tdm_cuda_kernels_open(runtime, cuda);
 }
@@ -69,12 +78,12 @@ static void device_close(tdm_runtime* runtime) {
   if (!cuda) return;
   const tdm_cuda_driver* driver = &cuda->driver;
   if (cuda->context) {
-    if (tdm_cuda_enter(cuda) == TDM_OK) {
-      tdm_cuda_kernels_close(runtime, cuda);
-      if (cuda->pool) (void)driver->cuMemPoolDestroy(cuda->pool);
-      if (cuda->stream) (void)driver->cuStreamDestroy(cuda->stream);
-      tdm_cuda_leave(cuda);
-    }
+    const bool entered = tdm_cuda_enter_anyway(cuda);
+    tdm_cuda_kernels_close(runtime, cuda);
+    if (cuda->pool) (void)driver->cuMemPoolDestroy(cuda->pool);
+    if (cuda->capture) (void)driver->cuStreamDestroy(cuda->capture);
+    if (cuda->stream) (void)driver->cuStreamDestroy(cuda->stream);
+    if (entered) tdm_cuda_leave(cuda);
     (void)driver->cuDevicePrimaryCtxRelease(cuda->device);
   }
   tdm_cuda_driver_close(&cuda->driver);
@@ -101,45 +110,52 @@ static tdm_status zero(const tdm_cuda* cuda, CUdeviceptr address, size_t bytes) 
   return TDM_OK;
 }
 
-/* With the context current. */
-static void free_in_context(tdm_runtime* runtime, void* memory, size_t bytes) {
+/* Waits for whatever still uses the memory, on any stream. */
+static void free_in_context(tdm_runtime* runtime, void* memory, size_t bytes, bool entered) {
   const tdm_cuda* cuda = tdm_cuda_of(runtime);
   const tdm_allocator* allocator = &runtime->config.device_allocator;
-  (void)cuda->driver.cuCtxSynchronize(); /* whatever still uses it, on any stream */
+  if (entered) {
+    pthread_mutex_lock(&runtime->launch_mutex); /* waiting for the whole context would break another thread's capture */
+    (void)cuda->driver.cuCtxSynchronize();
+    pthread_mutex_unlock(&runtime->launch_mutex);
+  }
   if (allocator->alloc)
     allocator->free(allocator->ctx, memory, bytes);
   else
     (void)cuda->driver.cuMemFreeAsync((CUdeviceptr)(uintptr_t)memory, cuda->stream);
 }
 
-static void* device_alloc(tdm_runtime* runtime, size_t bytes) {
+/* With the context current. */
+static tdm_status alloc_in_context(tdm_runtime* runtime, size_t bytes, CUdeviceptr* out_address) {
   const tdm_cuda* cuda = tdm_cuda_of(runtime);
   const tdm_allocator* allocator = &runtime->config.device_allocator;
-  if (tdm_cuda_enter(cuda) != TDM_OK) return NULL;
-  CUdeviceptr address = 0;
-  tdm_status status = TDM_OK;
-  if (allocator->alloc)
-    address = (CUdeviceptr)(uintptr_t)allocator->alloc(allocator->ctx, bytes, 256);
-  else
-    status = alloc_from_pool(cuda, bytes, &address);
-  if (status == TDM_OUT_OF_MEMORY || (status == TDM_OK && !address)) {
-    (void)TDM_FAIL(TDM_OUT_OF_MEMORY, "no %zu bytes of device memory", bytes);
-    address = 0;
-  } else if (status == TDM_OK && zero(cuda, address, bytes) != TDM_OK) {
-    const tdm_status failed = tdm_last_error()->status;
-    free_in_context(runtime, (void*)(uintptr_t)address, bytes);
-    (void)failed;
-    address = 0;
+  if (allocator->alloc) {
+    *out_address = (CUdeviceptr)(uintptr_t)allocator->alloc(allocator->ctx, bytes, 256);
+    if (!*out_address)
+      return TDM_FAIL(TDM_OUT_OF_MEMORY, "no %zu bytes of device memory from the caller's allocator", bytes);
+  } else {
+    const tdm_status status = alloc_from_pool(cuda, bytes, out_address);
+    if (status != TDM_OK) return tdm_fail_prefix(status, "%zu bytes of device memory", bytes);
   }
+  const tdm_status status = zero(cuda, *out_address, bytes);
+  if (status != TDM_OK) free_in_context(runtime, (void*)(uintptr_t)*out_address, bytes, true);
+  return status;
+}
+
+static void* device_alloc(tdm_runtime* runtime, size_t bytes) {
+  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  CUdeviceptr address = 0;
+  if (tdm_cuda_enter(cuda) != TDM_OK) return NULL;
+  const tdm_status status = alloc_in_context(runtime, bytes, &address);
   tdm_cuda_leave(cuda);
-  return (void*)(uintptr_t)address;
+  return status == TDM_OK ? (void*)(uintptr_t)address : NULL;
 }
 
 static void device_free(tdm_runtime* runtime, void* memory, size_t bytes) {
   const tdm_cuda* cuda = tdm_cuda_of(runtime);
-  if (tdm_cuda_enter(cuda) != TDM_OK) return;
-  free_in_context(runtime, memory, bytes);
-  tdm_cuda_leave(cuda);
+  const bool entered = tdm_cuda_enter_anyway(cuda);
+  free_in_context(runtime, memory, bytes, entered);
+  if (entered) tdm_cuda_leave(cuda);
 }
 
 static tdm_status write_in_context(const tdm_cuda* cuda, void* destination, const void* source, size_t bytes) {
@@ -170,10 +186,17 @@ static tdm_status device_read(tdm_runtime* runtime, void* destination, const voi
   return status;
 }
 
-static tdm_status device_synchronize(tdm_runtime* runtime) {
-  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+static tdm_status synchronize_in_context(const tdm_cuda* cuda) {
   TDM_TRY_CU(&cuda->driver, cuStreamSynchronize, cuda->stream);
   return TDM_OK;
+}
+
+static tdm_status device_synchronize(tdm_runtime* runtime) {
+  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  TDM_TRY(tdm_cuda_enter(cuda));
+  const tdm_status status = synchronize_in_context(cuda);
+  tdm_cuda_leave(cuda);
+  return status;
 }
 
 const tdm_device tdm_cuda_device = {

@@ -2,36 +2,39 @@
 
 /* ---- green contexts --------------------------------------------------------------------------------------------- */
 
-/* Takes `wanted` SMs, rounded up to what the hardware can split off, from those that no green lane has yet. All splits
- * go on from what the one before left: splitting the whole device twice would give overlapping partitions. */
-static tdm_status take_sms(tdm_cuda* cuda, int32_t wanted, CUdevResource* out_taken) {
-  if (!cuda->splits) {
-    TDM_TRY_CU(&cuda->driver, cuDeviceGetDevResource, cuda->device, &cuda->free_sms, CU_DEV_RESOURCE_TYPE_SM);
-    cuda->splits = true;
-  }
+static tdm_status find_free_sms(tdm_cuda* cuda) {
+  if (cuda->splits) return TDM_OK;
+  TDM_TRY_CU(&cuda->driver, cuDeviceGetDevResource, cuda->device, &cuda->free_sms, CU_DEV_RESOURCE_TYPE_SM);
+  cuda->splits = true;
+  return TDM_OK;
+}
+
+/* Splits `wanted` SMs, rounded up to what the hardware can, off those that no green lane has yet. All splits go on from
+ * what the one before left: splitting the whole device twice would give overlapping partitions. */
+static tdm_status split_sms(const tdm_cuda* cuda, int32_t wanted, CUdevResource* out_taken, CUdevResource* out_rest) {
   const int32_t left = (int32_t)cuda->free_sms.sm.smCount;
   if (wanted > left)
     return TDM_FAIL(TDM_UNSUPPORTED, "%d SMs wanted, but of the %d SMs of %s only %d are left to split off", wanted,
                     cuda->sms, cuda->name, left);
   *out_taken = cuda->free_sms;
-  CUdevResource rest = {.type = CU_DEV_RESOURCE_TYPE_SM};
-  if (wanted < left) { /* all that is left needs no split, and its size need not be a multiple of the hardware's step */
-    unsigned groups = 1;
-    TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, &rest, 0,
-               (unsigned)wanted);
-  }
-  cuda->free_sms = rest;
+  *out_rest = (CUdevResource){.type = CU_DEV_RESOURCE_TYPE_SM};
+  if (wanted == left) return TDM_OK; /* needs no split, and need not be a multiple of the hardware's step */
+  unsigned groups = 1;
+  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, out_rest, 0,
+             (unsigned)wanted);
   return TDM_OK;
 }
 
 static tdm_status make_green(tdm_cuda* cuda, tdm_cuda_lane* lane, int32_t wanted, int32_t* out_granted) {
   const tdm_cuda_driver* driver = &cuda->driver;
-  CUdevResource taken;
+  CUdevResource taken, rest;
   CUdevResourceDesc description;
-  TDM_TRY(take_sms(cuda, wanted, &taken));
+  TDM_TRY(find_free_sms(cuda));
+  TDM_TRY(split_sms(cuda, wanted, &taken, &rest));
   TDM_TRY_CU(driver, cuDevResourceGenerateDesc, &description, &taken, 1);
   TDM_TRY_CU(driver, cuGreenCtxCreate, &lane->green, description, cuda->device, CU_GREEN_CTX_DEFAULT_STREAM);
   TDM_TRY_CU(driver, cuGreenCtxStreamCreate, &lane->stream, lane->green, CU_STREAM_NON_BLOCKING, 0);
+  cuda->free_sms = rest; /* only now: a lane that cannot be made takes none */
   *out_granted = (int32_t)taken.sm.smCount;
   return TDM_OK;
 }
@@ -67,11 +70,10 @@ tdm_status tdm_cuda_lane_open(tdm_lane* owner) {
 void tdm_cuda_lane_close(tdm_lane* owner) {
   const tdm_cuda* cuda = tdm_cuda_of(owner->runtime);
   tdm_cuda_lane* lane = owner->state;
-  if (tdm_cuda_enter(cuda) == TDM_OK) {
-    if (lane->stream) (void)cuda->driver.cuStreamDestroy(lane->stream);
-    if (lane->green) (void)cuda->driver.cuGreenCtxDestroy(lane->green);
-    tdm_cuda_leave(cuda);
-  }
+  const bool entered = tdm_cuda_enter_anyway(cuda);
+  if (lane->stream) (void)cuda->driver.cuStreamDestroy(lane->stream);
+  if (lane->green) (void)cuda->driver.cuGreenCtxDestroy(lane->green);
+  if (entered) tdm_cuda_leave(cuda);
   tdm_host_free(owner->runtime, lane, sizeof *lane);
   owner->state = NULL;
 }

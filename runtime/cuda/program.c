@@ -73,7 +73,7 @@ static size_t padded(size_t bytes) {
 static tdm_status encode_steps(tdm_program* program, cuda_program* own) {
   for (int64_t i = 0; i < program->n_steps; i++) own->state_bytes += padded(program->steps[i].plan.state_bytes);
   if (own->state_bytes && !(own->state = tdm_device_alloc(program->runtime, own->state_bytes)))
-    return TDM_OUT_OF_MEMORY;
+    return tdm_last_error()->status;
   size_t offset = 0;
   for (int64_t i = 0; i < program->n_steps; i++) {
     const tdm_status status = encode_step(program, own, i, offset);
@@ -127,14 +127,13 @@ void tdm_cuda_program_close(tdm_program* program) {
   const tdm_cuda* cuda = tdm_cuda_of(runtime);
   cuda_program* own = program->device_state;
   if (!own) return;
-  if (tdm_cuda_enter(cuda) == TDM_OK) {
-    for (int64_t i = 0; own->steps && i < program->n_steps; i++)
-      if (own->steps[i].done) (void)cuda->driver.cuEventDestroy(own->steps[i].done);
-    for (int32_t lane = 0; lane < TDM_MAX_LANES; lane++)
-      if (own->join[lane]) (void)cuda->driver.cuEventDestroy(own->join[lane]);
-    if (own->fork) (void)cuda->driver.cuEventDestroy(own->fork);
-    tdm_cuda_leave(cuda);
-  }
+  const bool entered = tdm_cuda_enter_anyway(cuda);
+  for (int64_t i = 0; own->steps && i < program->n_steps; i++)
+    if (own->steps[i].done) (void)cuda->driver.cuEventDestroy(own->steps[i].done);
+  for (int32_t lane = 0; lane < TDM_MAX_LANES; lane++)
+    if (own->join[lane]) (void)cuda->driver.cuEventDestroy(own->join[lane]);
+  if (own->fork) (void)cuda->driver.cuEventDestroy(own->fork);
+  if (entered) tdm_cuda_leave(cuda);
   tdm_device_free(runtime, own->state, own->state_bytes);
   tdm_host_free(runtime, own->steps, (size_t)program->n_steps * sizeof *own->steps);
   tdm_host_free(runtime, own, sizeof *own);
@@ -194,6 +193,12 @@ static tdm_status issue_on_lanes(const tdm_program* program, CUstream origin) {
   return TDM_OK;
 }
 
+/* After a failure: what is on the lanes already has not joined the origin, and must not run into what comes next. */
+static void drain_lanes(const tdm_program* program) {
+  const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
+  for (int32_t lane = 0; lane < program->n_lanes; lane++) (void)driver->cuStreamSynchronize(lane_stream(program, lane));
+}
+
 static CUstream origin_of(const tdm_program* program, const tdm_launch_config* config) {
   return config->stream ? (CUstream)config->stream : tdm_cuda_of(program->runtime)->stream;
 }
@@ -204,8 +209,9 @@ tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config
     return TDM_FAIL(TDM_UNSUPPORTED, "program '%s': shuffled order is for the host device", program->name);
   TDM_TRY(tdm_cuda_enter(cuda));
   const CUstream origin = origin_of(program, config);
-  const tdm_status status =
-      config->order == TDM_ORDER_SERIAL ? issue_serial(program, origin) : issue_on_lanes(program, origin);
+  const bool serial = config->order == TDM_ORDER_SERIAL;
+  const tdm_status status = serial ? issue_serial(program, origin) : issue_on_lanes(program, origin);
+  if (status != TDM_OK && !serial) drain_lanes(program);
   tdm_cuda_leave(cuda);
   return status == TDM_OK ? status : tdm_fail_prefix(status, "program '%s'", program->name);
 }
@@ -214,9 +220,9 @@ tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config
 
 static tdm_status capture_in_context(tdm_program* program, CUgraph* out_graph) {
   const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
-  TDM_TRY_CU(&cuda->driver, cuStreamBeginCapture, cuda->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-  const tdm_status status = issue_on_lanes(program, cuda->stream);
-  const CUresult ended = cuda->driver.cuStreamEndCapture(cuda->stream, out_graph); /* also after a failure */
+  TDM_TRY_CU(&cuda->driver, cuStreamBeginCapture, cuda->capture, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  const tdm_status status = issue_on_lanes(program, cuda->capture);
+  const CUresult ended = cuda->driver.cuStreamEndCapture(cuda->capture, out_graph); /* also after a failure */
   TDM_TRY(status);
   return ended == CUDA_SUCCESS ? TDM_OK : tdm_cuda_fail(&cuda->driver, ended, "cuStreamEndCapture", __FILE__, __LINE__);
 }
@@ -240,19 +246,27 @@ tdm_status tdm_cuda_capture(tdm_program* program, void** out_state) {
   return TDM_OK;
 }
 
+static tdm_status launch_graph(const tdm_cuda* cuda, CUgraphExec exec, CUstream stream) {
+  TDM_TRY_CU(&cuda->driver, cuGraphLaunch, exec, stream);
+  return TDM_OK;
+}
+
 tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_config* config) {
   const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
   if (config->order != TDM_ORDER_LANES)
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "program '%s': a captured graph replays on its lanes; another order is for eager launches",
                     program->name);
-  TDM_TRY_CU(&cuda->driver, cuGraphLaunch, (CUgraphExec)state, origin_of(program, config));
-  return TDM_OK;
+  TDM_TRY(tdm_cuda_enter(cuda));
+  const tdm_status status = launch_graph(cuda, (CUgraphExec)state, origin_of(program, config));
+  tdm_cuda_leave(cuda);
+  return status == TDM_OK ? status : tdm_fail_prefix(status, "program '%s'", program->name);
 }
 
 void tdm_cuda_release(tdm_program* program, void* state) {
   const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
-  if (!state || tdm_cuda_enter(cuda) != TDM_OK) return;
+  if (!state) return;
+  const bool entered = tdm_cuda_enter_anyway(cuda);
   (void)cuda->driver.cuGraphExecDestroy((CUgraphExec)state);
-  tdm_cuda_leave(cuda);
+  if (entered) tdm_cuda_leave(cuda);
 }
