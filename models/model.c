@@ -143,14 +143,20 @@ static tdm_status get_green_lanes(tdm_model* model) {
   TDM_TRY(get_lane(model, "side.green", TDM_LANE_GREEN, model->config.side_sms, &model->side_lane));
   TDM_TRY(tdm_lane_get_info(model->side_lane, &side));
   TDM_TRY(tdm_runtime_get_info(model->runtime, &device));
+  if (device.sms && side.granted_sms >= device.sms)
+    return TDM_FAIL(TDM_UNSUPPORTED, "side_sms %d takes all %d SMs and leaves none for the main lane",
+                    model->config.side_sms, device.sms);
   /* The host device has no SMs to divide; any number stands for "the others". */
   const int32_t others = device.sms ? device.sms - side.granted_sms : 1;
   return get_lane(model, "main.green", TDM_LANE_GREEN, others, &model->main_lane);
 }
 
+/* The side lane is named by its size: models of one runtime may want different ones. */
 static tdm_status get_soft_lanes(tdm_model* model) {
+  char name[32];
+  snprintf(name, sizeof name, "side.soft%d", model->config.side_sms);
   TDM_TRY(get_lane(model, "main", TDM_LANE_WHOLE, 0, &model->main_lane));
-  return get_lane(model, "side.soft", TDM_LANE_SOFT, model->config.side_sms, &model->side_lane);
+  return get_lane(model, name, TDM_LANE_SOFT, model->config.side_sms, &model->side_lane);
 }
 
 /* The ladder: green, else soft with a reason. */

@@ -56,6 +56,10 @@ void tdm_cuda_leave(const tdm_cuda* cuda);
  * and leaves the last error as it is. Answers whether to leave. */
 bool tdm_cuda_enter_anyway(const tdm_cuda* cuda);
 
+/* A wait on the way to freeing or destroying: nobody can be given its status, so a failure, which tells of what ran
+ * before, goes to the log. */
+void tdm_cuda_waited(tdm_runtime* runtime, CUresult result, const char* what);
+
 /* Loads all embedded cubins; `kernels` is to be closed also after a failure. */
 tdm_status tdm_cuda_kernels_open(tdm_runtime* runtime, tdm_cuda* cuda);
 void tdm_cuda_kernels_close(tdm_runtime* runtime, tdm_cuda* cuda);

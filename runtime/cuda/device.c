@@ -18,6 +18,13 @@ bool tdm_cuda_enter_anyway(const tdm_cuda* cuda) {
   return cuda->driver.cuCtxPushCurrent(cuda->context) == CUDA_SUCCESS;
 }
 
+void tdm_cuda_waited(tdm_runtime* runtime, CUresult result, const char* what) {
+  const char* name = NULL;
+  if (result == CUDA_SUCCESS) return;
+  (void)tdm_cuda_of(runtime)->driver.cuGetErrorName(result, &name);
+  tdm_log(runtime, TDM_LOG_WARNING, "%s: %d %s", what, (int)result, name ? name : "?");
+}
+
 /* ---- opening and closing ---------------------------------------------------------------------------------------- */
 
 static tdm_status choose_device(tdm_cuda* cuda, int32_t ordinal) {
@@ -110,15 +117,27 @@ static tdm_status zero(const tdm_cuda* cuda, CUdeviceptr address, size_t bytes) 
   return TDM_OK;
 }
 
-/* Waits for whatever still uses the memory, on any stream. */
+/* Waits for what the runtime has on its streams. Not for the whole context: that would break captures that others make
+ * in it. Under the mutex, so that no lane is being captured. Programs, which keep the memory they use, wait for the
+ * caller's streams. */
+static void wait_for_streams(tdm_runtime* runtime) {
+  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  pthread_mutex_lock(&runtime->launch_mutex);
+  pthread_mutex_lock(&runtime->lanes_mutex);
+  tdm_cuda_waited(runtime, cuda->driver.cuStreamSynchronize(cuda->stream),
+                  "waiting for the runtime's stream to free memory");
+  for (int32_t i = 0; i < runtime->n_lanes; i++) {
+    const tdm_cuda_lane* lane = runtime->lanes[i]->state;
+    tdm_cuda_waited(runtime, cuda->driver.cuStreamSynchronize(lane->stream), "waiting for a lane to free memory");
+  }
+  pthread_mutex_unlock(&runtime->lanes_mutex);
+  pthread_mutex_unlock(&runtime->launch_mutex);
+}
+
 static void free_in_context(tdm_runtime* runtime, void* memory, size_t bytes, bool entered) {
   const tdm_cuda* cuda = tdm_cuda_of(runtime);
   const tdm_allocator* allocator = &runtime->config.device_allocator;
-  if (entered) {
-    pthread_mutex_lock(&runtime->launch_mutex); /* waiting for the whole context would break another thread's capture */
-    (void)cuda->driver.cuCtxSynchronize();
-    pthread_mutex_unlock(&runtime->launch_mutex);
-  }
+  if (entered) wait_for_streams(runtime);
   if (allocator->alloc)
     allocator->free(allocator->ctx, memory, bytes);
   else

@@ -21,7 +21,6 @@
   X(cuDevicePrimaryCtxRelease)                                                                                         \
   X(cuCtxPushCurrent)                                                                                                  \
   X(cuCtxPopCurrent)                                                                                                   \
-  X(cuCtxSynchronize)                                                                                                  \
   X(cuMemPoolCreate)                                                                                                   \
   X(cuMemPoolDestroy)                                                                                                  \
   X(cuMemAllocFromPoolAsync)                                                                                           \
@@ -38,6 +37,7 @@
   X(cuEventCreate)                                                                                                     \
   X(cuEventDestroy)                                                                                                    \
   X(cuEventRecord)                                                                                                     \
+  X(cuEventSynchronize)                                                                                                \
   X(cuGraphInstantiateWithFlags)                                                                                       \
   X(cuGraphLaunch)                                                                                                     \
   X(cuGraphDestroy)                                                                                                    \

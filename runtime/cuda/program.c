@@ -24,6 +24,7 @@ typedef struct cuda_program {
   size_t state_bytes;
   CUevent fork;
   CUevent join[TDM_MAX_LANES]; /* NULL where a lane needs no join */
+  CUevent finished;            /* the last launch on a stream of the caller's */
 } cuda_program;
 
 static CUstream lane_stream(const tdm_program* program, int32_t lane) {
@@ -101,6 +102,7 @@ static tdm_status make_events(tdm_program* program, cuda_program* own) {
     if (!*done) TDM_TRY_CU(driver, cuEventCreate, done, CU_EVENT_DISABLE_TIMING);
   }
   TDM_TRY_CU(driver, cuEventCreate, &own->fork, CU_EVENT_DISABLE_TIMING);
+  TDM_TRY_CU(driver, cuEventCreate, &own->finished, CU_EVENT_DISABLE_TIMING);
   for (int32_t step = 0; step < schedule->n_steps; step++) last_of_lane[program->lane_of[step]] = step;
   for (int32_t lane = 0; lane < program->n_lanes; lane++)
     if (!is_joined(program, last_of_lane, lane))
@@ -133,6 +135,14 @@ void tdm_cuda_program_close(tdm_program* program) {
   for (int32_t lane = 0; lane < TDM_MAX_LANES; lane++)
     if (own->join[lane]) (void)cuda->driver.cuEventDestroy(own->join[lane]);
   if (own->fork) (void)cuda->driver.cuEventDestroy(own->fork);
+  if (own->finished) {
+    /* What ran on a stream of the caller's still uses the program's memory. (The runtime's own streams: device_free.)
+     */
+    if (entered)
+      tdm_cuda_waited(runtime, cuda->driver.cuEventSynchronize(own->finished),
+                      "waiting for a program's last launch to destroy it");
+    (void)cuda->driver.cuEventDestroy(own->finished);
+  }
   if (entered) tdm_cuda_leave(cuda);
   tdm_device_free(runtime, own->state, own->state_bytes);
   tdm_host_free(runtime, own->steps, (size_t)program->n_steps * sizeof *own->steps);
@@ -199,6 +209,14 @@ static void drain_lanes(const tdm_program* program) {
   for (int32_t lane = 0; lane < program->n_lanes; lane++) (void)driver->cuStreamSynchronize(lane_stream(program, lane));
 }
 
+/* Remembers the end of a launch on a stream of the caller's: the program must not go before it. */
+static tdm_status mark_finished(const tdm_program* program, const tdm_launch_config* config) {
+  const cuda_program* own = program->device_state;
+  if (!config->stream) return TDM_OK;
+  TDM_TRY_CU(&tdm_cuda_of(program->runtime)->driver, cuEventRecord, own->finished, (CUstream)config->stream);
+  return TDM_OK;
+}
+
 static CUstream origin_of(const tdm_program* program, const tdm_launch_config* config) {
   return config->stream ? (CUstream)config->stream : tdm_cuda_of(program->runtime)->stream;
 }
@@ -210,7 +228,9 @@ tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config
   TDM_TRY(tdm_cuda_enter(cuda));
   const CUstream origin = origin_of(program, config);
   const bool serial = config->order == TDM_ORDER_SERIAL;
-  const tdm_status status = serial ? issue_serial(program, origin) : issue_on_lanes(program, origin);
+  tdm_status status = serial ? issue_serial(program, origin) : issue_on_lanes(program, origin);
+  const tdm_status marked = mark_finished(program, config); /* also what was issued before a failure */
+  if (status == TDM_OK) status = marked;
   if (status != TDM_OK && !serial) drain_lanes(program);
   tdm_cuda_leave(cuda);
   return status == TDM_OK ? status : tdm_fail_prefix(status, "program '%s'", program->name);
@@ -258,7 +278,8 @@ tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_c
                     "program '%s': a captured graph replays on its lanes; another order is for eager launches",
                     program->name);
   TDM_TRY(tdm_cuda_enter(cuda));
-  const tdm_status status = launch_graph(cuda, (CUgraphExec)state, origin_of(program, config));
+  tdm_status status = launch_graph(cuda, (CUgraphExec)state, origin_of(program, config));
+  if (status == TDM_OK) status = mark_finished(program, config);
   tdm_cuda_leave(cuda);
   return status == TDM_OK ? status : tdm_fail_prefix(status, "program '%s'", program->name);
 }

@@ -5,11 +5,19 @@
 
 #include "runtime/program.h"
 
+static void count_warnings(void* ctx, tdm_log_level level, const char* line) {
+  cuda_rig* rig = ctx;
+  (void)line;
+  rig->warnings += level == TDM_LOG_WARNING;
+}
+
 tdm_runtime_config cuda_rig_config(cuda_rig* rig) {
   tdm_runtime_config config;
   cr_assert_eq(tdm_runtime_config_init(&config, sizeof config), TDM_OK);
   config.device_kind = TDM_DEVICE_CUDA;
   config.host_allocator = test_heap_allocator(&rig->host);
+  config.log = count_warnings;
+  config.log_ctx = rig;
   return config;
 }
 
@@ -173,7 +181,7 @@ static void judge_counts(const char* name, const tdm_program* program, const cud
     waits += issue->ops[i].kind == FAKE_WAIT;
   }
   free(signals);
-  const int wanted_records = issue->serial ? 0 : 1 + signalers + joins;
+  const int wanted_records = issue->callers + (issue->serial ? 0 : 1 + signalers + joins);
   const int wanted_waits = issue->serial ? 0 : forks + schedule->n_waits + joins;
   cr_assert(records == wanted_records && waits == wanted_waits, "%s: %d records and %d waits, %d and %d would do", name,
             records, waits, wanted_records, wanted_waits);

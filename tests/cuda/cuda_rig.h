@@ -12,6 +12,7 @@
 typedef struct cuda_rig {
   test_heap host, device; /* device: when asked for */
   tdm_runtime* runtime;
+  int warnings; /* lines logged as such */
 } cuda_rig;
 
 tdm_runtime_config cuda_rig_config(cuda_rig* rig);
@@ -40,6 +41,7 @@ typedef struct cuda_issue {
   int begin, end; /* ops of the issue */
   CUstream origin;
   bool serial;
+  bool callers; /* the origin is a stream of the caller's: the end of the launch is recorded on it */
 } cuda_issue;
 void cuda_rig_judge(const char* name, const tdm_program* program, const cuda_issue* issue);
 

@@ -123,7 +123,7 @@ Test(issue, runs_on_the_callers_stream) {
   fake_cuda_forget();
   cr_assert_eq(cuEventRecord(event, stream), CUDA_SUCCESS);
   cr_assert_eq(launch(program, TDM_ORDER_LANES, stream), TDM_OK);
-  cuda_issue issue = {.origin = stream, .begin = 1};
+  cuda_issue issue = {.origin = stream, .begin = 1, .callers = true};
   issue.ops = fake_cuda_ops(&issue.end);
   cuda_rig_judge("eager", program, &issue);
   cr_assert_eq(cuEventRecord(event, stream), CUDA_SUCCESS);
@@ -137,7 +137,9 @@ Test(issue, runs_on_the_callers_stream) {
   config.stream = stream;
   cr_assert_eq(tdm_graph_replay(graph, &config), TDM_OK);
   ops = fake_cuda_ops(&n);
-  cr_assert(ops[n - 1].kind == FAKE_GRAPH && ops[n - 1].stream == stream);
+  cr_assert(ops[n - 2].kind == FAKE_GRAPH && ops[n - 2].stream == stream);
+  cr_assert(ops[n - 1].kind == FAKE_RECORD && ops[n - 1].stream == stream,
+            "the program must not go before the replay is done");
   cr_assert_eq(cuEventDestroy(event), CUDA_SUCCESS);
   cr_assert_eq(cuStreamDestroy(stream), CUDA_SUCCESS);
   tdm_cuda_leave(cuda);

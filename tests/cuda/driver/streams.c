@@ -178,6 +178,14 @@ CUresult cuEventCreate(CUevent* out_event, unsigned flags) {
   return fake_end(CUDA_SUCCESS);
 }
 
+CUresult cuEventSynchronize(CUevent event) {
+  FAKE_CALL(cuEventSynchronize);
+  FAKE_NEED_CONTEXT();
+  FAKE_NEED(fake_object_is(event, OBJECT_EVENT), CUDA_ERROR_INVALID_HANDLE, "%s: no event", name);
+  FAKE_NEED(!event->capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s: the event was captured", name);
+  return fake_end(CUDA_SUCCESS);
+}
+
 CUresult cuEventDestroy(CUevent event) {
   FAKE_CALL_ANYWAY(cuEventDestroy);
   FAKE_NEED(fake_object_is(event, OBJECT_EVENT), CUDA_ERROR_INVALID_HANDLE, "%s: no event", name);
