@@ -124,7 +124,7 @@ Test(model, steps_down_to_soft_lanes) {
     const char* fails;
     const char* words;
   } cases[] = {{"more SMs than there are", 140, NULL, "140"},
-               {"all SMs", 132, NULL, "main.green"},
+               {"all SMs", 132, NULL, "side_sms 132 takes all 132 SMs"},
                {"green contexts fail", 16, "cuGreenCtxCreate", "cuGreenCtxCreate"},
                {"so do their streams", 16, "cuGreenCtxStreamCreate", "cuGreenCtxStreamCreate"},
                {"the device cannot be split", 16, "cuDevSmResourceSplitByCount", "cuDevSmResourceSplitByCount"}};
