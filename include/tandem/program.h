@@ -59,16 +59,19 @@ typedef enum tdm_order {
 
 typedef struct tdm_launch_config {
   size_t size;
-  void* stream; /* the caller's CUstream; NULL on the host device */
+  void* stream; /* the caller's CUstream, or NULL; always NULL on the host device */
   tdm_order order;
   uint64_t seed; /* for TDM_ORDER_SHUFFLED */
 } tdm_launch_config;
 
 TDM_API tdm_status tdm_launch_config_init(tdm_launch_config* config, size_t size);
 
-/* Runs the program once. `config` NULL means the defaults: lanes, no stream. On the host device the call blocks until
- * the program is done and reports the first failing step in program order (its label is in the sentence); later steps
- * that wait for it are not run. Allocates nothing. */
+/* Runs the program once. `config` NULL means the defaults: lanes, no stream.
+ * Host device: blocks until the program is done and reports the first failing step in program order (its label is in
+ * the sentence); later steps that wait for it are not run. CUDA device: answers once everything is issued, ordered
+ * after what is on `stream` and before what comes on it next; without a stream on one of the runtime's own, for which
+ * tdm_buffer_read, tdm_buffer_write and tdm_runtime_synchronize wait. Launches of one program must not overlap on the
+ * device. Allocates nothing. */
 TDM_API tdm_status tdm_program_launch(tdm_program* program, const tdm_launch_config* config);
 
 typedef struct tdm_program_info {
