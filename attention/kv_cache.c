@@ -34,6 +34,13 @@ int64_t tdm_kv_cache_pages(int64_t tokens) {
   return (tokens + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS;
 }
 
+tdm_status tdm_kv_cache_check_room(const tdm_kv_cache* cache, int64_t pages) {
+  if (pages <= cache->n_free) return TDM_OK;
+  return TDM_FAIL(TDM_OUT_OF_MEMORY,
+                  "the cache is full: %" PRId64 " more pages are needed, %" PRId64 " of %" PRId64 " are free", pages,
+                  cache->n_free, cache->n_pages);
+}
+
 int32_t tdm_kv_cache_take(tdm_kv_cache* cache) {
   return cache->free_pages[--cache->n_free];
 }

@@ -24,7 +24,9 @@ void tdm_kv_cache_fini(tdm_kv_cache* cache);
 
 /* Pages that `tokens` tokens take. */
 int64_t tdm_kv_cache_pages(int64_t tokens);
-/* Takes a free page; the caller has seen that n_free > 0. */
+/* OUT_OF_MEMORY when fewer than `pages` pages are free. */
+tdm_status tdm_kv_cache_check_room(const tdm_kv_cache* cache, int64_t pages);
+/* Takes a free page; the caller has seen that there is room. */
 int32_t tdm_kv_cache_take(tdm_kv_cache* cache);
 void tdm_kv_cache_give(tdm_kv_cache* cache, int32_t page);
 

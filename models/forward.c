@@ -84,7 +84,7 @@ static tdm_status check_item(forward_call* call, int64_t index) {
   TDM_TRY(check_tokens(call, index));
   call->n_tokens += item->n_tokens;
   call->n_logits += call->ignores_tokens ? 0 : logit_rows(item);
-  call->n_new_pages += tdm_kv_cache_pages(sequence->length + item->n_tokens) - sequence->n_pages;
+  call->n_new_pages += tdm_sequence_lacks(sequence, item->n_tokens);
   call->expanded = call->expanded || kind_of(model, item) == TDM_SEQ_EXPANDED;
   return TDM_OK;
 }
@@ -96,21 +96,13 @@ static tdm_status check_call(forward_call* call) {
                     call->items ? call->n_items : 0, model->config.max_seqs);
   model->calls++;
   for (int64_t i = 0; i < call->n_items; i++) TDM_TRY(check_item(call, i));
-  if (call->n_new_pages > model->cache.n_free)
-    return TDM_FAIL(TDM_OUT_OF_MEMORY,
-                    "the cache is full: %" PRId64 " more pages are needed, %" PRId64 " of %" PRId64 " are free",
-                    call->n_new_pages, model->cache.n_free, model->cache.n_pages);
-  return TDM_OK;
+  return tdm_kv_cache_check_room(&model->cache, call->n_new_pages);
 }
 
 /* ---- pages and arrays ------------------------------------------------------------------------------------------- */
 
 static void reserve_pages(const forward_call* call) {
-  for (int64_t i = 0; i < call->n_items; i++) {
-    tdm_sequence* sequence = call->items[i].sequence;
-    const int64_t wanted = tdm_kv_cache_pages(sequence->length + call->items[i].n_tokens);
-    while (sequence->n_pages < wanted) sequence->pages[sequence->n_pages++] = tdm_kv_cache_take(&call->model->cache);
-  }
+  for (int64_t i = 0; i < call->n_items; i++) tdm_sequence_reserve(call->items[i].sequence, call->items[i].n_tokens);
 }
 
 /* After a failure: back to the pages that the tokens in the cache take. */

@@ -56,6 +56,10 @@ struct tdm_sequence {
 tdm_status tdm_model_graphs_init(tdm_model* model, tdm_model_range range, tdm_model_graphs* out_graphs);
 void tdm_model_graphs_fini(tdm_model_graphs* graphs);
 
+/* How many pages the sequence lacks for `n_tokens` more tokens, and taking them: the caller has seen that the cache has
+ * room. */
+int64_t tdm_sequence_lacks(const tdm_sequence* sequence, int64_t n_tokens);
+void tdm_sequence_reserve(tdm_sequence* sequence, int64_t n_tokens);
 /* Gives back the pages beyond the first `n_pages`. */
 void tdm_sequence_shrink(tdm_sequence* sequence, int64_t n_pages);
 

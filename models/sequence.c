@@ -21,6 +21,15 @@ tdm_status tdm_sequence_create(tdm_model* model, tdm_sequence** out_sequence) {
   return TDM_OK;
 }
 
+int64_t tdm_sequence_lacks(const tdm_sequence* sequence, int64_t n_tokens) {
+  return tdm_kv_cache_pages(sequence->length + n_tokens) - sequence->n_pages;
+}
+
+void tdm_sequence_reserve(tdm_sequence* sequence, int64_t n_tokens) {
+  const int64_t wanted = tdm_kv_cache_pages(sequence->length + n_tokens);
+  while (sequence->n_pages < wanted) sequence->pages[sequence->n_pages++] = tdm_kv_cache_take(&sequence->model->cache);
+}
+
 void tdm_sequence_shrink(tdm_sequence* sequence, int64_t n_pages) {
   /* Last page first, so that the next sequence takes them in the order in which this one did. */
   while (sequence->n_pages > n_pages) tdm_kv_cache_give(&sequence->model->cache, sequence->pages[--sequence->n_pages]);
@@ -47,13 +56,8 @@ tdm_status tdm_sequence_pretend(tdm_sequence* sequence, int64_t n_tokens) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT,
                     "tdm_sequence_pretend: %" PRId64 " tokens on top of %" PRId64 "; max_context is %" PRId64, n_tokens,
                     sequence->length, model->config.max_context);
-  tdm_kv_cache* cache = &sequence->model->cache;
-  const int64_t wanted = tdm_kv_cache_pages(sequence->length + n_tokens);
-  if (wanted - sequence->n_pages > cache->n_free)
-    return TDM_FAIL(TDM_OUT_OF_MEMORY,
-                    "the cache is full: %" PRId64 " more pages are needed, %" PRId64 " of %" PRId64 " are free",
-                    wanted - sequence->n_pages, cache->n_free, cache->n_pages);
-  while (sequence->n_pages < wanted) sequence->pages[sequence->n_pages++] = tdm_kv_cache_take(cache);
+  TDM_TRY(tdm_kv_cache_check_room(&model->cache, tdm_sequence_lacks(sequence, n_tokens)));
+  tdm_sequence_reserve(sequence, n_tokens);
   sequence->length += n_tokens;
   return TDM_OK;
 }

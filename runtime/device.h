@@ -7,7 +7,7 @@
  *   runtime.c ─ buffer.c ─ lane.c ─ program_seal.c ─ graphs/        (know no device)
  *                             │
  *               ┌─────────────┴─────────────┐
- *        device_host.c                 cuda/device_cuda.c, lane_cuda.c, program_cuda.c
+ *        device_host.c                 cuda/device.c, lane.c, program.c, kernels.c, driver.c
  *        memory, a thread a lane       driver API, streams and green contexts, kernels */
 
 #include "runtime/lane.h"

@@ -1,5 +1,17 @@
 #include "kernels/device/launch.h"
 
+#include <string.h>
+
+_Static_assert(sizeof((tdm_plan*)0)->variant == sizeof((tdm_kernel_launch*)0)->kernel, "a variant is a kernel's name");
+
+void tdm_plan_kernel(tdm_plan* plan, const tdm_kernel_launch* launch, int32_t splits, size_t scratch_bytes,
+                     size_t state_bytes) {
+  memcpy(plan->variant, launch->kernel, sizeof plan->variant);
+  plan->splits = splits;
+  plan->scratch_bytes = scratch_bytes;
+  plan->state_bytes = state_bytes;
+}
+
 bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile) {
   if ((uintptr_t)tile->data % 16 != 0) return false;
   for (uint32_t i = 0; i < tile->rank; i++)

@@ -3,7 +3,11 @@
 
 /* Planning that the Hopper kernels share: pure functions, no GPU needed. */
 
-#include "runtime/kernel.h"
+#include "runtime/op.h"
+
+/* What a CUDA lane's plan says of the kernel it launches; flops and bytes are the op's, on every device. */
+void tdm_plan_kernel(tdm_plan* plan, const tdm_kernel_launch* launch, int32_t splits, size_t scratch_bytes,
+                     size_t state_bytes);
 
 /* Whether the copy engine can address the tile: data and strides multiples of 16 bytes, sizes in range. */
 bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile);

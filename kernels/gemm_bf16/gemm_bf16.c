@@ -1,7 +1,5 @@
 #include "kernels/gemm_bf16/gemm_bf16.h"
 
-#include <string.h>
-
 #include "kernels/common/check.h"
 #include "kernels/gemm_bf16/gemm_bf16_sm90.h"
 
@@ -75,10 +73,7 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   if (sms == 0) return;
   tdm_gemm_bf16_sm90_plan kernel;
   plan_sm90(args_, sms, &kernel);
-  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
-  out_plan->splits = kernel.segments;
-  out_plan->scratch_bytes = kernel.partial_bytes;
-  out_plan->state_bytes = kernel.counter_bytes;
+  tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,

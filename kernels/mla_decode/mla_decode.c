@@ -1,7 +1,6 @@
 #include "kernels/mla_decode/mla_decode.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "kernels/common/check.h"
 #include "kernels/common/mla.h"
@@ -51,9 +50,7 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   }
   tdm_mla_decode_plan kernels;
   tdm_mla_decode_sm90_make_plan(args, sms, &kernels);
-  memcpy(out_plan->variant, kernels.attend.kernel, sizeof out_plan->variant);
-  out_plan->splits = kernels.max_splits;
-  out_plan->scratch_bytes = kernels.partial_bytes;
+  tdm_plan_kernel(out_plan, &kernels.attend, kernels.max_splits, kernels.partial_bytes, 0);
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,

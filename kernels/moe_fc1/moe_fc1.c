@@ -1,7 +1,5 @@
 #include "kernels/moe_fc1/moe_fc1.h"
 
-#include <string.h>
-
 #include <math.h>
 
 #include "kernels/common/block_dot.h"
@@ -58,14 +56,13 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   double columns = (double)args->w13.shape[0] * (double)args->w13.shape[1];
   out_plan->flops = 2 * (double)args->x.shape[0] * columns * (double)args->x.shape[1];
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc1, args);
-  if (sms == 0) out_plan->scratch_bytes = tdm_moe_fc1_ref_scratch_bytes(args);
-  if (sms == 0) return;
+  if (sms == 0) {
+    out_plan->scratch_bytes = tdm_moe_fc1_ref_scratch_bytes(args);
+    return;
+  }
   tdm_moe_fc1_sm90_plan kernel;
   plan_sm90(void_args, sms, &kernel);
-  memcpy(out_plan->variant, kernel.launch.kernel, sizeof out_plan->variant);
-  out_plan->splits = kernel.segments;
-  out_plan->scratch_bytes = kernel.partial_bytes;
-  out_plan->state_bytes = kernel.counter_bytes;
+  tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,

@@ -1,7 +1,5 @@
 #include "kernels/moe_fc2/moe_fc2.h"
 
-#include <string.h>
-
 #include "kernels/common/block_dot.h"
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
@@ -64,14 +62,14 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   out_plan->splits = tdm_moe_fc2_splits(args->n_experts, hidden, depth / args->n_experts);
   out_plan->flops = 2 * (double)args->x.shape[0] * (double)hidden * (double)depth;
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc2, args);
-  if (sms == 0) out_plan->scratch_bytes = tdm_moe_fc2_ref_scratch_bytes(args);
-  if (sms == 0) return;
+  if (sms == 0) {
+    out_plan->scratch_bytes = tdm_moe_fc2_ref_scratch_bytes(args);
+    return;
+  }
   tdm_moe_fc2_sm90_plan kernels;
   plan_sm90(void_args, sms, &kernels);
-  memcpy(out_plan->variant, kernels.gemm.launch.kernel, sizeof out_plan->variant);
-  out_plan->splits = kernels.gemm.segments;
-  out_plan->scratch_bytes = kernels.scratch_bytes;
-  out_plan->state_bytes = kernels.gemm.counter_bytes;
+  tdm_plan_kernel(out_plan, &kernels.gemm.launch, kernels.gemm.segments, kernels.scratch_bytes,
+                  kernels.gemm.counter_bytes);
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
