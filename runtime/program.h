@@ -54,6 +54,8 @@ struct tdm_program {
   tdm_schedule schedule;
   tdm_buffer* workspace; /* NULL when nothing needs one */
   size_t workspace_bytes;
+  tdm_wait_form wait_form;
+  uint32_t signal_limit_ms;
   tdm_run run;
   void* device_state; /* the device's, made by the last step of seal */
 };

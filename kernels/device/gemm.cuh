@@ -6,6 +6,7 @@
 
 #include "kernels/device/elements.cuh"
 #include "kernels/device/mbarrier.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
 
@@ -29,6 +30,15 @@ template <int kStages> struct Ring {
     slot = sum % kStages;
   }
 };
+
+/* The producer of a kernel whose weights were fetched ahead, for a launch that turns out to have no live row: nobody
+ * multiplies these stages, but a CTA must not end under a copy. */
+template <int kStages> __device__ __forceinline__ void drain(uint64_t (&full)[kStages], uint32_t stages) {
+  for (uint32_t stage = 0; stage < stages; ++stage) {
+    mbarrier_arrive(&full[stage]);
+    mbarrier_wait(&full[stage], 0);
+  }
+}
 
 /* A piece of work: a tile of the output and a segment of the sum. Tokens vary fastest, so that neighbouring CTAs share
  * weights in L2; then segments, so that the segments of a tile end close together. */

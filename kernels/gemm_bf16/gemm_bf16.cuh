@@ -30,8 +30,10 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   struct Walk {
     int32_t live, m_tiles, n_tiles, units;
 
-    __device__ explicit Walk(const tdm_gemm_bf16_params& p)
-        : live(live_rows(p.n_tokens, p.m)), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
+    __device__ explicit Walk(const tdm_gemm_bf16_params& p) : Walk(p, live_rows(p.n_tokens, p.m)) {
+    }
+    __device__ Walk(const tdm_gemm_bf16_params& p, int32_t live_tokens)
+        : live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
           units(m_tiles * n_tiles * p.segments * p.batch) {
     }
     __device__ Unit at(const tdm_gemm_bf16_params& p, int32_t index) const {
@@ -46,31 +48,66 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     return segment_begin(unit.segment + 1, p.segments, p.k_blocks, 2);
   }
 
-  /* One lane: fills stage after stage. Where K ends inside a stage, zeros arrive. */
-  __device__ static void load(const tdm_gemm_bf16_params& p, Shared& shared) {
+  static constexpr uint32_t kWeightBytes = 2 * 128 * kRows, kTokenBytes = 2 * 128 * kTokens;
+
+  /* Weights of a stage. Where K ends inside it, zeros arrive. */
+  __device__ static void load_weights(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t stage, uint64_t policy,
+                                      const Unit& unit, int32_t kb) {
+    const int32_t n0 = unit.n_tile * kRows;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      const int32_t k0 = (kb + block) * 64;
+      uint8_t* w = shared.w[stage][block];
+      if constexpr (kMnMajor) {
+#pragma unroll
+        for (int part = 0; part < kRows / 64; ++part)
+          tma_load_3d(w + part * 64 * 128, &p.w, &shared.full[stage], policy, n0 + part * 64, k0, unit.batch);
+      } else {
+        tma_load_3d(w, &p.w, &shared.full[stage], policy, k0, n0, unit.batch);
+      }
+    }
+  }
+
+  /* As GemmFp8Swap::load_ahead. */
+  __device__ static uint32_t load_ahead(const tdm_gemm_bf16_params& p, Shared& shared) {
+    if (p.m > kTokens) return 0;
+    const uint64_t once = l2_evict_first();
+    const Walk walk(p, p.m);
+    uint32_t stage = 0;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const Unit unit = walk.at(p, u);
+      const int32_t end = end_of(p, unit);
+      for (int32_t kb = begin_of(p, unit); kb < end; kb += 2, ++stage) {
+        if (stage == kStages) return stage;
+        mbarrier_expect(&shared.full[stage], kWeightBytes);
+        load_weights(p, shared, stage, once, unit, kb);
+      }
+    }
+    return stage;
+  }
+
+  /* One lane: fills stage after stage, the first of which may have their weights already. */
+  __device__ static void load(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t ahead) {
     const uint64_t once = l2_evict_first(), often = l2_evict_last();
     const Walk walk(p);
+    if (walk.units == 0) return drain(shared.full, ahead);
     Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const Unit unit = walk.at(p, u);
-      const int32_t n0 = unit.n_tile * kRows, m0 = unit.m_tile * kTokens, end = end_of(p, unit);
+      const int32_t m0 = unit.m_tile * kTokens, end = end_of(p, unit);
       for (int32_t kb = begin_of(p, unit); kb < end; kb += 2) {
-        mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
         uint64_t* full = &shared.full[ring.slot];
-        mbarrier_arrive_expect(full, 2 * 128 * (kRows + kTokens));
-#pragma unroll
-        for (int block = 0; block < 2; ++block) {
-          const int32_t k0 = (kb + block) * 64;
-          uint8_t* w = shared.w[ring.slot][block];
-          if constexpr (kMnMajor) {
-#pragma unroll
-            for (int part = 0; part < kRows / 64; ++part)
-              tma_load_3d(w + part * 64 * 128, &p.w, full, once, n0 + part * 64, k0, unit.batch);
-          } else {
-            tma_load_3d(w, &p.w, full, once, k0, n0, unit.batch);
-          }
-          tma_load_3d(shared.x[ring.slot][block], &p.x, full, often, k0, m0, unit.batch);
+        if (ahead > 0) {
+          --ahead;
+          mbarrier_arrive_expect(full, kTokenBytes);
+        } else {
+          mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+          mbarrier_arrive_expect(full, kWeightBytes + kTokenBytes);
+          load_weights(p, shared, ring.slot, once, unit, kb);
         }
+#pragma unroll
+        for (int block = 0; block < 2; ++block)
+          tma_load_3d(shared.x[ring.slot][block], &p.x, full, often, (kb + block) * 64, m0, unit.batch);
         ring.advance();
       }
     }
@@ -137,9 +174,10 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     }
   }
 
-  __device__ static void run(const tdm_gemm_bf16_params& p) {
+  __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
+    uint32_t ahead = 0;
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         mbarrier_init(&shared.full[i], 1);
@@ -150,15 +188,18 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
       fence_barrier_init();
       tma_prefetch_map(&p.w);
       tma_prefetch_map(&p.x);
+      if (sync.fetches_ahead) ahead = load_ahead(p, shared);
     }
+    step_begin(sync);
     __syncthreads();
     if (threadIdx.x < 128) {
       registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared);
+      if (threadIdx.x == 0) load(p, shared, ahead);
     } else {
       registers_raise<232>();
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
+    step_end(sync);
   }
 };
 

@@ -39,8 +39,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   struct Walk {
     int32_t live, m_tiles, n_tiles, units;
 
-    __device__ explicit Walk(const tdm_gemm_fp8_params& p)
-        : live(live_rows(p.n_tokens, p.m)), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
+    __device__ explicit Walk(const tdm_gemm_fp8_params& p) : Walk(p, live_rows(p.n_tokens, p.m)) {
+    }
+    __device__ Walk(const tdm_gemm_fp8_params& p, int32_t live_tokens)
+        : live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
           units(m_tiles * n_tiles * p.segments) {
     }
     __device__ Unit at(const tdm_gemm_fp8_params& p, int32_t index) const {
@@ -55,20 +57,46 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
   }
 
-  /* One lane: fills stage after stage. */
-  __device__ static void load(const tdm_gemm_fp8_params& p, Shared& shared) {
-    constexpr uint32_t kBytes = 2 * 128 * (kRows + kTokens) + 2 * 4 * kTokens;
+  static constexpr uint32_t kWeightBytes = 2 * 128 * kRows, kTokenBytes = 2 * 128 * kTokens + 2 * 4 * kTokens;
+
+  /* One lane, before the steps before this one are done: asks for the weights of the first stages. With one token tile,
+   * where the walk does not depend on the live count. Answers for how many stages. */
+  __device__ static uint32_t load_ahead(const tdm_gemm_fp8_params& p, Shared& shared) {
+    if (p.m > kTokens) return 0;
+    const uint64_t once = l2_evict_first();
+    const Walk walk(p, p.m);
+    uint32_t stage = 0;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const Unit unit = walk.at(p, u);
+      const int32_t end = end_of(p, unit);
+      for (int32_t kb = begin_of(p, unit); kb < end; kb += 2, ++stage) {
+        if (stage == kStages) return stage;
+        mbarrier_expect(&shared.full[stage], kWeightBytes);
+        tma_load_3d(shared.w[stage], &p.w, &shared.full[stage], once, 0, unit.n_tile * kRows, kb);
+      }
+    }
+    return stage;
+  }
+
+  /* One lane: fills stage after stage, the first of which may have their weights already. */
+  __device__ static void load(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t ahead) {
     const uint64_t once = l2_evict_first(), often = l2_evict_last();
     const Walk walk(p);
+    if (walk.units == 0) return drain(shared.full, ahead);
     Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const Unit unit = walk.at(p, u);
       const int32_t n0 = unit.n_tile * kRows, m0 = unit.m_tile * kTokens, end = end_of(p, unit);
       for (int32_t kb = begin_of(p, unit); kb < end; kb += 2) {
-        mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
         uint64_t* full = &shared.full[ring.slot];
-        mbarrier_arrive_expect(full, kBytes);
-        tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
+        if (ahead > 0) {
+          --ahead;
+          mbarrier_arrive_expect(full, kTokenBytes);
+        } else {
+          mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+          mbarrier_arrive_expect(full, kWeightBytes + kTokenBytes);
+          tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
+        }
         tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, m0, kb);
         tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
         ring.advance();
@@ -181,9 +209,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     }
   }
 
-  __device__ static void run(const tdm_gemm_fp8_params& p) {
+  __device__ static void run(const tdm_gemm_fp8_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
+    uint32_t ahead = 0;
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         mbarrier_init(&shared.full[i], 1);
@@ -195,15 +224,18 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       tma_prefetch_map(&p.w);
       tma_prefetch_map(&p.x);
       tma_prefetch_map(&p.x_scale);
+      if (sync.fetches_ahead) ahead = load_ahead(p, shared);
     }
+    step_begin(sync);
     __syncthreads();
     if (threadIdx.x < 128) {
       registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared);
+      if (threadIdx.x == 0) load(p, shared, ahead);
     } else {
       registers_raise<232>();
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
+    step_end(sync);
   }
 };
 

@@ -23,6 +23,7 @@
 #include "kernels/device/mbarrier.cuh"
 #include "kernels/device/sequence.cuh"
 #include "kernels/device/softmax.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
 #include "kernels/mla_decode/mla_decode_params.h"
@@ -261,7 +262,7 @@ __device__ void clear_others(const tdm_mla_decode_params& p) {
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_THREADS, 1)
-    tdm_mla_decode_sm90(const __grid_constant__ tdm_mla_decode_params p) {
+    tdm_mla_decode_sm90(const __grid_constant__ tdm_mla_decode_params p, const __grid_constant__ tdm_step_sync sync) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
@@ -276,6 +277,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_THREADS, 1)
     tdm::tma_prefetch_map(&p.cache);
   }
   __syncthreads();
+  tdm::step_begin(sync);
   if (threadIdx.x < 128) {
     tdm::registers_lower<40>();
     if (threadIdx.x < 32) load(p, shared);
@@ -284,10 +286,13 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_THREADS, 1)
     attend(p, shared, static_cast<int32_t>(threadIdx.x / 128) - 1);
     clear_others(p);
   }
+  tdm::step_end(sync);
 }
 
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
-    tdm_mla_decode_merge_sm90(const __grid_constant__ tdm_mla_decode_params p) {
+    tdm_mla_decode_merge_sm90(const __grid_constant__ tdm_mla_decode_params p,
+                              const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const tdm::Sequences seqs = sequences(p);
   const auto units_of = [&](int32_t s) {
     return seqs.kind[s] == tdm::kAbsorbed && length(p, s) > p.split_keys ? seqs.tokens(s) * p.heads : 0;
@@ -297,7 +302,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
   for (int32_t index = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / 32);;
        index += static_cast<int32_t>(gridDim.x * blockDim.x / 32)) {
     const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
-    if (place.sequence < 0) return;
+    if (place.sequence < 0) break;
     const int32_t s = place.sequence, token = place.unit / p.heads, head = place.unit % p.heads;
     const int32_t splits = splits_of(p, length(p, s) - seqs.tokens(s) + token + 1);
     if (splits <= 1) continue;
@@ -329,4 +334,5 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
       store_pair(p, offset + 128 * j + 2, __fdiv_rn(o[4 * j + 2], sum), __fdiv_rn(o[4 * j + 3], sum));
     }
   }
+  tdm::step_end(sync);
 }

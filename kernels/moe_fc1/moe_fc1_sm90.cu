@@ -51,18 +51,43 @@ template <int kTokens, int kStages> struct MoeFc1 {
     return tdm::segment_begin(segment, p.segments, p.k_blocks, 1);
   }
 
-  /* One lane: fills stage after stage. */
-  __device__ static void load(const tdm_moe_fc1_params& p, Memory& shared, int32_t m_tiles) {
+  static constexpr uint32_t kWeightBytes = 128 * 256, kTokenBytes = 128 * kTokens + 4 * kTokens;
+
+  /* As GemmFp8Swap::load_ahead. */
+  __device__ static uint32_t load_ahead(const tdm_moe_fc1_params& p, Memory& shared) {
+    if (p.m > kTokens) return 0;
+    const uint64_t once = tdm::l2_evict_first();
+    uint32_t stage = 0;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < units(p, 1); u += static_cast<int32_t>(gridDim.x)) {
+      const tdm::Unit unit = tdm::unit_at(u, 1, p.segments, p.n_tiles);
+      const int32_t end = begin_of(p, unit.segment + 1);
+      for (int32_t kb = begin_of(p, unit.segment); kb < end; ++kb, ++stage) {
+        if (stage == kStages) return stage;
+        tdm::mbarrier_expect(&shared.full[stage], kWeightBytes);
+        tdm::tma_load_3d(shared.w[stage], &p.w, &shared.full[stage], once, 0, unit.n_tile * 256, kb);
+      }
+    }
+    return stage;
+  }
+
+  /* One lane: fills stage after stage, the first of which may have their weights already. */
+  __device__ static void load(const tdm_moe_fc1_params& p, Memory& shared, int32_t m_tiles, uint32_t ahead) {
     const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
+    if (m_tiles == 0) return tdm::drain(shared.full, ahead);
     tdm::Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < units(p, m_tiles); u += static_cast<int32_t>(gridDim.x)) {
       const tdm::Unit unit = tdm::unit_at(u, m_tiles, p.segments, p.n_tiles);
       const int32_t m0 = unit.m_tile * kTokens, n0 = unit.n_tile * 256, end = begin_of(p, unit.segment + 1);
       for (int32_t kb = begin_of(p, unit.segment); kb < end; ++kb) {
-        tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
         uint64_t* full = &shared.full[ring.slot];
-        tdm::mbarrier_arrive_expect(full, 128 * (256 + kTokens) + 4 * kTokens);
-        tdm::tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
+        if (ahead > 0) {
+          --ahead;
+          tdm::mbarrier_arrive_expect(full, kTokenBytes);
+        } else {
+          tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+          tdm::mbarrier_arrive_expect(full, kWeightBytes + kTokenBytes);
+          tdm::tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
+        }
         tdm::tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, m0, kb);
         tdm::tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
         ring.advance();
@@ -250,9 +275,10 @@ template <int kTokens, int kStages> struct MoeFc1 {
      * only after its own reads, and the other's reads of amax are behind the second. */
   }
 
-  __device__ static void run(const tdm_moe_fc1_params& p) {
+  __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
+    uint32_t ahead = 0;
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         tdm::mbarrier_init(&shared.full[i], 1);
@@ -262,24 +288,27 @@ template <int kTokens, int kStages> struct MoeFc1 {
       tdm::tma_prefetch_map(&p.w);
       tdm::tma_prefetch_map(&p.x);
       tdm::tma_prefetch_map(&p.x_scale);
+      if (sync.fetches_ahead) ahead = load_ahead(p, shared);
     }
+    tdm::step_begin(sync);
     __syncthreads();
     const int32_t live = tdm::live_rows(p.n_tokens, p.m), m_tiles = (live + kTokens - 1) / kTokens;
     if (threadIdx.x < 128) {
       tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared, m_tiles);
+      if (threadIdx.x == 0) load(p, shared, m_tiles, ahead);
     } else {
       tdm::registers_raise<232>();
       multiply(p, shared, live, m_tiles, threadIdx.x / 128 - 1);
     }
+    tdm::step_end(sync);
   }
 };
 
 } // namespace
 
 #define FC1(tokens, stages)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1)                                                 \
-      tdm_moe_fc1_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_params p) {                                     \
-    MoeFc1<tokens, stages>::run(p);                                                                                    \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1) tdm_moe_fc1_t##tokens##_sm90(                   \
+      const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
+    MoeFc1<tokens, stages>::run(p, sync);                                                                              \
   }
 #include "kernels/moe_fc1/moe_fc1_variants.inc"

@@ -35,8 +35,10 @@ typedef struct tdm_cuda {
   int32_t shared_bytes; /* a block can have at most, opted in */
   char name[64];
   tdm_cuda_kernels kernels;
-  CUdevResource free_sms; /* what green lanes have not taken yet */
-  bool splits;            /* free_sms is valid */
+  CUdevResource free_sms;           /* what green lanes have not taken yet */
+  bool splits;                      /* free_sms is valid */
+  pthread_mutex_t watch_mutex;      /* guards watched */
+  struct tdm_cuda_signals* watched; /* programs that wait by signal */
 } tdm_cuda;
 
 /* lane->state. */

@@ -19,6 +19,11 @@ typedef struct block {
   void* memory;
 } block;
 
+typedef struct pinned {
+  object base;
+  void* memory;
+} pinned;
+
 /* Partitions are ranges of SMs here; a resource carries its first SM in the bytes that the driver keeps for itself. */
 struct CUdevResourceDesc_st {
   object base;
@@ -197,6 +202,39 @@ CUresult cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
   return fake_end(injected);
 }
 
+CUresult cuMemHostAlloc(void** out_memory, size_t bytes, unsigned flags) {
+  FAKE_CALL(cuMemHostAlloc);
+  FAKE_NEED_CONTEXT();
+  FAKE_NEED(bytes > 0 && flags == (CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP), CUDA_ERROR_INVALID_VALUE,
+            "%s: %zu bytes, flags %u", name, bytes, flags);
+  pinned* one = fake_object_new(OBJECT_PINNED, sizeof *one);
+  if (one && !(one->memory = malloc(bytes))) {
+    fake_object_delete(one);
+    one = NULL;
+  }
+  if (!one) return fake_end(CUDA_ERROR_OUT_OF_MEMORY);
+  *out_memory = one->memory;
+  return fake_end(CUDA_SUCCESS);
+}
+
+CUresult cuMemFreeHost(void* memory) {
+  FAKE_CALL_ANYWAY(cuMemFreeHost);
+  FAKE_NEED_CONTEXT();
+  pinned* found = NULL;
+  for (object* one = fake.objects; one && !found; one = one->next)
+    if (one->kind == OBJECT_PINNED && ((pinned*)(void*)one)->memory == memory) found = (pinned*)(void*)one;
+  FAKE_NEED(found, CUDA_ERROR_INVALID_VALUE, "%s: no pinned memory", name);
+  free(found->memory);
+  fake_object_delete(found);
+  return fake_end(injected);
+}
+
+void* fake_cuda_pinned(void) {
+  for (object* one = fake.objects; one; one = one->next)
+    if (one->kind == OBJECT_PINNED) return ((pinned*)(void*)one)->memory;
+  return NULL;
+}
+
 static CUresult put_copy(const char* name, CUstream stream) {
   if (!fake_context_is_current()) return fake_breach(CUDA_ERROR_INVALID_CONTEXT, "%s: no context is current", name);
   if (!fake_object_is(stream, OBJECT_STREAM)) return fake_breach(CUDA_ERROR_INVALID_HANDLE, "%s: no stream", name);
@@ -323,6 +361,7 @@ fake_live fake_cuda_live(void) {
                           .graphs = fake_object_count(OBJECT_GRAPH),
                           .execs = fake_object_count(OBJECT_EXEC),
                           .blocks = fake_object_count(OBJECT_BLOCK),
+                          .pinned = fake_object_count(OBJECT_PINNED),
                           .bytes = fake.pool_bytes,
                           .pushed = n_pushed};
   pthread_mutex_unlock(&fake.mutex);
