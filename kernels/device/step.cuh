@@ -4,11 +4,14 @@
 /* The beginning and end of every kernel.
  *
  *   __global__ void kernel(const __grid_constant__ params p, const __grid_constant__ tdm_step_sync sync) {
- *     barriers, tensor-map prefetch, first weight tiles      weights are never written while programs run
- *     tdm::step_begin(sync);                                 from here on: what other kernels write or read
+ *     barriers, tensor-map prefetch
+ *     tdm::step_begin(sync);         from here on: what other kernels write or read
  *     ...
- *     tdm::step_end(sync);                                   after the last store
+ *     tdm::step_end(sync);           after the last store
  *   }
+ *
+ * Where warps have roles: step_release_next, then step_wait in every warp; the one that asks for weights does so before
+ * it waits, if sync.fetches_ahead says that no step of the program writes them.
  *
  * A kernel is launched with programmatic stream serialisation where it directly follows another on its lane: its CTAs
  * may be resident while the one before still runs, and step_begin waits until that one is complete and its stores are
@@ -76,14 +79,27 @@ __device__ __forceinline__ void await_signal(const tdm_step_sync& sync, uint32_t
   }
 }
 
+/* Lets the next kernel of the lane begin as soon as there is room for it. */
+__device__ __forceinline__ void step_release_next() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/* The wait alone, by every thread for itself: for kernels whose warps have roles. */
+__device__ __forceinline__ void step_wait(const tdm_step_sync& sync) {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  if (sync.n_waits == 0) return;
+  for (int32_t i = 0; i < sync.n_waits; ++i) await_signal(sync, sync.waits[i]);
+  asm volatile("fence.proxy.async;" ::: "memory"); /* what the copy engine reads next was written by plain stores */
+}
+
 /* All threads of the CTA. */
 __device__ __forceinline__ void step_begin(const tdm_step_sync& sync) {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  step_release_next();
   asm volatile("griddepcontrol.wait;" ::: "memory");
   if (sync.n_waits == 0) return;
   if (static_cast<int32_t>(threadIdx.x) < sync.n_waits) await_signal(sync, sync.waits[threadIdx.x]);
   __syncthreads();
-  asm volatile("fence.proxy.async;" ::: "memory"); /* what the copy engine reads next was written by plain stores */
+  asm volatile("fence.proxy.async;" ::: "memory");
 }
 
 /* All threads of the CTA, none of which has left. */

@@ -46,8 +46,9 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_FOLD_THREADS)
 }
 
 #define FC2(tokens, stages)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1) tdm_moe_fc2_t##tokens##_sm90(                  \
-      const __grid_constant__ tdm_gemm_fp8_params p, const __grid_constant__ tdm_step_sync sync) {                     \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 32 ? 2 : 1)                           \
+      tdm_moe_fc2_t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                                      \
+                                   const __grid_constant__ tdm_step_sync sync) {                                       \
     tdm::GemmFp8Swap<64, tokens, stages, true>::run(p, sync);                                                          \
   }
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
