@@ -16,6 +16,7 @@ typedef struct example_arguments {
   bool any_device, whole, tiny;
   int64_t layers, context, replays, side_sms;
   tdm_strategy strategy;
+  tdm_wait_form wait_form;
   int64_t batches[MAX_BATCHES];
   int n_batches;
 } example_arguments;
@@ -27,7 +28,8 @@ static const struct argp_option options[] = {
     {"tiny", 't', NULL, 0, "a layer small enough for the host device, to try the program", 0},
     {"layers", 'l', "N", 0, "layers in a step (default 1)", 0},
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
-    {"strategy", 's', "serial|soft|green", 0, "on which lanes the steps run (default soft)", 0},
+    {"strategy", 's', "serial|soft|green|signal", 0,
+     "on which lanes the steps run (default soft); signal: green lanes that wait by signals", 0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
@@ -79,10 +81,11 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     ok = parse_number(text, 1, 131072, &arguments->context);
     break;
   case 's':
-    arguments->strategy = strcmp(text, "serial") == 0  ? TDM_STRATEGY_SERIAL
-                          : strcmp(text, "soft") == 0  ? TDM_STRATEGY_SOFT
-                          : strcmp(text, "green") == 0 ? TDM_STRATEGY_GREEN
-                                                       : (tdm_strategy)0;
+    arguments->strategy = strcmp(text, "serial") == 0                                 ? TDM_STRATEGY_SERIAL
+                          : strcmp(text, "soft") == 0                                 ? TDM_STRATEGY_SOFT
+                          : strcmp(text, "green") == 0 || strcmp(text, "signal") == 0 ? TDM_STRATEGY_GREEN
+                                                                                      : (tdm_strategy)0;
+    arguments->wait_form = strcmp(text, "signal") == 0 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE;
     ok = arguments->strategy != 0;
     break;
   case 'n':
@@ -236,6 +239,7 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   if (status != TDM_OK) return status;
   config.max_tokens = config.max_seqs = largest;
   config.strategy = arguments->strategy;
+  config.wait_form = arguments->wait_form;
   config.side_sms = (int32_t)arguments->side_sms;
   config.max_context = (arguments->context / 64 + 2) * 64;
   config.cache_pages = largest * (arguments->context / 64 + 2);
@@ -248,8 +252,9 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   (void)tdm_runtime_get_info(runtime, &device);
   (void)tdm_model_get_info(model, &info);
   static const char* const strategies[] = {"", "serial", "soft", "green"};
-  printf("%s, %d SMs, %s lanes; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
-         device.sms, strategies[info.strategy], (int)arguments->layers,
+  printf("%s, %d SMs, %s lanes%s; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
+         device.sms, strategies[info.strategy], info.wait_form == TDM_WAIT_SIGNAL ? " with signals" : "",
+         (int)arguments->layers,
          arguments->tiny    ? "tiny"
          : arguments->whole ? "whole"
                             : "TP8",
@@ -272,6 +277,7 @@ int main(int argc, char** argv) {
                                  .layers = 1,
                                  .side_sms = 16,
                                  .strategy = TDM_STRATEGY_SOFT,
+                                 .wait_form = TDM_WAIT_EDGE,
                                  .context = 4096,
                                  .replays = 50,
                                  .batches = {1, 16, 64, 128},
