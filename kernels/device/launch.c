@@ -56,9 +56,9 @@ int32_t tdm_gemm_segments(int64_t tiles, int64_t tile_rows, int64_t blocks, int6
   return best;
 }
 
-uint32_t tdm_gemm_shared_bytes(uint32_t needed, uint32_t grid, int32_t sms, int64_t blocks) {
+uint32_t tdm_gemm_shared_bytes(uint32_t needed, int64_t blocks) {
   const uint32_t more_than_half = 120 * 1024;
-  return needed < more_than_half && grid < (uint32_t)sms && blocks >= 32 ? more_than_half : needed;
+  return needed < more_than_half && blocks >= 40 ? more_than_half : needed;
 }
 
 int32_t tdm_gemm_token_tile(int64_t m) {

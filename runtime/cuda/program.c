@@ -184,7 +184,7 @@ void tdm_cuda_program_close(tdm_program* program) {
                       "waiting for a program's last launch to destroy it");
     (void)cuda->driver.cuEventDestroy(own->finished);
   }
-  tdm_cuda_signals_close(&own->signals, entered);
+  tdm_cuda_signals_close(&own->signals);
   if (entered) tdm_cuda_leave(cuda);
   tdm_device_free(runtime, own->state, own->state_bytes);
   tdm_host_free(runtime, own->steps, (size_t)program->n_steps * sizeof *own->steps);

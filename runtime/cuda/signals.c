@@ -70,7 +70,7 @@ tdm_status tdm_cuda_signals_open(const tdm_program* program, tdm_cuda_signals* o
   return TDM_OK;
 }
 
-void tdm_cuda_signals_close(tdm_cuda_signals* signals, bool entered) {
+void tdm_cuda_signals_close(tdm_cuda_signals* signals) {
   if (!signals->program) return;
   tdm_runtime* runtime = signals->program->runtime;
   tdm_cuda* cuda = tdm_cuda_of(runtime);
@@ -82,7 +82,7 @@ void tdm_cuda_signals_close(tdm_cuda_signals* signals, bool entered) {
     }
   pthread_mutex_unlock(&cuda->watch_mutex);
   tdm_device_free(runtime, signals->board, signals->board_bytes); /* waits for what may still write a fault */
-  if (signals->fault && entered) (void)cuda->driver.cuMemFreeHost(signals->fault);
+  if (signals->fault) (void)cuda->driver.cuMemFreeHost(signals->fault);
   tdm_host_free(runtime, signals->steps, (size_t)signals->program->n_steps * sizeof *signals->steps);
 }
 

@@ -22,7 +22,7 @@ typedef struct tdm_cuda_signals {
 /* Makes the board of a program that waits by signal; the context is current. UNSUPPORTED unless its lanes are green. */
 tdm_status tdm_cuda_signals_open(const tdm_program* program, tdm_cuda_signals* out_signals);
 /* Undoes it, also after a failure; nothing of the program runs any more. */
-void tdm_cuda_signals_close(tdm_cuda_signals* signals, bool entered);
+void tdm_cuda_signals_close(tdm_cuda_signals* signals);
 
 /* What a step's kernels get. The first of its launches waits, the last one publishes. */
 tdm_step_sync tdm_cuda_signals_of(const tdm_cuda_signals* signals, int32_t step, bool first, bool last);

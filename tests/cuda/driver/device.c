@@ -219,7 +219,6 @@ CUresult cuMemHostAlloc(void** out_memory, size_t bytes, unsigned flags) {
 
 CUresult cuMemFreeHost(void* memory) {
   FAKE_CALL_ANYWAY(cuMemFreeHost);
-  FAKE_NEED_CONTEXT();
   pinned* found = NULL;
   for (object* one = fake.objects; one && !found; one = one->next)
     if (one->kind == OBJECT_PINNED && ((pinned*)(void*)one)->memory == memory) found = (pinned*)(void*)one;
