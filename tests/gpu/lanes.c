@@ -238,9 +238,10 @@ static void test_partition(gpu_rig* rig, int n, tdm_wait_form form) {
         watch(rig, runtime, lanes, form);
         int32_t common = 0;
         for (int sm = 0; sm < SMS; sm++) common += lanes[0].seen[sm] && lanes[1].seen[sm];
-        (void)printf("  main: %d SMs granted, %d seen; side: %d requested, %d granted, %d seen; %d in common\n",
-                     main_info.granted_sms, count(&lanes[0]), side.requested_sms, side.granted_sms, count(&lanes[1]),
-                     common);
+        (void)printf(
+            "  main: %d SMs granted, %d seen; side: %d requested, %d granted, %d seen; %d in common; work queues %s\n",
+            main_info.granted_sms, count(&lanes[0]), side.requested_sms, side.granted_sms, count(&lanes[1]), common,
+            side.own_work_queues ? "of their own" : "shared (the driver knows no others)");
         if (common) gpu_fail(rig, "%d SMs were used by both lanes", common);
         if (count(&lanes[0]) > main_info.granted_sms || count(&lanes[1]) > side.granted_sms)
           gpu_fail(rig, "more SMs were used than granted");

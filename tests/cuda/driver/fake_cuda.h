@@ -19,6 +19,7 @@ typedef struct fake_device {
   int major, minor; /* compute capability; default 9.0 */
   int sms;          /* default 132 */
   int step;         /* SMs come in multiples of it; default 8 */
+  bool work_queues; /* green contexts may have their own, as from CUDA 13.1 on; default false */
   size_t memory;    /* bytes that pools can give; default 0: no limit */
 } fake_device;
 void fake_cuda_reset(const fake_device* device); /* NULL: the defaults. Only while nothing is alive */
@@ -47,6 +48,7 @@ typedef struct fake_live {
 } fake_live;
 fake_live fake_cuda_live(void);
 void* fake_cuda_pinned(void); /* the pinned host memory made last that is alive; NULL: none */
+int fake_cuda_balanced(void); /* green contexts alive with work queues of their own */
 int fake_cuda_left(void);     /* all of these added up, without bytes */
 
 /* Breaches of the driver's rules so far: a dead handle, no current context, an illegal launch, overlapping partitions.
