@@ -20,6 +20,7 @@ struct tdm_graph_cache {
   int32_t n_buckets;
   tdm_wait_form wait_form;
   uint32_t signal_limit_ms;
+  bool trace;
   tdm_buffer* workspace; /* borrowed from the largest bucket's program; NULL when that needs none */
 };
 
@@ -60,6 +61,7 @@ static tdm_status seal_and_capture(tdm_graph_cache* cache, tdm_program* program,
   config.workspace = cache->workspace;
   config.wait_form = cache->wait_form;
   config.signal_limit_ms = cache->signal_limit_ms;
+  config.trace = cache->trace;
   config.may_take_own = true; /* packing is not monotone: a smaller bucket may just not fit */
   TDM_TRY(tdm_program_seal(program, &config));
   return tdm_graph_capture(program, &entry->graph);
@@ -94,6 +96,7 @@ tdm_status tdm_graph_cache_create(tdm_runtime* runtime, const tdm_graph_cache_co
   cache->ctx = wanted.ctx;
   cache->wait_form = wanted.wait_form;
   cache->signal_limit_ms = wanted.signal_limit_ms;
+  cache->trace = wanted.trace;
   cache->buckets = tdm_host_alloc_array(runtime, wanted.n_buckets, sizeof *cache->buckets);
   tdm_status status = cache->buckets ? TDM_OK : TDM_OUT_OF_MEMORY;
   if (status == TDM_OK) {

@@ -175,6 +175,7 @@ tdm_status tdm_program_seal(tdm_program* program, const tdm_seal_config* config)
   TDM_TRY(check_waits(program, &wanted));
   program->wait_form = wanted.wait_form;
   program->signal_limit_ms = wanted.signal_limit_ms;
+  program->trace = wanted.trace;
   sealing seal = {.program = program};
   const tdm_status status = seal_all(&seal, &wanted);
   tdm_runtime* runtime = program->runtime;

@@ -1,8 +1,9 @@
 #ifndef RUNTIME_STEP_SYNC_H
 #define RUNTIME_STEP_SYNC_H
 
-/* How a kernel waits for other lanes and tells them that it is done: the second parameter of every kernel, filled in
- * when a program is sealed. Compiles as C11 and as CUDA C++; the device's side is kernels/device/step.cuh.
+/* How a kernel waits for other lanes, tells them that it is done, and leaves a trace: the second parameter of every
+ * kernel, filled in when a program is sealed. Compiles as C11 and as CUDA C++; the device's side is
+ * kernels/device/step.cuh.
  *
  *   producer's last CTA:  signal.value = epoch   (release)         signals live as long as their program, and
  *   consumer's CTAs:      until signal.value >= epoch (acquire)    every launch begins with epoch + 1: nothing is reset
@@ -37,7 +38,17 @@ typedef struct tdm_signal_board {
   uint64_t padding[5];
 } tdm_signal_board;
 
+/* What one CTA of a traced program tells of its last launch; nanoseconds of the device's clock. */
+typedef struct tdm_trace_slot {
+  uint64_t resident; /* on its SM */
+  uint64_t begin;    /* what it waited for is done */
+  uint64_t end;
+  uint32_t sm;
+  uint32_t padding;
+} tdm_trace_slot;
+
 typedef struct tdm_step_sync {
+  tdm_trace_slot* trace;   /* one a CTA; NULL: no trace */
   tdm_signal_board* board; /* NULL: no signals */
   int32_t step;
   int32_t publishes; /* signal to give at the end; -1: none */
@@ -47,9 +58,9 @@ typedef struct tdm_step_sync {
 } tdm_step_sync;
 
 #ifdef __cplusplus
-static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 56, "kernel ABI");
+static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 64, "kernel ABI");
 #else
-_Static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 56, "kernel ABI");
+_Static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 64, "kernel ABI");
 #endif
 
 #endif

@@ -41,6 +41,7 @@ typedef struct tdm_graph_cache_config {
   void* ctx;
   tdm_wait_form wait_form;  /* of the programs, as in tdm_seal_config */
   uint32_t signal_limit_ms; /* likewise */
+  bool trace;               /* likewise */
 } tdm_graph_cache_config;
 
 TDM_API tdm_status tdm_graph_cache_config_init(tdm_graph_cache_config* config, size_t size);

@@ -101,6 +101,7 @@ typedef struct tdm_model_config {
   tdm_wait_form wait_form; /* default TDM_WAIT_EDGE; TDM_WAIT_SIGNAL is for green lanes on a CUDA device (UNSUPPORTED on
                               soft ones) */
   uint32_t signal_limit_ms; /* default 10000; as in tdm_seal_config */
+  bool trace;               /* default false; as in tdm_seal_config, of the program that tdm_model_program names */
   bool strict;         /* default false: where green lanes cannot be had, soft ones are taken, and the reason is in the
                           log (WARNING) and in tdm_model_info; true: that is an error */
   tdm_order order;     /* default TDM_ORDER_LANES */

@@ -50,6 +50,7 @@ typedef struct tdm_seal_config {
                                that share a workspace must not run at the same time */
   bool may_take_own;        /* default false. true: a buffer of its own when the given one is too small */
   tdm_wait_form wait_form;  /* default TDM_WAIT_EDGE */
+  bool trace;               /* default false. true: every launch leaves what tandem/trace.h reads */
   uint32_t signal_limit_ms; /* how long a wait by signal may take; 1 .. 600000, default 10000. Beyond it the launch goes
                                on without the signal, its results are void, and the next tdm_runtime_synchronize,
                                tdm_buffer_read, launch or replay of the program answers TDM_TIMEOUT with the step's

@@ -10,7 +10,7 @@
  *     tdm::step_end(sync);           after the last store
  *   }
  *
- * Where warps have roles: step_release_next, then step_wait in every warp; the one that asks for weights does so before
+ * Where warps have roles: step_enter, then step_wait in every warp; the one that asks for weights does so before
  * it waits, if sync.fetches_ahead says that no step of the program writes them.
  *
  * A kernel is launched with programmatic stream serialisation where it directly follows another on its lane: its CTAs
@@ -79,31 +79,47 @@ __device__ __forceinline__ void await_signal(const tdm_step_sync& sync, uint32_t
   }
 }
 
-/* Lets the next kernel of the lane begin as soon as there is room for it. */
-__device__ __forceinline__ void step_release_next() {
+/* First of all, all threads: lets the next kernel of the lane begin as soon as there is room for it. */
+__device__ __forceinline__ void step_enter(const tdm_step_sync& sync) {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  if (sync.trace == nullptr || threadIdx.x != 0) return;
+  uint32_t sm;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
+  sync.trace[blockIdx.x].resident = global_nanoseconds();
+  sync.trace[blockIdx.x].sm = sm;
+}
+
+/* What the last thread of a CTA waits for, the CTA waits for. */
+__device__ __forceinline__ void trace_begin(const tdm_step_sync& sync) {
+  if (sync.trace != nullptr && threadIdx.x + 1 == blockDim.x) sync.trace[blockIdx.x].begin = global_nanoseconds();
 }
 
 /* The wait alone, by every thread for itself: for kernels whose warps have roles. */
 __device__ __forceinline__ void step_wait(const tdm_step_sync& sync) {
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  if (sync.n_waits == 0) return;
-  for (int32_t i = 0; i < sync.n_waits; ++i) await_signal(sync, sync.waits[i]);
-  asm volatile("fence.proxy.async;" ::: "memory"); /* what the copy engine reads next was written by plain stores */
+  if (sync.n_waits > 0) {
+    for (int32_t i = 0; i < sync.n_waits; ++i) await_signal(sync, sync.waits[i]);
+    asm volatile("fence.proxy.async;" ::: "memory"); /* what the copy engine reads next was written by plain stores */
+  }
+  trace_begin(sync);
 }
 
 /* All threads of the CTA. */
 __device__ __forceinline__ void step_begin(const tdm_step_sync& sync) {
-  step_release_next();
+  step_enter(sync);
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  if (sync.n_waits == 0) return;
-  if (static_cast<int32_t>(threadIdx.x) < sync.n_waits) await_signal(sync, sync.waits[threadIdx.x]);
-  __syncthreads();
-  asm volatile("fence.proxy.async;" ::: "memory");
+  if (sync.n_waits > 0) {
+    if (static_cast<int32_t>(threadIdx.x) < sync.n_waits) await_signal(sync, sync.waits[threadIdx.x]);
+    __syncthreads();
+    asm volatile("fence.proxy.async;" ::: "memory");
+  }
+  trace_begin(sync);
 }
 
 /* All threads of the CTA, none of which has left. */
 __device__ __forceinline__ void step_end(const tdm_step_sync& sync) {
+  if (sync.trace != nullptr && threadIdx.x % 32 == 0)
+    atomicMax(reinterpret_cast<unsigned long long*>(&sync.trace[blockIdx.x].end), global_nanoseconds());
   if (sync.board == nullptr || sync.publishes < 0) return;
   __syncthreads();
   if (threadIdx.x != 0) return;

@@ -150,7 +150,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
-    step_release_next();
+    step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         mbarrier_init(&shared.full[i], 2);

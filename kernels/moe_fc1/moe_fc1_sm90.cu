@@ -272,7 +272,7 @@ template <int kTokens, int kStages> struct MoeFc1 {
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
-    tdm::step_release_next();
+    tdm::step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         tdm::mbarrier_init(&shared.full[i], 2);

@@ -77,5 +77,6 @@ tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config
 tdm_status tdm_cuda_capture(tdm_program* program, void** out_state);
 tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_config* config);
 void tdm_cuda_release(tdm_program* program, void* state);
+tdm_status tdm_cuda_trace(tdm_program* program, tdm_trace_event* events, int64_t* out_n);
 
 #endif

@@ -237,4 +237,5 @@ const tdm_device tdm_cuda_device = {
     .capture = tdm_cuda_capture,
     .replay = tdm_cuda_replay,
     .release = tdm_cuda_release,
+    .trace = tdm_cuda_trace,
 };

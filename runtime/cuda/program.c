@@ -27,6 +27,8 @@ typedef struct cuda_program {
   cuda_step* steps; /* [n_steps] */
   void* state;      /* the steps' own memory, one piece */
   size_t state_bytes;
+  tdm_trace_slot* slots; /* on the device, one a CTA of every launch, in their order; NULL: not traced */
+  int64_t n_slots;
   tdm_cuda_signals signals;
   CUevent fork;
   CUevent join[TDM_MAX_LANES]; /* NULL where a lane needs no join */
@@ -111,13 +113,25 @@ static bool may_fetch_ahead(const tdm_program* program, int64_t index) {
   return true;
 }
 
+static tdm_status make_slots(const tdm_program* program, cuda_program* own) {
+  if (!program->trace) return TDM_OK;
+  for (int64_t i = 0; i < program->n_steps; i++)
+    for (int32_t k = 0; k < own->steps[i].encoded.n_launches; k++)
+      own->n_slots += own->steps[i].encoded.launches[k].launch.grid;
+  own->slots = tdm_device_alloc(program->runtime, (size_t)own->n_slots * sizeof *own->slots);
+  return own->slots ? TDM_OK : tdm_last_error()->status;
+}
+
 static void connect_steps(const tdm_program* program, cuda_program* own) {
+  int64_t slot = 0;
   for (int64_t i = 0; i < program->n_steps; i++) {
     cuda_step* step = &own->steps[i];
     const bool fetches_ahead = may_fetch_ahead(program, i);
     for (int32_t k = 0; k < step->encoded.n_launches; k++) {
       step->sync[k] = tdm_cuda_signals_of(&own->signals, (int32_t)i, k == 0, k + 1 == step->encoded.n_launches);
       step->sync[k].fetches_ahead = fetches_ahead;
+      if (own->slots) step->sync[k].trace = own->slots + slot;
+      slot += step->encoded.launches[k].launch.grid;
     }
   }
 }
@@ -159,6 +173,7 @@ tdm_status tdm_cuda_program_open(tdm_program* program) {
   TDM_TRY(tdm_cuda_enter(cuda));
   tdm_status status = encode_steps(program, own); /* tensor maps are encoded in the current context */
   if (status == TDM_OK) status = tdm_cuda_signals_open(program, &own->signals);
+  if (status == TDM_OK) status = make_slots(program, own);
   if (status == TDM_OK) status = make_events(program, own);
   if (status == TDM_OK) connect_steps(program, own);
   tdm_cuda_leave(cuda);
@@ -185,6 +200,7 @@ void tdm_cuda_program_close(tdm_program* program) {
     (void)cuda->driver.cuEventDestroy(own->finished);
   }
   tdm_cuda_signals_close(&own->signals);
+  tdm_device_free(runtime, own->slots, (size_t)own->n_slots * sizeof *own->slots);
   if (entered) tdm_cuda_leave(cuda);
   tdm_device_free(runtime, own->state, own->state_bytes);
   tdm_host_free(runtime, own->steps, (size_t)program->n_steps * sizeof *own->steps);
@@ -344,4 +360,35 @@ void tdm_cuda_release(tdm_program* program, void* state) {
   const bool entered = tdm_cuda_enter_anyway(cuda);
   (void)cuda->driver.cuGraphExecDestroy((CUgraphExec)state);
   if (entered) tdm_cuda_leave(cuda);
+}
+
+/* ---- traces ----------------------------------------------------------------------------------------------------- */
+
+static void fill_events(const tdm_program* program, const tdm_trace_slot* slots, tdm_trace_event* events) {
+  const cuda_program* own = program->device_state;
+  int64_t slot = 0;
+  for (int32_t i = 0; i < program->n_steps; i++)
+    for (int32_t k = 0; k < own->steps[i].encoded.n_launches; k++)
+      for (uint32_t cta = 0; cta < own->steps[i].encoded.launches[k].launch.grid; cta++, slot++)
+        events[slot] = (tdm_trace_event){.step = i,
+                                         .launch = k,
+                                         .lane = program->lane_of[i],
+                                         .sm = (int32_t)slots[slot].sm,
+                                         .resident_ns = slots[slot].resident,
+                                         .begin_ns = slots[slot].begin,
+                                         .end_ns = slots[slot].end};
+}
+
+tdm_status tdm_cuda_trace(tdm_program* program, tdm_trace_event* events, int64_t* out_n) {
+  tdm_runtime* runtime = program->runtime;
+  const cuda_program* own = program->device_state;
+  *out_n = own->n_slots;
+  if (!events) return TDM_OK;
+  const size_t bytes = (size_t)own->n_slots * sizeof(tdm_trace_slot);
+  tdm_trace_slot* slots = tdm_host_alloc(runtime, bytes);
+  if (!slots) return TDM_OUT_OF_MEMORY;
+  const tdm_status status = runtime->device->read(runtime, slots, own->slots, bytes);
+  if (status == TDM_OK) fill_events(program, slots, events);
+  tdm_host_free(runtime, slots, bytes);
+  return status;
 }
