@@ -265,8 +265,9 @@ static void print_legend(const writer* out, int32_t rows) {
           "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"hsl(%d 65%% 55%%)\"/><text x=\"%d\" y=\"%d\">", x,
           y - 10, hue(step), x + 18, y);
     print_text(out, program->steps[step].label);
-    print(out, " (%s) %.1f \xc2\xb5s</text>\n", lane_name(out, program->steps[step].lane),
-          end > begin ? (double)(end - begin) / 1e3 : 0.0);
+    print(out, " (");
+    print_text(out, lane_name(out, program->steps[step].lane));
+    print(out, ") %.1f \xc2\xb5s</text>\n", end > begin ? (double)(end - begin) / 1e3 : 0.0);
   }
 }
 

@@ -1,7 +1,7 @@
 /* Decode steps of DeepSeek-V3 layers of real dimensions, random FP8 weights: launched eagerly and replayed as captured
  * graphs, for several batch sizes at a given context. */
 
-#include "common/decode_step.h"
+#include "decode_step.h"
 #include <argp.h>
 #include <stdio.h>
 #include <stdlib.h>
