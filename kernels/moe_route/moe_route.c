@@ -11,7 +11,7 @@
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, n_tokens, TDM_READ),
     TDM_OPERAND(tdm_moe_route_args, logits, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_route_args, bias, TDM_READ),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_route_args, bias),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, ids, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, weights, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, alpha, TDM_WRITE),

@@ -5,6 +5,8 @@
  * 3. The topk_group best groups stay; then top_k times the largest biased score that is left, lower index first.
  * 4. Weights are the scores of the chosen, normalised in the order of choice, scaled; NaN where the row had a NaN.
  *
+ * 256 experts in 8 groups or one, and 384 in one, stay in registers (route_rows); anything else in shared memory.
+ *
  * Grid: any, rows are walked with a grid stride. Block: 4 warps. Shared: a row's scores for each warp. Limit: latency.
  */
 
@@ -72,10 +74,133 @@ __device__ void mask_groups(const tdm_moe_route_params& p, float* biased, float*
   __syncwarp();
 }
 
+/* Larger floats have larger keys, equal ones equal keys; 0 is for what is taken. */
+__device__ __forceinline__ uint32_t key_of(float value) {
+  const uint32_t bits = __float_as_uint(value + 0.0f); /* -0 equals 0 */
+  return bits ^ (static_cast<int32_t>(bits) < 0 ? 0xffffffffu : 0x80000000u);
+}
+
+__device__ __forceinline__ float value_of(uint32_t key) {
+  return __uint_as_float(key ^ (static_cast<int32_t>(key) < 0 ? 0x80000000u : 0xffffffffu));
+}
+
+/* Where experts are a multiple of 32 and a group, if groups are masked, is 32 of them: expert 32 i + l is element i of
+ * lane l, so that a group is one register of the warp. Everything stays in registers; maxima over the warp are one
+ * instruction on the keys. The same choices, sums and roundings as below. */
+template <int kPer> __device__ void route_rows(const tdm_moe_route_params& p, const tdm_step_sync& sync) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+  float bias[kPer];
+  const auto load_bias = [&] {
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) bias[i] = p.bias == nullptr ? 0.0f : p.bias[32 * i + lane];
+  };
+  if (sync.fetches_ahead != 0) load_bias();
+  tdm::step_begin(sync);
+  if (sync.fetches_ahead == 0) load_bias();
+  const int32_t live = tdm::live_rows(p.n_tokens, p.rows), step = static_cast<int32_t>(gridDim.x) * TDM_MOE_ROUTE_WARPS;
+  for (int32_t row = static_cast<int32_t>(blockIdx.x) * TDM_MOE_ROUTE_WARPS + warp; row < live; row += step) {
+    float logits[kPer], scores[kPer];
+    uint32_t keys[kPer];
+    bool spoilt = false;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) logits[i] = p.logits[row * p.logits_stride + 32 * i + lane];
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      scores[i] = static_cast<float>(1.0 / (1.0 + exp(-static_cast<double>(logits[i]))));
+      const float sum = p.bias == nullptr ? scores[i] : scores[i] + bias[i];
+      keys[i] = key_of(isnan(sum) ? -kInfinity : sum);
+      spoilt |= isnan(logits[i]);
+    }
+    spoilt = __any_sync(~0u, spoilt);
+
+    if (p.topk_group != p.n_group) {
+      uint32_t groups[kPer]; /* the same in all lanes */
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        const uint32_t first = __reduce_max_sync(~0u, keys[i]);
+        const uint32_t at = __ballot_sync(~0u, keys[i] == first);
+        const bool winner = lane == __ffs(static_cast<int32_t>(at)) - 1;
+        const uint32_t second = __reduce_max_sync(~0u, winner ? 0u : keys[i]);
+        const float score = value_of(first) + value_of(second);
+        groups[i] = key_of(isnan(score) ? -kInfinity : score);
+      }
+      uint32_t kept = 0;
+      for (int32_t j = 0; j < p.topk_group; ++j) {
+        uint32_t best = 0;
+        int index = 0;
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) {
+          index = groups[i] > best ? i : index;
+          best = max(best, groups[i]);
+        }
+        kept |= 1u << index;
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) groups[i] = i == index ? 0u : groups[i];
+      }
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) keys[i] = (kept >> i & 1) == 0 ? 0u : keys[i];
+    }
+
+    int32_t id = 0; /* lane j: of choice j */
+    float sum = 0.0f, weight = 0.0f;
+    int32_t choice_of[kPer]; /* -1: not chosen */
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) choice_of[i] = -1;
+    for (int32_t j = 0; j < p.top_k; ++j) {
+      uint32_t best = keys[0];
+#pragma unroll
+      for (int i = 1; i < kPer; ++i) best = max(best, keys[i]);
+      best = __reduce_max_sync(~0u, best);
+      uint32_t mine = 0xffffffffu; /* the lowest expert here that has it */
+      float score = 0.0f;
+#pragma unroll
+      for (int i = kPer - 1; i >= 0; --i) {
+        const bool has = keys[i] == best;
+        mine = has ? static_cast<uint32_t>(32 * i + lane) : mine;
+        score = has ? scores[i] : score;
+      }
+      const int32_t e = static_cast<int32_t>(__reduce_min_sync(~0u, mine));
+      score = __shfl_sync(~0u, score, e % 32);
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        const bool taken = e == 32 * i + lane;
+        keys[i] = taken ? 0u : keys[i];
+        choice_of[i] = taken ? j : choice_of[i];
+      }
+      if (lane == j) {
+        id = e;
+        weight = score;
+      }
+      sum += score;
+    }
+    if (p.norm_topk_prob != 0) weight = __fdiv_rn(weight, sum + 1e-20f);
+    weight = spoilt ? __uint_as_float(0x7fc00000u) : weight * p.routed_scaling_factor;
+    if (lane < p.top_k) {
+      if (p.ids != nullptr) p.ids[row * p.ids_stride + lane] = id;
+      if (p.weights != nullptr) p.weights[row * p.weights_stride + lane] = weight;
+    }
+    if (p.alpha == nullptr) continue;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      const float chosen = __shfl_sync(~0u, weight, choice_of[i] & 31);
+      p.alpha[row * p.alpha_stride + 32 * i + lane] = choice_of[i] < 0 ? 0.0f : chosen;
+    }
+    for (int32_t e = lane; e < p.n_shared; e += 32) p.alpha[row * p.alpha_stride + 32 * kPer + e] = 1.0f;
+  }
+}
+
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS)
+extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS, 1)
     tdm_moe_route_sm90(const __grid_constant__ tdm_moe_route_params p, const __grid_constant__ tdm_step_sync sync) {
+  const bool plain = p.topk_group == p.n_group || p.n_group * 32 == p.experts;
+  if (plain && (p.experts == 256 || p.experts == 384)) {
+    if (p.experts == 256)
+      route_rows<8>(p, sync);
+    else
+      route_rows<12>(p, sync);
+    return tdm::step_end(sync);
+  }
   tdm::step_begin(sync);
   extern __shared__ float memory[];
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
