@@ -15,6 +15,7 @@ typedef struct example_arguments {
   int64_t replays, side_sms;
   tdm_strategy strategy;
   tdm_wait_form wait_form;
+  tdm_moe_path moe_path;
   int64_t batches[MAX_BATCHES];
   int n_batches;
 } example_arguments;
@@ -28,6 +29,8 @@ static const struct argp_option options[] = {
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
     {"strategy", 's', "serial|soft|green|signal", 0,
      "on which lanes the steps run (default soft); signal: green lanes that wait by signals", 0},
+    {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
+     0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
@@ -69,6 +72,13 @@ static error_t parse(int key, char* text, struct argp_state* state) {
                                                                                       : (tdm_strategy)0;
     arguments->wait_form = strcmp(text, "signal") == 0 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE;
     ok = arguments->strategy != 0;
+    break;
+  case 'e':
+    arguments->moe_path = strcmp(text, "auto") == 0    ? TDM_MOE_PATH_AUTO
+                          : strcmp(text, "dense") == 0 ? TDM_MOE_PATH_DENSE
+                          : strcmp(text, "hits") == 0  ? TDM_MOE_PATH_HITS
+                                                       : (tdm_moe_path)0;
+    ok = arguments->moe_path != 0;
     break;
   case 'n':
     ok = decode_step_parse_number(text, 1, 1024, &arguments->side_sms);
@@ -153,6 +163,7 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   if (status != TDM_OK) return status;
   config.strategy = arguments->strategy;
   config.wait_form = arguments->wait_form;
+  config.moe_path = arguments->moe_path;
   config.side_sms = (int32_t)arguments->side_sms;
   tdm_model* model = NULL;
   status = decode_step_model(runtime, &arguments->step, largest, &config, &model);
@@ -187,6 +198,7 @@ int main(int argc, char** argv) {
                                  .side_sms = 16,
                                  .strategy = TDM_STRATEGY_SOFT,
                                  .wait_form = TDM_WAIT_EDGE,
+                                 .moe_path = TDM_MOE_PATH_AUTO,
                                  .replays = 50,
                                  .batches = {1, 16, 64, 128},
                                  .n_batches = 4};

@@ -250,3 +250,33 @@ extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS, 1)
   }
   tdm::step_end(sync);
 }
+
+/* The experts that have a weight in some live row, ascending. A thread looks down one column of alpha; the places of
+ * the list come from ballots, so nothing depends on who is first. */
+extern "C" __global__ void __launch_bounds__(TDM_MOE_HITS_THREADS, 1)
+    tdm_moe_route_hits_sm90(const __grid_constant__ tdm_moe_hits_params p, const __grid_constant__ tdm_step_sync sync) {
+  __shared__ int32_t counts[32];
+  tdm::step_begin(sync);
+  const int32_t e = static_cast<int32_t>(threadIdx.x), lane = e % 32, warp = e / 32;
+  const int32_t live = tdm::live_rows(p.n_tokens, p.rows);
+  bool hit = false;
+  if (e < p.experts) {
+#pragma unroll 8
+    for (int32_t row = 0; row < live; ++row) hit |= p.alpha[row * p.alpha_stride + e] != 0.0f; /* NaN is a hit */
+  }
+  const uint32_t hits = __ballot_sync(~0u, hit);
+  if (lane == 0) counts[warp] = __popc(hits);
+  __syncthreads();
+  const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
+  int32_t before = lane < warps ? counts[lane] : 0;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int32_t lower = __shfl_up_sync(~0u, before, distance);
+    if (lane >= distance) before += lower;
+  }
+  const int32_t total = __shfl_sync(~0u, before, 31), up_to = __shfl_sync(~0u, before, warp);
+  const int32_t first = up_to - __popc(hits);
+  if (e == 0) p.hits[0] = total;
+  if (hit) p.hits[1 + first + __popc(hits & ((1u << lane) - 1))] = e;
+  tdm::step_end(sync);
+}
