@@ -101,7 +101,7 @@ void gpu_expect_same_bits(gpu_rig* rig, const gpu_tensor* tensor);
 void gpu_expect_rows(gpu_rig* rig, const gpu_tensor* tensor, const uint8_t* want, int32_t dim, int64_t rows);
 double gpu_difference(const float* got, const float* want, int64_t count);
 
-/* Driver calls that the benchmarks use. */
+/* The driver calls in use. */
 typedef struct gpu_driver {
 #define GPU_FUNCTIONS(X)                                                                                               \
   X(cuInit, cuInit)                                                                                                    \
@@ -116,7 +116,6 @@ typedef struct gpu_driver {
   X(cuMemFree, cuMemFree_v2)                                                                                           \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2)                                                                                     \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2)                                                                                     \
-  X(cuMemcpyDtoD, cuMemcpyDtoD_v2)                                                                                     \
   X(cuMemsetD8, cuMemsetD8_v2)                                                                                         \
   X(cuModuleLoadData, cuModuleLoadData)                                                                                \
   X(cuModuleGetFunction, cuModuleGetFunction)                                                                          \
@@ -124,15 +123,6 @@ typedef struct gpu_driver {
   X(cuLaunchKernelEx, cuLaunchKernelEx)                                                                                \
   X(cuStreamCreate, cuStreamCreate)                                                                                    \
   X(cuStreamSynchronize, cuStreamSynchronize)                                                                          \
-  X(cuStreamBeginCapture, cuStreamBeginCapture_v2)                                                                     \
-  X(cuStreamEndCapture, cuStreamEndCapture)                                                                            \
-  X(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags)                                                          \
-  X(cuGraphLaunch, cuGraphLaunch)                                                                                      \
-  X(cuGraphExecDestroy, cuGraphExecDestroy)                                                                            \
-  X(cuGraphDestroy, cuGraphDestroy)                                                                                    \
-  X(cuEventCreate, cuEventCreate)                                                                                      \
-  X(cuEventRecord, cuEventRecord)                                                                                      \
-  X(cuEventElapsedTime, cuEventElapsedTime)                                                                            \
   X(cuTensorMapEncodeTiled, cuTensorMapEncodeTiled)
 #define X(name, symbol) __typeof__(symbol)* name;
   GPU_FUNCTIONS(X)
@@ -165,6 +155,5 @@ void test_mla_decode(gpu_rig* rig, bool quick);
 void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
-void bench(gpu_rig* rig, const char* only);
 
 #endif

@@ -1,0 +1,16 @@
+#ifndef BENCH_BANDWIDTH_PARAMS_H
+#define BENCH_BANDWIDTH_PARAMS_H
+
+#include "kernels/device/abi.h"
+
+typedef struct bench_bandwidth_params {
+  const void* data; /* [bytes], a multiple of tile_bytes */
+  uint32_t* out;    /* [1], never written in practice */
+  int64_t bytes;
+  int32_t tile_bytes; /* bulk: of a stage */
+  int32_t stages;     /* bulk: at most 16 */
+} bench_bandwidth_params;
+
+static_assert(sizeof(bench_bandwidth_params) == 32, "kernel ABI");
+
+#endif

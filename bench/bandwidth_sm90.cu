@@ -1,0 +1,46 @@
+/* The ruler of the benchmarks: reads memory and keeps nothing.
+ *
+ * bench_bandwidth_loads_sm90: 16-byte loads, eight in flight a thread. Block 512, grid a few CTAs an SM.
+ * bench_bandwidth_bulk_sm90: bulk copies of tile_bytes to shared memory by one thread, `stages` in flight. Block 32.
+ *   Shared: tiles[stages], then a barrier a stage. Nothing reads the tiles, so a stage is filled again as soon as its
+ *   copy has arrived. */
+
+#include "bench/bandwidth_params.h"
+#include "kernels/device/bulk.cuh"
+
+extern "C" __global__ void __launch_bounds__(512)
+    bench_bandwidth_loads_sm90(const __grid_constant__ bench_bandwidth_params p) {
+  const uint4* data = static_cast<const uint4*>(p.data);
+  const int64_t count = p.bytes / 16, step = int64_t{gridDim.x} * blockDim.x;
+  uint32_t folded = 0;
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (; i + 7 * step < count; i += 8 * step) {
+    uint4 v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] = __ldcs(data + i + j * step);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) folded ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+  }
+  for (; i < count; i += step) folded ^= data[i].x;
+  if (folded == 0x12345678) *p.out = folded;
+}
+
+extern "C" __global__ void __launch_bounds__(32)
+    bench_bandwidth_bulk_sm90(const __grid_constant__ bench_bandwidth_params p) {
+  extern __shared__ __align__(128) uint8_t tiles[];
+  uint64_t* arrived = reinterpret_cast<uint64_t*>(tiles + int64_t{p.stages} * p.tile_bytes);
+  if (threadIdx.x != 0) return;
+  for (int s = 0; s < p.stages; ++s) tdm::mbarrier_init(&arrived[s], 1);
+  tdm::fence_barrier_init();
+  const uint8_t* data = static_cast<const uint8_t*>(p.data);
+  const int64_t count = p.bytes / p.tile_bytes;
+  const int64_t mine = (count - blockIdx.x + gridDim.x - 1) / gridDim.x;
+  for (int64_t i = 0; i < mine + p.stages; ++i) {
+    const int s = static_cast<int>(i % p.stages);
+    if (i >= p.stages) tdm::mbarrier_wait(&arrived[s], static_cast<uint32_t>(i / p.stages - 1) & 1);
+    if (i >= mine) continue;
+    tdm::mbarrier_arrive_expect(&arrived[s], static_cast<uint32_t>(p.tile_bytes));
+    tdm::bulk_load(tiles + int64_t{s} * p.tile_bytes, data + (blockIdx.x + i * gridDim.x) * p.tile_bytes, &arrived[s],
+                   static_cast<uint32_t>(p.tile_bytes));
+  }
+}
