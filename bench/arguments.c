@@ -10,7 +10,7 @@
 #include "bench/bench.h"
 
 enum { KEY_JSON = 'j', KEY_MS = 'm', KEY_SUITE = 's', KEY_LIST = 'l', KEY_COMPARE = 'c', KEY_TOLERANCE = 't' };
-enum { KEY_SMS = 256, KEY_REPEAT, KEY_REPLAYS, KEY_PROGRESS, KEY_NO_PEER, KEY_CUBLASLT };
+enum { KEY_SMS = 256, KEY_REPEAT, KEY_REPLAYS, KEY_REST, KEY_PROGRESS, KEY_NO_PEER, KEY_CUBLASLT };
 enum { LEAST_REPLAYS = 21, MAX_ROWS = 65536 };
 
 static const struct argp_option options[] = {
@@ -21,6 +21,7 @@ static const struct argp_option options[] = {
     {"json", KEY_JSON, "FILE", 0, "write the results there", 0},
     {"repeat-bits", KEY_REPEAT, "N", 0, "also check that N replays give the same bits", 0},
     {"replays", KEY_REPLAYS, "N", 0, "replays timed, at least 21 (default 21)", 0},
+    {"rest", KEY_REST, "MS", 0, "let the GPU rest before each replay, for its clock's sake (default 0)", 0},
     {"no-peer", KEY_NO_PEER, NULL, 0, "without cuBLASLt", 0},
     {"cublaslt", KEY_CUBLASLT, "FILE", 0, "cuBLASLt's library, if the loader and /usr/local/cuda do not have it", 0},
     {"progress", KEY_PROGRESS, NULL, 0, "a line for each case on stderr (default: if that is a terminal)", 0},
@@ -142,6 +143,9 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     return 0;
   case KEY_REPLAYS:
     parsed->replays = number_of(state, "replays", text, LEAST_REPLAYS, 10000);
+    return 0;
+  case KEY_REST:
+    parsed->rest_ms = number_of(state, "rest", text, 0, 1000);
     return 0;
   case KEY_NO_PEER:
     parsed->no_peer = true;

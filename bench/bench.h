@@ -5,7 +5,7 @@
  *
  *   arguments  the command line          cases     the table of cases: shapes, suites, figures to beat
  *   device     runtime, graphs, events   make_*    a case's operands and steps
- *   bandwidth  the ruler                 check     results against the references
+ *   ruler      bandwidth, clock          check     results against the references
  *   cublaslt   the peer                  report    the table and the JSON file;  compare: two such files */
 
 #include <jansson.h>
@@ -29,7 +29,7 @@ typedef struct bench_options {
   int64_t ms[BENCH_MS];
   int32_t n_ms; /* 0: each case's own */
   int32_t sms;  /* 0: all */
-  int32_t replays, repeat_bits;
+  int32_t replays, repeat_bits, rest_ms;
   double tolerance; /* percent */
   const char* json_path;
   const char* cublaslt_path; /* NULL: where the loader and the toolkit have it */
@@ -78,6 +78,9 @@ uint32_t bench_case_suites(const bench_case* c);
 
 /* ---- device ----------------------------------------------------------------------------------------------------- */
 
+/* Clocks that tick beside what is timed: before it, to give the host a lead, and after it. */
+typedef enum bench_clock { BENCH_CLOCK_BEFORE, BENCH_CLOCK_AFTER, BENCH_CLOCKS } bench_clock;
+
 typedef struct bench_driver bench_driver;
 typedef struct bench_cublaslt bench_cublaslt;
 
@@ -90,6 +93,8 @@ struct bench_rig {
   uint64_t random;
   tdm_buffer* pools[2];          /* random e4m3 and bf16 values, which weights are cut from */
   double loads, bulk, bandwidth; /* bytes a second: plain loads, bulk copies, the better */
+  tdm_buffer* clock_sums;
+  tdm_graph* clocks[BENCH_CLOCKS];
   bench_driver* driver;
   bench_cublaslt* cublaslt; /* NULL where it is missing */
   char cublaslt_state[200]; /* its version, or why it is missing */
@@ -121,10 +126,16 @@ typedef struct bench_times {
   double median, low, high;
 } bench_times;
 
-/* Replays `graph` and, where it is there, the peer's by turns, after 3 of each to warm up. All are issued at once, so
- * that the GPU never waits for the host between an event and what it times. */
-void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t replays, bench_times* out_ours,
-                bench_times* out_peers);
+typedef struct bench_timing {
+  bench_times ours, peer;
+  double mhz; /* SM clock right after ours, the mean of all rounds */
+} bench_timing;
+
+/* Replays `graph` and, where it is there, the peer's by turns, after 3 of each to warm up. The GPU never waits for the
+ * host between an event and what it times: rounds are issued ahead of it, or, when it rests `rest_ms` before each
+ * round, begin with a wait on the GPU. */
+void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t replays, int32_t rest_ms,
+                bench_timing* out_timing);
 
 /* Median of a few replays of a graph by itself. */
 double bench_time_graph(const bench_rig* rig, void* exec, int32_t replays);
@@ -186,10 +197,16 @@ bool bench_compare_result(bench_rig* rig, const bench_check* check, double* out_
                           size_t why_bytes);
 void bench_poison_outputs(const bench_rig* rig, const tdm_op* op, const void* args);
 
-/* ---- the ruler, the peer ---------------------------------------------------------------------------------------- */
+/* ---- the rulers, the peer --------------------------------------------------------------------------------------- */
 
 /* Measures rig->loads, bulk and bandwidth over 2 GB. */
 void bench_measure_bandwidth(bench_rig* rig, int32_t replays);
+
+void bench_clock_open(bench_rig* rig);
+void bench_clock_close(bench_rig* rig);
+void bench_clock_reset(const bench_rig* rig);
+/* Of what has ticked since. */
+double bench_clock_mhz(const bench_rig* rig, bench_clock clock);
 
 void bench_cublaslt_open(bench_rig* rig, const char* path);
 void bench_cublaslt_close(bench_rig* rig);
@@ -203,7 +220,7 @@ typedef struct bench_result {
   int64_t m;
   const bench_work* work;
   const bench_figure* figure; /* NULL: nothing recorded */
-  bench_times ours, peer;     /* of a step */
+  bench_timing timing;        /* of a step */
   bool has_peer, ok;
   double difference; /* from the reference */
   char note[320];

@@ -294,7 +294,7 @@ void* bench_cublaslt_graph(bench_rig* rig, const bench_work* work, char* note, s
                    (long long)p->n, (long long)p->k, why, call.failing ? " from " : "",
                    call.failing ? call.failing : "");
   } else {
-    (void)snprintf(note, note_bytes, "cuBLASLt: best of %d algorithms%s%s%s", offered, p->note ? ", " : "",
+    (void)snprintf(note, note_bytes, "cuBLASLt: algorithms tried: %d%s%s%s", offered, p->note ? ", " : "",
                    p->note ? p->note : "", padded != p->m ? ", with rows added: it takes multiples of 4 alone" : "");
   }
   undescribe(&call);

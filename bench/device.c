@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench/bench.h"
 
@@ -147,10 +148,12 @@ int bench_open(const bench_options* options, bench_rig* rig) {
   TRY(driver, cuCtxSetCurrent, context);
   TRY(driver, cuStreamCreate, &driver->stream, CU_STREAM_NON_BLOCKING);
   open_lane(rig, options->sms);
+  bench_clock_open(rig);
   return BENCH_OK;
 }
 
 void bench_close(bench_rig* rig) {
+  bench_clock_close(rig);
   for (int i = 0; i < 2; i++) tdm_buffer_destroy(rig->pools[i]);
   if (rig->driver) {
     (void)rig->driver->cuStreamDestroy(rig->driver->stream);
@@ -220,20 +223,36 @@ static bench_times summary(float* ms, int32_t count) {
       .median = 1e3 * (double)ms[count / 2], .low = 1e3 * (double)ms[0], .high = 1e3 * (double)ms[count - 1]};
 }
 
-void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t replays, bench_times* out_ours,
-                bench_times* out_peers) {
+static void replay(const bench_rig* rig, tdm_graph* graph) {
+  const tdm_launch_config config = {.size = sizeof config, .stream = rig->driver->stream, .order = TDM_ORDER_LANES};
+  bench_must(tdm_graph_replay(graph, &config), "a replay");
+}
+
+static void rest(const bench_rig* rig, int32_t ms) {
+  if (ms == 0) return;
+  bench_synchronize(rig);
+  (void)nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
+}
+
+void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t replays, int32_t rest_ms,
+                bench_timing* out_timing) {
   const bench_driver* driver = rig->driver;
-  const tdm_launch_config config = {.size = sizeof config, .stream = driver->stream, .order = TDM_ORDER_LANES};
   const int32_t rounds = WARM_UPS + replays;
   CUevent* events = calloc((size_t)rounds * 4, sizeof *events); /* ours: start, end; the peer's: start, end */
   float* ms = calloc((size_t)replays * 2, sizeof *ms);
   if (!events || !ms) bench_die("no memory for %d replays", rounds);
   for (int32_t i = 0; i < 4 * rounds; i++) TRY(driver, cuEventCreate, &events[i], CU_EVENT_DEFAULT);
+  bench_clock_reset(rig);
   for (int32_t i = 0; i < rounds; i++) {
+    rest(rig, rest_ms);
+    replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
     TRY(driver, cuEventRecord, events[4 * i], driver->stream);
-    bench_must(tdm_graph_replay(graph, &config), "a replay");
+    replay(rig, graph);
     TRY(driver, cuEventRecord, events[4 * i + 1], driver->stream);
+    replay(rig, rig->clocks[BENCH_CLOCK_AFTER]);
     if (!peer) continue;
+    rest(rig, rest_ms);
+    replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
     TRY(driver, cuEventRecord, events[4 * i + 2], driver->stream);
     bench_graph_launch(rig, peer);
     TRY(driver, cuEventRecord, events[4 * i + 3], driver->stream);
@@ -244,8 +263,8 @@ void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t repl
     TRY(driver, cuEventElapsedTime, &ms[i], round[0], round[1]);
     if (peer) TRY(driver, cuEventElapsedTime, &ms[replays + i], round[2], round[3]);
   }
-  *out_ours = summary(ms, replays);
-  if (peer) *out_peers = summary(ms + replays, replays);
+  *out_timing = (bench_timing){.ours = summary(ms, replays), .mhz = bench_clock_mhz(rig, BENCH_CLOCK_AFTER)};
+  if (peer) out_timing->peer = summary(ms + replays, replays);
   for (int32_t i = 0; i < 4 * rounds; i++) (void)driver->cuEventDestroy(events[i]);
   free(events);
   free(ms);

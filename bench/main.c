@@ -117,9 +117,9 @@ static void measure(bench_rig* rig, const bench_options* options, bench_work* wo
   result->ok = check_ours(rig, options, work, graph, result);
   if (result->ok) {
     void* peer = open_peer(rig, work, result);
-    bench_time(rig, graph, peer, options->replays, &result->ours, &result->peer);
-    scale(&result->ours, work->steps);
-    scale(&result->peer, work->steps);
+    bench_time(rig, graph, peer, options->replays, options->rest_ms, &result->timing);
+    scale(&result->timing.ours, work->steps);
+    scale(&result->timing.peer, work->steps);
     result->has_peer = peer != NULL;
     bench_graph_destroy(rig, peer);
   }
@@ -166,7 +166,7 @@ static int run(const bench_options* options, const bool* chosen) {
   bench_close(&rig);
   (void)printf("%d measured, %d failed\n", sum.measured, sum.failed);
   int status = sum.failed ? BENCH_WRONG : BENCH_OK;
-  if (json && json_dump_file(json, options->json_path, JSON_INDENT(1)) != 0) {
+  if (json && json_dump_file(json, options->json_path, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0) {
     (void)fprintf(stderr, "tandem-bench: %s could not be written\n", options->json_path);
     status = BENCH_USAGE;
   }

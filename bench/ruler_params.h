@@ -1,5 +1,5 @@
-#ifndef BENCH_BANDWIDTH_PARAMS_H
-#define BENCH_BANDWIDTH_PARAMS_H
+#ifndef BENCH_RULER_PARAMS_H
+#define BENCH_RULER_PARAMS_H
 
 #include "kernels/device/abi.h"
 
@@ -12,5 +12,12 @@ typedef struct bench_bandwidth_params {
 } bench_bandwidth_params;
 
 static_assert(sizeof(bench_bandwidth_params) == 32, "kernel ABI");
+
+typedef struct bench_clock_params {
+  int64_t* sums; /* [2] cycles and nanoseconds, added to */
+  int64_t ns;    /* how long to run */
+} bench_clock_params;
+
+static_assert(sizeof(bench_clock_params) == 16, "kernel ABI");
 
 #endif

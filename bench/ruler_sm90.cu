@@ -1,11 +1,13 @@
-/* The ruler of the benchmarks: reads memory and keeps nothing.
+/* The rulers of the benchmarks. Two read memory and keep nothing; one tells the clock.
  *
  * bench_bandwidth_loads_sm90: 16-byte loads, eight in flight a thread. Block 512, grid a few CTAs an SM.
  * bench_bandwidth_bulk_sm90: bulk copies of tile_bytes to shared memory by one thread, `stages` in flight. Block 32.
  *   Shared: tiles[stages], then a barrier a stage. Nothing reads the tiles, so a stage is filled again as soon as its
- *   copy has arrived. */
+ *   copy has arrived.
+ * bench_clock_sm90: cycles and nanoseconds of a wait. One thread. The timer may tick as rarely as once a
+ *   microsecond, so both are taken right after a tick. */
 
-#include "bench/bandwidth_params.h"
+#include "bench/ruler_params.h"
 #include "kernels/device/bulk.cuh"
 
 extern "C" __global__ void __launch_bounds__(512)
@@ -43,4 +45,28 @@ extern "C" __global__ void __launch_bounds__(32)
     tdm::bulk_load(tiles + int64_t{s} * p.tile_bytes, data + (blockIdx.x + i * gridDim.x) * p.tile_bytes, &arrived[s],
                    static_cast<uint32_t>(p.tile_bytes));
   }
+}
+
+namespace {
+
+__device__ __forceinline__ int64_t nanoseconds() {
+  int64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+__device__ __forceinline__ int64_t wait_until(int64_t time) {
+  int64_t now = nanoseconds();
+  while (now < time) now = nanoseconds();
+  return now;
+}
+
+} // namespace
+
+extern "C" __global__ void __launch_bounds__(32) bench_clock_sm90(const __grid_constant__ bench_clock_params p) {
+  if (threadIdx.x != 0) return;
+  const int64_t begin = wait_until(nanoseconds() + 1), first = clock64();
+  const int64_t end = wait_until(begin + p.ns), last = clock64();
+  p.sums[0] += last - first;
+  p.sums[1] += end - begin;
 }
