@@ -130,7 +130,8 @@ static void run_case(bench_rig* rig, const bench_options* options, const bench_c
                      totals* sum) {
   static bench_work work; /* large */
   work = (bench_work){0};
-  bench_result result = {.c = c, .m = m, .work = &work, .figure = bench_find_figure(c, m)};
+  bench_result result = {.c = c, .m = m, .work = &work};
+  if (rig->sms == rig->device_sms) result.figure = bench_find_figure(c, m); /* figures are for all SMs */
   if (options->progress) (void)fprintf(stderr, "tandem-bench: %s %s, M = %lld\n", c->group, c->name, (long long)m);
   const tdm_status made = c->make(rig, c, m, &work);
   if (made == TDM_OK)

@@ -9,9 +9,12 @@
 
 #include "bench/ruler_params.h"
 #include "kernels/device/bulk.cuh"
+#include "kernels/device/step.cuh"
 
 extern "C" __global__ void __launch_bounds__(512)
-    bench_bandwidth_loads_sm90(const __grid_constant__ bench_bandwidth_params p) {
+    bench_bandwidth_loads_sm90(const __grid_constant__ bench_bandwidth_params p,
+                               const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const uint4* data = static_cast<const uint4*>(p.data);
   const int64_t count = p.bytes / 16, step = int64_t{gridDim.x} * blockDim.x;
   uint32_t folded = 0;
@@ -25,13 +28,12 @@ extern "C" __global__ void __launch_bounds__(512)
   }
   for (; i < count; i += step) folded ^= data[i].x;
   if (folded == 0x12345678) *p.out = folded;
+  tdm::step_end(sync);
 }
 
-extern "C" __global__ void __launch_bounds__(32)
-    bench_bandwidth_bulk_sm90(const __grid_constant__ bench_bandwidth_params p) {
-  extern __shared__ __align__(128) uint8_t tiles[];
-  uint64_t* arrived = reinterpret_cast<uint64_t*>(tiles + int64_t{p.stages} * p.tile_bytes);
-  if (threadIdx.x != 0) return;
+namespace {
+
+__device__ __forceinline__ void read_tiles(const bench_bandwidth_params& p, uint8_t* tiles, uint64_t* arrived) {
   for (int s = 0; s < p.stages; ++s) tdm::mbarrier_init(&arrived[s], 1);
   tdm::fence_barrier_init();
   const uint8_t* data = static_cast<const uint8_t*>(p.data);
@@ -47,26 +49,37 @@ extern "C" __global__ void __launch_bounds__(32)
   }
 }
 
-namespace {
+} // namespace
 
-__device__ __forceinline__ int64_t nanoseconds() {
-  int64_t now;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-  return now;
+extern "C" __global__ void __launch_bounds__(32)
+    bench_bandwidth_bulk_sm90(const __grid_constant__ bench_bandwidth_params p,
+                              const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
+  extern __shared__ __align__(128) uint8_t tiles[];
+  if (threadIdx.x == 0) read_tiles(p, tiles, reinterpret_cast<uint64_t*>(tiles + int64_t{p.stages} * p.tile_bytes));
+  tdm::step_end(sync);
 }
 
-__device__ __forceinline__ int64_t wait_until(int64_t time) {
-  int64_t now = nanoseconds();
-  while (now < time) now = nanoseconds();
+namespace {
+
+__device__ __forceinline__ uint64_t wait_until(uint64_t time) {
+  uint64_t now = tdm::global_nanoseconds();
+  while (now < time) now = tdm::global_nanoseconds();
   return now;
 }
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(32) bench_clock_sm90(const __grid_constant__ bench_clock_params p) {
-  if (threadIdx.x != 0) return;
-  const int64_t begin = wait_until(nanoseconds() + 1), first = clock64();
-  const int64_t end = wait_until(begin + p.ns), last = clock64();
-  p.sums[0] += last - first;
-  p.sums[1] += end - begin;
+extern "C" __global__ void __launch_bounds__(32)
+    bench_clock_sm90(const __grid_constant__ bench_clock_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
+  if (threadIdx.x == 0) {
+    const uint64_t begin = wait_until(tdm::global_nanoseconds() + 1);
+    const int64_t first = clock64();
+    const uint64_t end = wait_until(begin + static_cast<uint64_t>(p.ns));
+    const int64_t last = clock64();
+    p.sums[0] += last - first;
+    p.sums[1] += static_cast<int64_t>(end - begin);
+  }
+  tdm::step_end(sync);
 }

@@ -34,7 +34,7 @@ for case, n, k in (("fc1", 4096, 7168), ("big", 24576, 1536)):
     for m in (1, 16, 4096):
         us = 5 + n * k / 4e6 + m * n * k / 4e8
         one = {"group": "gemm", "case": case, "m": m, "n": n, "k": k, "ok": True, "bytes": n * k + m * (2 * n + k),
-               "flops": 2 * m * n * k, "us": {"median": us, "min": us - 0.1, "max": us + 0.2}, "floor_us": us / 2}
+               "flops": 2 * m * n * k, "gbps": 1000.5, "percent_of_bandwidth": 22.2, "tflops": 3, "sm_mhz": 1980, "us": {"median": us, "min": us - 0.1, "max": us + 0.2}, "floor_us": us / 2}
         if m != 16:
             one["cublaslt_us"] = {"median": us + 3, "min": us + 2, "max": us + 4}
         if case == "fc1":
@@ -42,9 +42,13 @@ for case, n, k in (("fc1", 4096, 7168), ("big", 24576, 1536)):
             one["goal_us"] = us - 1
         results.append(one)
 data = {"tandem_bench": 1, "date": "2026-01-01T00:00:00Z", "device": "a GPU", "device_sms": 132, "sms": 132,
+        "cublaslt": "none", "replays": 21, "rest_ms": 0,
         "bandwidth_gbps": {"best": 4500.0}, "results": results}
 json.dump(data, open(sys.argv[1], "w"))
 TEXT
+
+expect 0 '^[|] fc1 [|] 1 [|] 12.41 [(]12.31 to 12.61[)] [|] 1000 .* 15.41 [|] 14.41 [|] 11.41 [|] 1.16 [|]$' "$folder/made_up.json" --table
+expect 0 '^[|] big [|] 16 [|] .* – [|] – [|] – [|] – [|]$' "$folder/made_up.json" --table
 
 if ! python3 -c 'import matplotlib' 2>/dev/null; then
   expect 77 'matplotlib is missing: apt-get install python3-matplotlib' "$folder/made_up.json"

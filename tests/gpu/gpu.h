@@ -42,9 +42,7 @@ typedef struct gpu_rig {
   char label[160]; /* of the running case */
   int32_t passed;
   int32_t failed;
-  bool ok;      /* of the running case */
-  bool overlap; /* launches that follow others begin early */
-  bool follows;
+  bool ok; /* of the running case */
 } gpu_rig;
 
 /* Opens driver, device and cubins. Answers NULL, or why there is no GPU to test on. */
@@ -83,9 +81,6 @@ void gpu_upload(gpu_rig* rig);
 void gpu_upload_one(gpu_rig* rig, gpu_tensor* tensor);
 void gpu_download(gpu_rig* rig);
 void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes);
-/* As gpu_launch, onto a stream and without waiting. */
-bool gpu_enqueue(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void* params);
-bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void** arguments);
 tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* out_map);
 /* Device memory that lives until gpu_end. */
 CUdeviceptr gpu_scratch(gpu_rig* rig, size_t bytes, uint8_t value);
