@@ -11,7 +11,7 @@
 
 enum { KEY_JSON = 'j', KEY_MS = 'm', KEY_SUITE = 's', KEY_LIST = 'l', KEY_COMPARE = 'c', KEY_TOLERANCE = 't' };
 enum { KEY_SMS = 256, KEY_REPEAT, KEY_REPLAYS, KEY_REST, KEY_PROGRESS, KEY_NO_PEER, KEY_CUBLASLT };
-enum { LEAST_REPLAYS = 21, MAX_ROWS = 65536 };
+enum { LEAST_REPLAYS = 21, REST_MS = 5, MAX_ROWS = 65536 };
 
 static const struct argp_option options[] = {
     {"list", KEY_LIST, NULL, 0, "list the cases and leave", 0},
@@ -21,7 +21,8 @@ static const struct argp_option options[] = {
     {"json", KEY_JSON, "FILE", 0, "write the results there", 0},
     {"repeat-bits", KEY_REPEAT, "N", 0, "also check that N replays give the same bits", 0},
     {"replays", KEY_REPLAYS, "N", 0, "replays timed, at least 21 (default 21)", 0},
-    {"rest", KEY_REST, "MS", 0, "let the GPU rest before each replay, for its clock's sake (default 0)", 0},
+    {"rest", KEY_REST, "MS", 0, "rest before each replay, so that the clock stays up (default 5); 0: sustained load",
+     0},
     {"no-peer", KEY_NO_PEER, NULL, 0, "without cuBLASLt", 0},
     {"cublaslt", KEY_CUBLASLT, "FILE", 0, "cuBLASLt's library, if the loader and /usr/local/cuda do not have it", 0},
     {"progress", KEY_PROGRESS, NULL, 0, "a line for each case on stderr (default: if that is a terminal)", 0},
@@ -177,7 +178,8 @@ static error_t parse(int key, char* text, struct argp_state* state) {
 int bench_parse(int argc, char** argv, bench_options* out_options) {
   const struct argp argp = {
       .options = options, .parser = parse, .args_doc = "[CASE...]\n--compare A.json B.json", .doc = doc};
-  *out_options = (bench_options){.tolerance = 3, .replays = LEAST_REPLAYS, .progress = isatty(STDERR_FILENO) != 0};
+  *out_options = (bench_options){
+      .tolerance = 3, .replays = LEAST_REPLAYS, .rest_ms = REST_MS, .progress = isatty(STDERR_FILENO) != 0};
   argp_err_exit_status = BENCH_USAGE; /* argp_error leaves with it */
   argp_program_version = tdm_version();
   return argp_parse(&argp, argc, argv, 0, NULL, out_options) == 0 ? BENCH_OK : BENCH_USAGE;

@@ -200,7 +200,7 @@ void bench_poison_outputs(const bench_rig* rig, const tdm_op* op, const void* ar
 /* ---- the rulers, the peer --------------------------------------------------------------------------------------- */
 
 /* Measures rig->loads, bulk and bandwidth over 2 GB. */
-void bench_measure_bandwidth(bench_rig* rig, int32_t replays);
+void bench_measure_bandwidth(bench_rig* rig, const bench_options* options);
 
 void bench_clock_open(bench_rig* rig);
 void bench_clock_close(bench_rig* rig);

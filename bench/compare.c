@@ -1,5 +1,6 @@
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bench/bench.h"
@@ -96,12 +97,27 @@ static int compare_results(const json_t* a, const json_t* b, double tolerance) {
   return sum.apart || sum.lost ? BENCH_WRONG : BENCH_OK;
 }
 
+/* Says so where the two were not measured alike. */
+static void compare_conditions(const json_t* a, const json_t* b) {
+  static const char* const keys[] = {"device", "rest_ms", "replays"};
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    char* of_a = json_dumps(json_object_get(a, keys[i]), JSON_ENCODE_ANY);
+    char* of_b = json_dumps(json_object_get(b, keys[i]), JSON_ENCODE_ANY);
+    if (of_a && of_b && strcmp(of_a, of_b) != 0)
+      (void)printf("measured otherwise: %s is %s in A, %s in B\n", keys[i], of_a, of_b);
+    free(of_a);
+    free(of_b);
+  }
+}
+
 int bench_compare(const char* path_a, const char* path_b, double tolerance) {
   json_t *a = NULL, *b = NULL;
   int status = load(path_a, &a);
   if (status == BENCH_OK) status = load(path_b, &b);
-  if (status == BENCH_OK)
+  if (status == BENCH_OK) {
+    compare_conditions(a, b);
     status = compare_results(json_object_get(a, "results"), json_object_get(b, "results"), tolerance);
+  }
   json_decref(a);
   json_decref(b);
   return status;

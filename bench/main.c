@@ -154,7 +154,7 @@ static int run(const bench_options* options, const bool* chosen) {
   else
     bench_cublaslt_open(&rig, options->cublaslt_path);
   if (options->progress) (void)fprintf(stderr, "tandem-bench: read bandwidth\n");
-  bench_measure_bandwidth(&rig, options->replays);
+  bench_measure_bandwidth(&rig, options);
   bench_print_header(&rig);
   totals sum = {0};
   json_t* json = options->json_path ? bench_json_open(&rig, options) : NULL;

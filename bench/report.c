@@ -6,8 +6,7 @@
 #include "bench/bench.h"
 
 void bench_print_header(const bench_rig* rig) {
-  (void)printf("%s, %d SMs%s; tandem %s; cuBLASLt %s\n", rig->device_name, rig->device_sms,
-               rig->sms == rig->device_sms ? "" : " (a soft lane of fewer, see --sms)", tdm_version(),
+  (void)printf("%s, %d SMs; tandem %s; cuBLASLt %s\n", rig->device_name, rig->device_sms, tdm_version(),
                rig->cublaslt_state);
   (void)printf("read bandwidth on %d SMs: %.0f GB/s by plain loads, %.0f by bulk copies; %% is of the better\n",
                rig->sms, rig->loads * 1e-9, rig->bulk * 1e-9);

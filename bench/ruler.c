@@ -64,7 +64,7 @@ static const tdm_op read_op = {.name = "bandwidth",
                                .ref = ref,
                                .encode = encode_read};
 
-static double measure(bench_rig* rig, const read_args* args, int32_t replays) {
+static double measure(bench_rig* rig, const read_args* args, const bench_options* options) {
   tdm_program* program = NULL;
   tdm_graph* graph = NULL;
   bench_timing timing;
@@ -73,13 +73,13 @@ static double measure(bench_rig* rig, const read_args* args, int32_t replays) {
     bench_must(tdm_program_append(program, rig->lane, &read_op, "read", args), "bandwidth");
   bench_must(tdm_program_seal(program, NULL), "bandwidth");
   bench_must(tdm_graph_capture(program, &graph), "bandwidth");
-  bench_time(rig, graph, NULL, replays, 0, &timing);
+  bench_time(rig, graph, NULL, options->replays, options->rest_ms, &timing);
   tdm_graph_destroy(graph);
   tdm_program_destroy(program);
   return (double)args->data.shape[0] * STEPS / timing.ours.median * 1e6;
 }
 
-void bench_measure_bandwidth(bench_rig* rig, int32_t replays) {
+void bench_measure_bandwidth(bench_rig* rig, const bench_options* options) {
   static const struct {
     int32_t ctas_per_sm, tile_bytes, stages;
   } forms[] = {{2, 0, 0}, {3, 0, 0}, {4, 0, 0}, {1, 32 << 10, 6}, {2, 16 << 10, 6}};
@@ -93,7 +93,7 @@ void bench_measure_bandwidth(bench_rig* rig, int32_t replays) {
         .ctas_per_sm = forms[i].ctas_per_sm,
         .tile_bytes = forms[i].tile_bytes,
         .stages = forms[i].stages};
-    const double rate = measure(rig, &args, replays);
+    const double rate = measure(rig, &args, options);
     double* best = forms[i].tile_bytes ? &rig->bulk : &rig->loads;
     if (rate > *best) *best = rate;
   }

@@ -51,6 +51,7 @@ expect 2 '--m: more than 12 numbers' gemm fc1 --m 1,2,3,4,5,6,7,8,9,10,11,12,13
 expect 2 "--sms: '0' is no number from 1" gemm fc1 --sms 0
 expect 2 "--repeat-bits: '1' is no number from 2" gemm fc1 --repeat-bits 1
 expect 2 "--replays: '20' is no number from 21" gemm fc1 --replays 20
+expect 2 "--rest: '-1' is no number from 0" gemm fc1 --rest -1
 expect 2 "--json: '$folder/none/x.json' cannot be written: .*No such file" gemm fc1 --json "$folder/none/x.json"
 expect 2 '--json: .* cannot be written: a folder' gemm fc1 --json "$folder"
 expect 2 "--json: '' cannot be written" gemm fc1 --json ''
@@ -71,6 +72,9 @@ file none.json
 file odd.json '7' '{"group": 1}' '{"group": "gemm", "case": "fc1", "m": 1, "sms": 132, "ok": true, "us": {"median": -3}}'
 expect 0 '2 compared, 0 apart by more than 3 %, 0 of A without' --compare "$folder/a.json" "$folder/near.json"
 expect 1 '^gemm fc1 +16 +132 +210.00 +220.50 +1.050  slower' --compare "$folder/a.json" "$folder/far.json"
+sed 's/"tandem_bench": 1,/& "rest_ms": 0,/' "$folder/a.json" >"$folder/no_rest.json"
+sed 's/"tandem_bench": 1,/& "rest_ms": 5,/' "$folder/a.json" >"$folder/rest.json"
+expect 0 'measured otherwise: rest_ms is 0 in A, 5 in B' --compare "$folder/no_rest.json" "$folder/rest.json"
 expect 1 '1.050  slower' "$folder/a.json" --compare "$folder/far.json"
 expect 0 '0 apart by more than 5.5 %' --compare "$folder/a.json" "$folder/far.json" --tolerance 5.5
 expect 1 '0.952  faster' --compare "$folder/far.json" "$folder/a.json"
