@@ -8,12 +8,9 @@
 
 #include "bench/bench.h"
 
-/* How many 128-element scales; rows that everything is allocated for, since cuBLASLt takes multiples of 4 alone. */
+/* Blocks of 128 that `count` elements take. */
 static inline int64_t bench_blocks(int64_t count) {
   return (count + 127) / 128;
-}
-static inline int64_t bench_padded(int64_t rows) {
-  return (rows + 3) / 4 * 4;
 }
 static inline int64_t bench_least(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -33,8 +30,7 @@ tdm_view bench_empty_scales(bench_rig* rig, bench_work* work, int64_t rows, int6
 /* The operand that rotates: cut from the pool of random values; `view` is its offset in the args. Once a work. */
 tdm_view bench_rotate(bench_rig* rig, bench_work* work, size_t view, tdm_dtype dtype, int32_t rank,
                       const int64_t* shape);
-/* As many bytes of copies as keep every launch from finding its operand in L2, for work that rotates nothing: says so.
- */
+/* For work that rotates nothing. */
 void bench_warm(bench_work* work);
 
 /* Axis `axis` of the check has `units` pieces; what a piece is of operand `view`. */
