@@ -111,8 +111,9 @@ void bench_must(tdm_status status, const char* what);
 uint64_t bench_random(bench_rig* rig);
 /* The pool of that dtype (TDM_E4M3 or TDM_BF16), at least `bytes` long. Views of it die when it grows. */
 tdm_buffer* bench_pool(bench_rig* rig, tdm_dtype dtype, size_t bytes);
-/* A stream for what is timed; CUstream. */
+/* The stream of all that is timed; CUstream. */
 void* bench_stream(const bench_rig* rig);
+void bench_replay(const bench_rig* rig, tdm_graph* graph);
 void bench_synchronize(const bench_rig* rig);
 /* 0xff to the bytes that the view can reach: NaN in every float format. */
 void bench_poison(const bench_rig* rig, const tdm_view* view);

@@ -200,6 +200,11 @@ void* bench_capture(const bench_rig* rig, bool (*enqueue)(void* ctx), void* ctx)
   return exec;
 }
 
+void bench_replay(const bench_rig* rig, tdm_graph* graph) {
+  const tdm_launch_config config = {.size = sizeof config, .stream = rig->driver->stream, .order = TDM_ORDER_LANES};
+  bench_must(tdm_graph_replay(graph, &config), "a replay");
+}
+
 void bench_graph_launch(const bench_rig* rig, void* exec) {
   TRY(rig->driver, cuGraphLaunch, exec, rig->driver->stream);
 }
@@ -223,11 +228,6 @@ static bench_times summary(float* ms, int32_t count) {
       .median = 1e3 * (double)ms[count / 2], .low = 1e3 * (double)ms[0], .high = 1e3 * (double)ms[count - 1]};
 }
 
-static void replay(const bench_rig* rig, tdm_graph* graph) {
-  const tdm_launch_config config = {.size = sizeof config, .stream = rig->driver->stream, .order = TDM_ORDER_LANES};
-  bench_must(tdm_graph_replay(graph, &config), "a replay");
-}
-
 static void rest(const bench_rig* rig, int32_t ms) {
   if (ms == 0) return;
   bench_synchronize(rig);
@@ -245,14 +245,14 @@ void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t repl
   bench_clock_reset(rig);
   for (int32_t i = 0; i < rounds; i++) {
     rest(rig, rest_ms);
-    replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
+    bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
     TRY(driver, cuEventRecord, events[4 * i], driver->stream);
-    replay(rig, graph);
+    bench_replay(rig, graph);
     TRY(driver, cuEventRecord, events[4 * i + 1], driver->stream);
-    replay(rig, rig->clocks[BENCH_CLOCK_AFTER]);
+    bench_replay(rig, rig->clocks[BENCH_CLOCK_AFTER]);
     if (!peer) continue;
     rest(rig, rest_ms);
-    replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
+    bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
     TRY(driver, cuEventRecord, events[4 * i + 2], driver->stream);
     bench_graph_launch(rig, peer);
     TRY(driver, cuEventRecord, events[4 * i + 3], driver->stream);

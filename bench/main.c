@@ -30,9 +30,10 @@ static tdm_status capture_program(bench_rig* rig, bench_work* work, tdm_graph** 
   return TDM_OK;
 }
 
-static void replay(const bench_rig* rig, tdm_graph* graph) {
-  const tdm_launch_config config = {.size = sizeof config, .stream = bench_stream(rig), .order = TDM_ORDER_LANES};
-  bench_must(tdm_graph_replay(graph, &config), "a replay");
+/* A replay into poisoned outputs. */
+static void run_once(const bench_rig* rig, const bench_work* work, tdm_graph* graph) {
+  bench_poison_outputs(rig, work->op, work->args);
+  bench_replay(rig, graph);
   bench_synchronize(rig);
 }
 
@@ -53,15 +54,14 @@ static uint8_t* read_outputs(const bench_work* work, size_t* out_bytes) {
   return all;
 }
 
-/* `runs` replays into poisoned outputs give the same bytes. */
+/* `runs` replays give the same bytes. */
 static bool repeat_bits(const bench_rig* rig, const bench_work* work, tdm_graph* graph, int32_t runs, char* why,
                         size_t why_bytes) {
   size_t bytes = 0, again = 0;
   uint8_t *first = NULL, *other = NULL;
   bool same = true;
   for (int32_t i = 0; i < runs && same; i++) {
-    bench_poison_outputs(rig, work->op, work->args);
-    replay(rig, graph);
+    run_once(rig, work, graph);
     if (i == 0) {
       first = read_outputs(work, &bytes);
       continue;
@@ -77,8 +77,7 @@ static bool repeat_bits(const bench_rig* rig, const bench_work* work, tdm_graph*
 
 static bool check_ours(bench_rig* rig, const bench_options* options, const bench_work* work, tdm_graph* graph,
                        bench_result* result) {
-  bench_poison_outputs(rig, work->op, work->args);
-  replay(rig, graph);
+  run_once(rig, work, graph);
   if (!bench_compare_result(rig, &work->check, &result->difference, result->note, sizeof result->note)) return false;
   return options->repeat_bits == 0 ||
          repeat_bits(rig, work, graph, options->repeat_bits, result->note, sizeof result->note);
