@@ -222,71 +222,73 @@ static int ascending(const void* a, const void* b) {
   return (x > y) - (x < y);
 }
 
-static bench_times summary(float* ms, int32_t count) {
-  qsort(ms, (size_t)count, sizeof *ms, ascending);
-  return (bench_times){
-      .median = 1e3 * (double)ms[count / 2], .low = 1e3 * (double)ms[0], .high = 1e3 * (double)ms[count - 1]};
-}
-
 static void rest(const bench_rig* rig, int32_t ms) {
   if (ms == 0) return;
   bench_synchronize(rig);
   (void)nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
 }
 
+static CUevent* make_events(const bench_driver* driver, int32_t count) {
+  CUevent* events = calloc((size_t)count, sizeof *events);
+  if (!events) bench_die("no memory for %d events", count);
+  for (int32_t i = 0; i < count; i++) TRY(driver, cuEventCreate, &events[i], CU_EVENT_DEFAULT);
+  return events;
+}
+
+static void destroy_events(const bench_driver* driver, CUevent* events, int32_t count) {
+  for (int32_t i = 0; i < count; i++) (void)driver->cuEventDestroy(events[i]);
+  free(events);
+}
+
+/* Median and so on of `count` spans, each from its first event to its second, `stride` events from one to the next. */
+static bench_times spans(const bench_driver* driver, const CUevent* events, int32_t stride, int32_t count) {
+  float* ms = calloc((size_t)count, sizeof *ms);
+  if (!ms) bench_die("no memory for %d times", count);
+  for (int32_t i = 0; i < count; i++)
+    TRY(driver, cuEventElapsedTime, &ms[i], events[i * stride], events[i * stride + 1]);
+  qsort(ms, (size_t)count, sizeof *ms, ascending);
+  const bench_times times = {
+      .median = 1e3 * (double)ms[count / 2], .low = 1e3 * (double)ms[0], .high = 1e3 * (double)ms[count - 1]};
+  free(ms);
+  return times;
+}
+
+/* A rest, the wait that gives the host a lead, and one of the two graphs between two events. */
+static void time_one(const bench_rig* rig, const CUevent* events, tdm_graph* graph, void* exec, int32_t rest_ms) {
+  rest(rig, rest_ms);
+  bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
+  TRY(rig->driver, cuEventRecord, events[0], rig->driver->stream);
+  if (graph)
+    bench_replay(rig, graph);
+  else
+    bench_graph_launch(rig, exec);
+  TRY(rig->driver, cuEventRecord, events[1], rig->driver->stream);
+}
+
 void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t replays, int32_t rest_ms,
                 bench_timing* out_timing) {
   const bench_driver* driver = rig->driver;
   const int32_t rounds = WARM_UPS + replays;
-  CUevent* events = calloc((size_t)rounds * 4, sizeof *events); /* ours: start, end; the peer's: start, end */
-  float* ms = calloc((size_t)replays * 2, sizeof *ms);
-  if (!events || !ms) bench_die("no memory for %d replays", rounds);
-  for (int32_t i = 0; i < 4 * rounds; i++) TRY(driver, cuEventCreate, &events[i], CU_EVENT_DEFAULT);
+  CUevent* events = make_events(driver, 4 * rounds); /* of a round: ours, the peer's */
+  const CUevent* counted = events + 4 * WARM_UPS;
   bench_clock_reset(rig);
   for (int32_t i = 0; i < rounds; i++) {
-    rest(rig, rest_ms);
-    bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
-    TRY(driver, cuEventRecord, events[4 * i], driver->stream);
-    bench_replay(rig, graph);
-    TRY(driver, cuEventRecord, events[4 * i + 1], driver->stream);
+    time_one(rig, events + 4 * i, graph, NULL, rest_ms);
     bench_replay(rig, rig->clocks[BENCH_CLOCK_AFTER]);
-    if (!peer) continue;
-    rest(rig, rest_ms);
-    bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
-    TRY(driver, cuEventRecord, events[4 * i + 2], driver->stream);
-    bench_graph_launch(rig, peer);
-    TRY(driver, cuEventRecord, events[4 * i + 3], driver->stream);
+    if (peer) time_one(rig, events + 4 * i + 2, NULL, peer, rest_ms);
   }
   bench_synchronize(rig);
-  for (int32_t i = 0; i < replays; i++) {
-    const CUevent* round = events + 4 * (i + WARM_UPS);
-    TRY(driver, cuEventElapsedTime, &ms[i], round[0], round[1]);
-    if (peer) TRY(driver, cuEventElapsedTime, &ms[replays + i], round[2], round[3]);
-  }
-  *out_timing = (bench_timing){.ours = summary(ms, replays), .mhz = bench_clock_mhz(rig, BENCH_CLOCK_AFTER)};
-  if (peer) out_timing->peer = summary(ms + replays, replays);
-  for (int32_t i = 0; i < 4 * rounds; i++) (void)driver->cuEventDestroy(events[i]);
-  free(events);
-  free(ms);
+  *out_timing =
+      (bench_timing){.ours = spans(driver, counted, 4, replays), .mhz = bench_clock_mhz(rig, BENCH_CLOCK_AFTER)};
+  if (peer) out_timing->peer = spans(driver, counted + 2, 4, replays);
+  destroy_events(driver, events, 4 * rounds);
 }
 
 double bench_time_graph(const bench_rig* rig, void* exec, int32_t replays) {
-  const bench_driver* driver = rig->driver;
-  CUevent* events = calloc((size_t)replays + 1, sizeof *events);
-  float* ms = calloc((size_t)replays, sizeof *ms);
-  if (!events || !ms) bench_die("no memory for %d replays", replays);
-  for (int32_t i = 0; i <= replays; i++) TRY(driver, cuEventCreate, &events[i], CU_EVENT_DEFAULT);
-  bench_graph_launch(rig, exec);
-  TRY(driver, cuEventRecord, events[0], driver->stream);
-  for (int32_t i = 0; i < replays; i++) {
-    bench_graph_launch(rig, exec);
-    TRY(driver, cuEventRecord, events[i + 1], driver->stream);
-  }
+  CUevent* events = make_events(rig->driver, 2 * replays);
+  for (int32_t i = 0; i < replays; i++) time_one(rig, events + 2 * i, NULL, exec, 0);
   bench_synchronize(rig);
-  for (int32_t i = 0; i < replays; i++) TRY(driver, cuEventElapsedTime, &ms[i], events[i], events[i + 1]);
-  for (int32_t i = 0; i <= replays; i++) (void)driver->cuEventDestroy(events[i]);
-  const double median = summary(ms, replays).median;
-  free(events);
-  free(ms);
+  const double median = spans(rig->driver, events, 2, replays).median;
+  destroy_events(rig->driver, events, 2 * replays);
   return median;
 }
