@@ -82,12 +82,13 @@ void bench_json_add(const bench_rig* rig, json_t* root, const bench_result* r) {
   if (r->ok) {
     const bench_work* work = r->work;
     const double rate = work->plan.bytes / r->timing.ours.median * 1e6;
-    json_t* measured = json_pack(
-        "{ss ss si so sf sf so so so si si sb sf}", "op", work->op->name, "kernel", work->plan.variant, "splits",
-        work->plan.splits, "us", times_json(&r->timing.ours), "bytes", work->plan.bytes, "flops", work->plan.flops,
-        "gbps", rounded(rate * 1e-9), "percent_of_bandwidth", rounded(100 * rate / rig->bandwidth), "tflops",
-        rounded(work->plan.flops / r->timing.ours.median * 1e-6), "steps", work->steps, "copies", work->copies, "warm",
-        work->warm, "difference", r->difference, "sm_mhz", rounded(r->timing.mhz));
+    json_t* measured =
+        json_pack("{ss ss si so sI sI so so so si si sb sf so}", "op", work->op->name, "kernel", work->plan.variant,
+                  "splits", work->plan.splits, "us", times_json(&r->timing.ours), "bytes", (json_int_t)work->plan.bytes,
+                  "flops", (json_int_t)work->plan.flops, "gbps", rounded(rate * 1e-9), "percent_of_bandwidth",
+                  rounded(100 * rate / rig->bandwidth), "tflops",
+                  rounded(work->plan.flops / r->timing.ours.median * 1e-6), "steps", work->steps, "copies",
+                  work->copies, "warm", work->warm, "difference", r->difference, "sm_mhz", rounded(r->timing.mhz));
     if (!measured || json_object_update(one, measured) != 0) bench_die("no memory for a result");
     json_decref(measured);
     if (r->has_peer) (void)json_object_set_new(one, "cublaslt_us", times_json(&r->timing.peer));

@@ -86,7 +86,7 @@ status=0
 output=$("$bench" gemm router --m 3 --repeat-bits 3 --json "$folder/run.json" 2>&1) || status=$?
 cases=$((cases + 1))
 case $status in
-  0) grep -q '^1 measured, 0 failed' <<<"$output" && "$bench" --compare "$folder/run.json" "$folder/run.json" >/dev/null ;;
+  0) grep -q '^1 measured, 0 failed' <<<"$output" && grep -q '"sm_mhz": [1-9]' "$folder/run.json" && "$bench" --compare "$folder/run.json" "$folder/run.json" >/dev/null ;;
   77) grep -q '^skipped: no GPU to measure: ' <<<"$output" && [[ ! -e $folder/run.json ]] ;;
   *) false ;;
 esac || {
