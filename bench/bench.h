@@ -174,8 +174,9 @@ typedef struct bench_product {
 struct bench_work {
   const tdm_op* op;
   alignas(16) uint8_t args[BENCH_ARGS_BYTES];
-  size_t rotated;    /* offsetof the view that rotates; 0: none */
-  size_t copy_bytes; /* from one copy to the next */
+  size_t rotated;      /* offsetof the view that rotates; 0: none */
+  size_t copy_bytes;   /* from one copy to the next */
+  int32_t least_steps; /* set before the maker is called */
   int32_t copies, steps;
   bool warm; /* all copies together are less than four times L2 */
   bench_check check;

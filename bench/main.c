@@ -6,6 +6,9 @@
 
 #include "bench/bench.h"
 
+/* From so many rows on a step takes long, and 8 are enough. */
+enum { MANY_ROWS = 1024 };
+
 typedef struct totals {
   int32_t measured, failed;
 } totals;
@@ -128,7 +131,7 @@ static void measure(bench_rig* rig, const bench_options* options, bench_work* wo
 static void run_case(bench_rig* rig, const bench_options* options, const bench_case* c, int64_t m, json_t* json,
                      totals* sum) {
   static bench_work work; /* large */
-  work = (bench_work){0};
+  work = (bench_work){.least_steps = m < MANY_ROWS ? 20 : 8};
   bench_result result = {.c = c, .m = m, .work = &work};
   if (rig->sms == rig->device_sms) result.figure = bench_find_figure(c, m); /* figures are for all SMs */
   if (options->progress) (void)fprintf(stderr, "tandem-bench: %s %s, M = %lld\n", c->group, c->name, (long long)m);

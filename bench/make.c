@@ -5,7 +5,7 @@
 
 /* Copies of what rotates are together this large; an operand of half of it or more goes without a second one. L2 of an
  * H200 has 50 MB. */
-enum { MAX_COPIES = 64, LEAST_STEPS = 20 };
+enum { MAX_COPIES = 64 };
 static const size_t rotated_bytes = (size_t)400 << 20, cold_bytes = (size_t)200 << 20;
 
 tdm_buffer* bench_buffer(bench_rig* rig, bench_work* work, size_t bytes) {
@@ -87,7 +87,7 @@ static void plan_copies(bench_work* work, size_t bytes) {
   const size_t wanted = bytes ? (rotated_bytes + bytes - 1) / bytes : 1;
   work->copy_bytes = bytes;
   work->copies = bytes == 0 || bytes >= cold_bytes ? 1 : wanted > MAX_COPIES ? MAX_COPIES : (int32_t)wanted;
-  work->steps = (LEAST_STEPS + work->copies - 1) / work->copies * work->copies;
+  work->steps = (work->least_steps + work->copies - 1) / work->copies * work->copies;
   work->warm = bytes * (size_t)work->copies < cold_bytes;
 }
 
