@@ -223,7 +223,8 @@ static tdm_view grouped(tdm_view view, int64_t groups) {
   return view;
 }
 
-/* a [G, M, K], w [G, N, K], out [M, G * N]. A piece: 16 columns of a block of 128 of the last group, or of the first. */
+/* a [G, M, K], w [G, N, K], out [M, G * N]. A piece: 16 columns of a block of 128 of the last group, or of the first.
+ */
 tdm_status bench_make_bmm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
   const int64_t groups = c->batch, rows = check_rows(m, CHECK_COLUMNS * c->k);
   tdm_bmm_fp8_args args = {.size = sizeof args};

@@ -52,8 +52,8 @@ tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, in
   int32_t* positions = calloc((size_t)m, sizeof *positions);
   if (!positions) bench_die("no memory for %lld positions", (long long)m);
   for (int64_t i = 0; i < m; i++) positions[i] = (int32_t)(bench_random(rig) % POSITIONS);
-  args.x = bench_rotate(rig, work, offsetof(tdm_inverse_rope_quant_args, x), TDM_BF16, 3,
-                        (const int64_t[]){m, heads, dim});
+  args.x =
+      bench_rotate(rig, work, offsetof(tdm_inverse_rope_quant_args, x), TDM_BF16, 3, (const int64_t[]){m, heads, dim});
   args.positions = bench_ints(rig, work, positions, m);
   free(positions);
   args.cos_sin = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){POSITIONS, 64}, 0.7f, 0);

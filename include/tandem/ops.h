@@ -205,9 +205,9 @@ typedef struct tdm_rope_args {
 } tdm_rope_args;
 TDM_API tdm_status tdm_append_rope(tdm_program* program, tdm_lane* lane, const char* label, const tdm_rope_args* args);
 
-/* Inverse rotary embedding of the last 64 values of every head, then FP8 quantisation, grouped for bmm_fp8 (section 15):
- * DeepSeek-V4's way from attention to its output projection. Values before the last 64 pass; rotation in f32, and the
- * quantiser takes the rotated f32 value. Head hh of group g fills columns hh*d .. hh*d + d-1 of the group's rows. A
+/* Inverse rotary embedding of the last 64 values of every head, then FP8 quantisation, grouped for bmm_fp8 (section
+ * 15): DeepSeek-V4's way from attention to its output projection. Values before the last 64 pass; rotation in f32, and
+ * the quantiser takes the rotated f32 value. Head hh of group g fills columns hh*d .. hh*d + d-1 of the group's rows. A
  * block with NaN or infinity gets scale NaN. UNSUPPORTED: TDM_ROPE_DEINTERLEAVE, d that 128 does not divide, a table of
  * another width. */
 typedef struct tdm_inverse_rope_quant_args {

@@ -28,8 +28,8 @@ static tdm_status check(void* void_args) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": a has %lld columns, not a multiple of 128", (long long)a->shape[2]);
   TDM_TRY(tdm_check_act_scale(OP, "a_scale", &args->a_scale, "a", a));
   TDM_TRY(tdm_check_weight_scale(OP, "w_scale", &args->w_scale, "w", w));
-  TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2,
-                           (int64_t[]){a->shape[1], w->shape[0] * w->shape[1]}));
+  TDM_TRY(
+      tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){a->shape[1], w->shape[0] * w->shape[1]}));
   return tdm_check_overlap(&tdm_op_bmm_fp8, args, NULL, NULL);
 }
 

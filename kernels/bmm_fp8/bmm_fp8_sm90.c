@@ -6,9 +6,9 @@
 void tdm_bmm_fp8_sm90_make_plan(int64_t groups, int64_t m, int64_t n, int64_t k, int32_t sms,
                                 tdm_gemm_fp8_sm90_plan* out_plan) {
   int32_t tokens = tdm_gemm_token_tile(m);
-  /* Tiles of 128 weight rows ask L2 for half the activations and let both consumers multiply at once. They pay with many
-   * tokens, where there are enough of them: 16 x 1024 x 4096 at M = 64, 128: 18.8, 22.6 us against 20.0, 27.1; with half
-   * as many tiles, 8 x 1024 x 8192: 24.9, 34.7 against 19.5, 26.4; H200, 2026-11-22. */
+  /* Tiles of 128 weight rows ask L2 for half the activations and let both consumers multiply at once. They pay with
+   * many tokens, where there are enough of them: 16 x 1024 x 4096 at M = 64, 128: 18.8, 22.6 us against 20.0, 27.1;
+   * with half as many tiles, 8 x 1024 x 8192: 24.9, 34.7 against 19.5, 26.4; H200, 2026-11-22. */
   int64_t tiles = (m + tokens - 1) / tokens * (groups * n / 128);
   int32_t rows = tokens >= 64 && tiles >= sms * INT64_C(3) / 4 ? 128 : 64;
   tdm_gemm_fp8_sm90_make_plan_for(m, groups * n, k, sms, rows, tokens, out_plan);
@@ -57,8 +57,7 @@ tdm_status tdm_bmm_fp8_sm90_params(const tdm_bmm_fp8_args* args, const tdm_gemm_
                     (long long)w->shape[2]);
   stack x, x_scale, rows, row_scale;
   if (!make_stack(a, &x) || !make_stack(&args->a_scale, &x_scale) || !make_stack(w, &rows) ||
-      !make_stack(&args->w_scale, &row_scale) ||
-      (groups > 1 && (rows.step != n || row_scale.step != n / 128)))
+      !make_stack(&args->w_scale, &row_scale) || (groups > 1 && (rows.step != n || row_scale.step != n / 128)))
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "bmm_fp8: group strides of a (%lld), a_scale (%lld), w (%lld) and w_scale (%lld) must be whole "
                     "rows, those of w %lld and of w_scale %lld of them",
@@ -74,9 +73,10 @@ tdm_status tdm_bmm_fp8_sm90_params(const tdm_bmm_fp8_args* args, const tdm_gemm_
                                 false};
   if (k_blocks == 1) scale_tile.stride_bytes[0] = (uint64_t)tdm_scale_stride(x_scale.cols) * sizeof(float);
   if (!tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&scale_tile))
-    return TDM_FAIL(TDM_UNSUPPORTED,
-                    "bmm_fp8: data and row strides of a (%lld), w (%lld) and a_scale (%lld) must be multiples of 16 bytes",
-                    (long long)x.stride, (long long)rows.stride, (long long)x_scale.stride);
+    return TDM_FAIL(
+        TDM_UNSUPPORTED,
+        "bmm_fp8: data and row strides of a (%lld), w (%lld) and a_scale (%lld) must be multiples of 16 bytes",
+        (long long)x.stride, (long long)rows.stride, (long long)x_scale.stride);
   tdm_gemm_fp8_params params = {.w_scale = tdm_view_data(&args->w_scale),
                                 .w_scale_stride = row_scale.stride,
                                 .n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,

@@ -1,8 +1,8 @@
 #ifndef KERNELS_BMM_FP8_BMM_FP8_SM90_H
 #define KERNELS_BMM_FP8_BMM_FP8_SM90_H
 
-/* Planning of bmm_fp8, which runs on the swapped kernels of gemm_fp8: weights and output are those of one linear with G*N
- * rows, and the activations follow the tile's group. Pure functions, no GPU needed. */
+/* Planning of bmm_fp8, which runs on the swapped kernels of gemm_fp8: weights and output are those of one linear with
+ * G*N rows, and the activations follow the tile's group. Pure functions, no GPU needed. */
 
 #include "kernels/gemm_fp8/gemm_fp8_sm90.h"
 

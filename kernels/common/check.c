@@ -176,7 +176,8 @@ tdm_status tdm_check_act_scale(const char* op, const char* name, const tdm_view*
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has group stride %lld, not a multiple of 4 from %lld up", op, name,
                     (long long)scale->stride[0], (long long)group);
   }
-  int64_t end = scale->offset_bytes + ((groups > 1 ? (groups - 1) * scale->stride[0] : 0) + group) * (int64_t)sizeof(float);
+  int64_t end =
+      scale->offset_bytes + ((groups > 1 ? (groups - 1) * scale->stride[0] : 0) + group) * (int64_t)sizeof(float);
   if ((uint64_t)end > tdm_buffer_bytes(scale->buffer)) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT,
                     "%s: %s needs %lld bytes up to the end of its pad columns, its buffer has %zu", op, name,

@@ -62,9 +62,9 @@ __device__ __forceinline__ float reciprocal_near(float value) {
   return result;
 }
 
-/* Values of a block over its scale. Not always the correctly rounded quotient, but always one that e4m3 cannot tell from
- * it: where a code ends (5 bits at most), value and quotient are on the same side. tests/kernels/test_quant.c tries the
- * neighbours of such places. The scale is at least 2^-80, so that remainders are no subnormal numbers. */
+/* Values of a block over its scale. Not always the correctly rounded quotient, but always one that e4m3 cannot tell
+ * from it: where a code ends (5 bits at most), value and quotient are on the same side. tests/kernels/test_quant.c
+ * tries the neighbours of such places. The scale is at least 2^-80, so that remainders are no subnormal numbers. */
 template <int kCount> __device__ __forceinline__ void quotients_from_2_80(float (&v)[kCount], float scale) {
   float reciprocal = reciprocal_near(scale);
   reciprocal = __fmaf_rn(-__fmaf_rn(reciprocal, scale, -1.0f), reciprocal, reciprocal); /* correctly rounded */

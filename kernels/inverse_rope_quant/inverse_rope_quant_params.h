@@ -25,11 +25,11 @@ typedef struct tdm_inverse_rope_quant_params {
   int32_t n_positions;
   int32_t x_dtype;
   int32_t style;
-  int32_t vectors;    /* 1: strides divide by 8, those of cos_sin by 4 */
+  int32_t vectors;        /* 1: strides divide by 8, those of cos_sin by 4 */
   uint32_t group_inverse; /* 2^31 / group_heads, rounded up */
   int32_t pow2_scale;
   float quant_eps;
-  float fast_from; /* amax from which on quotients need no care */
+  float fast_from;     /* amax from which on quotients need no care */
   int32_t x_row_bytes; /* for the d512 kernels */
   int32_t x_head_bytes;
   int32_t out_q_row_bytes;

@@ -69,9 +69,9 @@ static void plan_d512(const tdm_inverse_rope_quant_params* params, int64_t items
 void tdm_inverse_rope_quant_sm90_plan(const tdm_inverse_rope_quant_params* params, int32_t sms,
                                       tdm_kernel_launch* out_launch) {
   int64_t items = ceil_div(params->rows, 4) * params->heads; /* a head of four tokens */
-  bool fast = params->x_dtype == TDM_KERNEL_BF16 && params->head_blocks == 4 && params->vectors && items <= INT32_MAX / 2 &&
-              fits(params->x_stride * 2) && fits(params->x_head_stride * 2) && fits(params->out_q_stride) &&
-              fits(params->out_scale_stride);
+  bool fast = params->x_dtype == TDM_KERNEL_BF16 && params->head_blocks == 4 && params->vectors &&
+              items <= INT32_MAX / 2 && fits(params->x_stride * 2) && fits(params->x_head_stride * 2) &&
+              fits(params->out_q_stride) && fits(params->out_scale_stride);
   const char* kernel = !fast                              ? "tdm_inverse_rope_quant_any_sm90"
                        : params->style == TDM_ROPE_HALVES ? "tdm_inverse_rope_quant_d512_halves_sm90"
                                                           : "tdm_inverse_rope_quant_d512_pairs_sm90";

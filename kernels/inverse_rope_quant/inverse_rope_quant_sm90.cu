@@ -1,18 +1,18 @@
 /* Inverse rotary embedding of the last 64 values of every head and FP8 quantisation in blocks of 1 x 128, for sm_90a.
  *
  * d512: heads of 512 bf16 values, everything aligned for vectors.
- * 1. A unit is a head of four tokens, a warp takes it: eight lanes a token, 16 values a lane and block of 128, all eight
- *    16-byte loads of a lane before the first use.
+ * 1. A unit is a head of four tokens, a warp takes it: eight lanes a token, 16 values a lane and block of 128, all
+ * eight 16-byte loads of a lane before the first use.
  *
  *      token t       | block 0        | block 1        | block 2        | block 3        |
  *      t0     lanes   0..7 0..7        0..7 0..7        0..7 0..7        0..7 0..7 <- rope: one load of every lane
  *      t0 + 1 lanes   8..15 ...
  *
  *    So every lane rotates as much as the others, and nothing diverges.
- * 2. amax over the 16 values (packed bf16; f32 where rotated) and over the eight lanes, scale, quotients, conversion, two
- *    8-byte stores a block.
- * 3. The scales of the four tokens of a block are neighbours in memory: one store for all sixteen of the unit, 16 bytes a
- *    row. Rows from the live count to the next multiple of 4 get zeros.
+ * 2. amax over the 16 values (packed bf16; f32 where rotated) and over the eight lanes, scale, quotients, conversion,
+ * two 8-byte stores a block.
+ * 3. The scales of the four tokens of a block are neighbours in memory: one store for all sixteen of the unit, 16 bytes
+ * a row. Rows from the live count to the next multiple of 4 get zeros.
  *
  * any: every other shape. Half a warp takes a block, as in quant.
  *
@@ -96,8 +96,8 @@ __device__ __forceinline__ bool is_odd(const Params& p, float amax) {
   return !(amax >= p.fast_from && amax <= 0x1p100f) && amax != 0.0f;
 }
 
-/* Block kBlock of 128 in eight lanes: stores where `inside`, returns the scale. Where it was, the same block of the next
- * head is under way on return, if there is `more`. */
+/* Block kBlock of 128 in eight lanes: stores where `inside`, returns the scale. Where it was, the same block of the
+ * next head is under way on return, if there is `more`. */
 template <int kBlock, bool kMore, class Angles>
 __device__ __forceinline__ float quantise(const Params& p, Head& head, const Angles& angles, uint8_t* to, bool inside,
                                           const uint8_t* next, int32_t member, bool& odd) {
@@ -145,9 +145,9 @@ __device__ __forceinline__ float quantise(const Params& p, Head& head, const Ang
 /* The lane's part of a head once more, element by element, for blocks with scales at the edges of f32: their scales are
  * right, their quotients may not be. */
 template <bool kHalves>
-__device__ __noinline__ void quantise_slowly(const Params& p, int32_t token, int32_t head, int32_t member, uint8_t* to) {
-  const __nv_bfloat16* from =
-      static_cast<const __nv_bfloat16*>(p.x) + token * p.x_stride + head * p.x_head_stride;
+__device__ __noinline__ void quantise_slowly(const Params& p, int32_t token, int32_t head, int32_t member,
+                                             uint8_t* to) {
+  const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(p.x) + token * p.x_stride + head * p.x_head_stride;
   const int32_t group = head / p.group_heads, in_group = head % p.group_heads;
   const float* scales = p.out_scale + group * p.out_scale_group_stride + in_group * 4 * p.out_scale_stride + token;
   const float* angles = p.cos_sin + min(max(p.positions[token], 0), p.n_positions - 1) * p.cos_sin_stride;
@@ -171,9 +171,9 @@ __device__ __forceinline__ uint64_t product(int32_t a, int32_t b) {
 
 /* What a warp works on. */
 template <bool kHalves> struct Work {
-  const uint8_t* x;  /* of the lane's first vector in token 0, head 0 */
-  uint8_t* q;        /* and of its result */
-  float* scale;      /* of block member % 4 in token 0, head 0 */
+  const uint8_t* x; /* of the lane's first vector in token 0, head 0 */
+  uint8_t* q;       /* and of its result */
+  float* scale;     /* of block member % 4 in token 0, head 0 */
   int32_t live, lane_token, member;
   Head values;
   Angles<kHalves> angles;
@@ -187,7 +187,8 @@ template <bool kHalves> struct Work {
 
   /* Quantises the head of the quad while the next one is on its way. */
   template <bool kMore>
-  __device__ __forceinline__ void step(const Params& p, int32_t quad, int32_t head, int32_t next_quad, int32_t next_head) {
+  __device__ __forceinline__ void step(const Params& p, int32_t quad, int32_t head, int32_t next_quad,
+                                       int32_t next_head) {
     const uint8_t* next = nullptr;
     int32_t position = 0;
     if constexpr (kMore) {
@@ -216,8 +217,7 @@ template <bool kHalves> struct Work {
   }
 };
 
-template <bool kHalves>
-__device__ __forceinline__ void heads_of_512(const Params& p, const tdm_step_sync& sync) {
+template <bool kHalves> __device__ __forceinline__ void heads_of_512(const Params& p, const tdm_step_sync& sync) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32), runs = p.heads / warps;
   int32_t quad = static_cast<int32_t>(blockIdx.x) / runs, run = static_cast<int32_t>(blockIdx.x) - quad * runs;
@@ -259,12 +259,11 @@ __device__ __forceinline__ void heads_of_512(const Params& p, const tdm_step_syn
 
 } // namespace
 
-#define D512(name, halves, threads, ctas)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(threads, ctas)                                    \
-      tdm_inverse_rope_quant_d512_##name##_sm90(const __grid_constant__ tdm_inverse_rope_quant_params p,                \
-                                                const __grid_constant__ tdm_step_sync sync) {                           \
-    heads_of_512<halves>(p, sync);                                                                                            \
-    tdm::step_end(sync);                                                                                                \
+#define D512(name, halves, threads, ctas)                                                                              \
+  extern "C" __global__ void __launch_bounds__(threads, ctas) tdm_inverse_rope_quant_d512_##name##_sm90(               \
+      const __grid_constant__ tdm_inverse_rope_quant_params p, const __grid_constant__ tdm_step_sync sync) {           \
+    heads_of_512<halves>(p, sync);                                                                                     \
+    tdm::step_end(sync);                                                                                               \
   }
 D512(pairs, false, 256, 2)
 D512(halves, true, 256, 2)

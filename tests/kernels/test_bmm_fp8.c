@@ -42,11 +42,13 @@ static void open_bmm(bmm* b, const bmm_case* c) {
   test_rig_label(rig, "bmm_fp8 g %lld m %lld n %lld k %lld live %lld %s", (long long)c->g, (long long)c->m,
                  (long long)c->n, (long long)c->k, (long long)c->live, tdm_dtype_name(c->a));
   int64_t blocks = c->k / 128, stride = tdm_scale_stride(c->m) + 4 * c->scale_gap;
-  b->a = test_rig_strided(rig, "a", c->a, 3, (int64_t[]){c->g, c->m, c->k}, (int64_t[]){(c->m + c->a_gap) * c->k, c->k, 1});
+  b->a = test_rig_strided(rig, "a", c->a, 3, (int64_t[]){c->g, c->m, c->k},
+                          (int64_t[]){(c->m + c->a_gap) * c->k, c->k, 1});
   b->w = test_rig_strided(rig, "w", TDM_E4M3, 3, (int64_t[]){c->g, c->n, c->k},
                           (int64_t[]){(c->n + c->w_gap) * c->k, c->k, 1});
   b->w_scale = test_rig_tensor(rig, "w_scale", TDM_F32, 3, (int64_t[]){c->g, (c->n + 127) / 128, blocks});
-  b->out = test_rig_strided(rig, "out", c->out, 2, (int64_t[]){c->m, c->g * c->n}, (int64_t[]){c->g * c->n + c->out_gap, 1});
+  b->out =
+      test_rig_strided(rig, "out", c->out, 2, (int64_t[]){c->m, c->g * c->n}, (int64_t[]){c->g * c->n + c->out_gap, 1});
   test_view_set_normal(&b->a->view, &rig->random, c->a == TDM_E4M3 ? 100.0f : 1.0f);
   test_view_set_normal(&b->w->view, &rig->random, 100.0f);
   fill_scales(rig, &b->w_scale->view);
@@ -192,9 +194,7 @@ static const test_refusal refusals[] = {
     {"out has 40 columns", "out is [5, 40], not [5, 120]", {SET(out.shape[1], 40)}},
     {"out is e4m3", "out is e4m3", {SET(out.dtype, TDM_E4M3)}},
     {"out is w_scale's memory", "out|overlaps w_scale", {COPY(w_scale.buffer, out.buffer)}},
-    {"n_tokens is f32",
-     "n_tokens is f32",
-     {COPY(n_tokens, w_scale), SET(n_tokens.rank, 1), SET(n_tokens.shape[0], 1)}},
+    {"n_tokens is f32", "n_tokens is f32", {COPY(n_tokens, w_scale), SET(n_tokens.rank, 1), SET(n_tokens.shape[0], 1)}},
 };
 
 Test(bmm_fp8, refusals) {
@@ -249,7 +249,8 @@ Test(bmm_fp8, limits_of_the_kernel) {
 
 /* How a sum is cut follows from the weights' shape, whatever the rows and the SMs. */
 Test(bmm_fp8, segments_follow_the_shape) {
-  static const int64_t shapes[][3] = {{8, 1024, 8192}, {16, 1024, 4096}, {2, 1024, 4096}, {1, 1024, 4096}, {3, 128, 512}};
+  static const int64_t shapes[][3] = {
+      {8, 1024, 8192}, {16, 1024, 4096}, {2, 1024, 4096}, {1, 1024, 4096}, {3, 128, 512}};
   static const int64_t rows[] = {1, 8, 9, 64, 65, 128, 129, 1500};
   for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
     tdm_gemm_fp8_sm90_plan first;

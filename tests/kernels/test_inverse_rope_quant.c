@@ -22,13 +22,20 @@ typedef struct rope_case {
 #define PAIRS  TDM_ROPE_INTERLEAVED
 #define HALVES TDM_ROPE_HALVES
 static const rope_case cases[] = {
-    {1, 8, 512, 2, -1, TDM_BF16, PAIRS, false, 0, 0, 0, 0},  {2, 4, 512, 4, -1, TDM_F32, HALVES, true, 0, 0, 0, 0},
-    {3, 2, 128, 1, 2, TDM_BF16, HALVES, false, 0, 0, 1, 1},  {7, 6, 256, 3, -1, TDM_F32, PAIRS, false, 64, 8, 0, 0},
-    {16, 4, 384, 2, 16, TDM_BF16, PAIRS, true, 0, 0, 2, 0},  {17, 2, 512, 1, 0, TDM_BF16, HALVES, false, 0, 0, 0, 2},
-    {37, 8, 512, 8, 33, TDM_BF16, PAIRS, false, 3, 1, 0, 1}, {64, 2, 128, 2, -1, TDM_F32, HALVES, true, 0, 0, 0, 0},
-    {65, 2, 128, 1, 64, TDM_BF16, PAIRS, false, 0, 0, 3, 0}, {100, 3, 128, 3, -1, TDM_BF16, HALVES, false, 0, 16, 0, 0},
-    {128, 1, 256, 1, -1, TDM_F32, PAIRS, true, 0, 0, 0, 0},  {129, 2, 128, 2, 127, TDM_BF16, PAIRS, false, 0, 0, 0, 0},
-    {257, 1, 128, 1, -1, TDM_BF16, PAIRS, true, 0, 0, 0, 1}, {1025, 1, 128, 1, 1023, TDM_BF16, HALVES, false, 0, 0, 0, 0},
+    {1, 8, 512, 2, -1, TDM_BF16, PAIRS, false, 0, 0, 0, 0},
+    {2, 4, 512, 4, -1, TDM_F32, HALVES, true, 0, 0, 0, 0},
+    {3, 2, 128, 1, 2, TDM_BF16, HALVES, false, 0, 0, 1, 1},
+    {7, 6, 256, 3, -1, TDM_F32, PAIRS, false, 64, 8, 0, 0},
+    {16, 4, 384, 2, 16, TDM_BF16, PAIRS, true, 0, 0, 2, 0},
+    {17, 2, 512, 1, 0, TDM_BF16, HALVES, false, 0, 0, 0, 2},
+    {37, 8, 512, 8, 33, TDM_BF16, PAIRS, false, 3, 1, 0, 1},
+    {64, 2, 128, 2, -1, TDM_F32, HALVES, true, 0, 0, 0, 0},
+    {65, 2, 128, 1, 64, TDM_BF16, PAIRS, false, 0, 0, 3, 0},
+    {100, 3, 128, 3, -1, TDM_BF16, HALVES, false, 0, 16, 0, 0},
+    {128, 1, 256, 1, -1, TDM_F32, PAIRS, true, 0, 0, 0, 0},
+    {129, 2, 128, 2, 127, TDM_BF16, PAIRS, false, 0, 0, 0, 0},
+    {257, 1, 128, 1, -1, TDM_BF16, PAIRS, true, 0, 0, 0, 1},
+    {1025, 1, 128, 1, 1023, TDM_BF16, HALVES, false, 0, 0, 0, 0},
     {1500, 2, 128, 2, -1, TDM_BF16, PAIRS, false, 0, 0, 0, 0},
 };
 
@@ -46,8 +53,8 @@ static void open_case(rope_quant* r, const rope_case* c) {
   int64_t k = c->h / c->g * c->d, head = c->d + c->head_gap, stride = tdm_scale_stride(c->m) + 4 * c->scale_gap;
   r->x = test_rig_strided(rig, "x", c->dtype, 3, (int64_t[]){c->m, c->h, c->d},
                           (int64_t[]){c->h * head + c->row_gap, head, 1});
-  r->q = test_rig_strided(rig, "out_q", TDM_E4M3, 3, (int64_t[]){c->g, c->m, k},
-                          (int64_t[]){(c->m + c->q_gap) * k, k, 1});
+  r->q =
+      test_rig_strided(rig, "out_q", TDM_E4M3, 3, (int64_t[]){c->g, c->m, k}, (int64_t[]){(c->m + c->q_gap) * k, k, 1});
   r->scale = &rig->tensors[rig->n_tensors];
   rig->names[rig->n_tensors++] = "out_scale";
   test_tensor_init(r->scale, rig->runtime, TDM_F32, 3, (int64_t[]){c->g, k / 128, c->m},
@@ -61,7 +68,8 @@ static void open_case(rope_quant* r, const rope_case* c) {
       oracle_set(&table->view, p * 64 + 32 + i, (float)sin(angle));
     }
   }
-  for (int64_t i = 0; i < c->m; i++) *(int32_t*)test_view_at(&r->positions->view, i) = (int32_t)((i * 29 + 7) % POSITIONS);
+  for (int64_t i = 0; i < c->m; i++)
+    *(int32_t*)test_view_at(&r->positions->view, i) = (int32_t)((i * 29 + 7) % POSITIONS);
   int64_t live = c->live < 0 ? c->m : c->live;
   test_view_set_normal(&r->x->view, &rig->random, 2.0f);
   if (live < c->m) {

@@ -144,9 +144,9 @@ static int side(float value, float place) {
   return (value > place) - (value < place);
 }
 
-/* Where two e4m3 codes meet, a 5-bit number, the kernels' quotient is on the division's side. The neighbours of every such
- * place, for mantissas of the scale spread over all (the step is a prime; with 1 they are all, 4 s at -O3 -mfma, and all
- * agree) and for those that are next to a multiple of 2^20, where a remainder can be smallest. */
+/* Where two e4m3 codes meet, a 5-bit number, the kernels' quotient is on the division's side. The neighbours of every
+ * such place, for mantissas of the scale spread over all (the step is a prime; with 1 they are all, 4 s at -O3 -mfma,
+ * and all agree) and for those that are next to a multiple of 2^20, where a remainder can be smallest. */
 Test(quant, kernels_quotient_gives_the_code_of_the_division) {
   for (uint32_t n = 0; n < (1u << 23) / 127 + 8 * 64; n++) {
     uint32_t mantissa = n < (1u << 23) / 127 ? n * 127 : ((n % 8) << 20) + (n / 8 % 64) - 32;
@@ -156,8 +156,8 @@ Test(quant, kernels_quotient_gives_the_code_of_the_division) {
       for (int i = 0; i < 3; i++) value = nextafterf(value, 0.0f);
       for (int i = -3; i <= 3; i++, value = nextafterf(value, INFINITY)) {
         float quotient = value / scale, near = near_quotient(value, scale);
-        cr_assert_eq(side(near, (float)place), side(quotient, (float)place), "%a / %a is %a, the kernels' %a", (double)value,
-                     (double)scale, (double)quotient, (double)near);
+        cr_assert_eq(side(near, (float)place), side(quotient, (float)place), "%a / %a is %a, the kernels' %a",
+                     (double)value, (double)scale, (double)quotient, (double)near);
       }
     }
   }
