@@ -204,6 +204,50 @@ Test(inverse_rope_quant, is_rope_then_quant) {
   test_rig_close(rig);
 }
 
+/* Its outputs are bmm_fp8's operands as they are; the product is that of the rotated values up to quantisation. */
+Test(inverse_rope_quant, feeds_bmm_fp8) {
+  enum { M = 37, H = 4, G = 2, K = H / G * 512, N = 16 };
+  const rope_case c = {M, H, 512, G, -1, TDM_BF16, PAIRS, false, 0, 0, 0, 0};
+  rope_quant r;
+  open_case(&r, &c);
+  test_rig* rig = &r.rig;
+  test_tensor* w = test_rig_tensor(rig, "w", TDM_E4M3, 3, (int64_t[]){G, N, K});
+  test_tensor* w_scale = test_rig_tensor(rig, "w_scale", TDM_F32, 3, (int64_t[]){G, 1, K / 128});
+  test_tensor* out = test_rig_tensor(rig, "out", TDM_F32, 2, (int64_t[]){M, G * N});
+  test_view_set_normal(&w->view, &rig->random, 100.0f);
+  for (int64_t i = 0; i < G * K / 128; i++) oracle_set(&w_scale->view, i, 0.001f * (float)(1 + i % 3));
+  test_tensor_allow(out, &out->view);
+  tdm_bmm_fp8_args bmm = {.size = sizeof bmm,
+                          .a = r.args.out_q,
+                          .a_scale = r.args.out_scale,
+                          .w = w->view,
+                          .w_scale = w_scale->view,
+                          .out = out->view};
+  cr_assert_eq(TEST_RUN(rig, inverse_rope_quant, &r.args), TDM_OK, "%s", tdm_last_error()->message);
+  cr_assert_eq(TEST_RUN(rig, bmm_fp8, &bmm), TDM_OK, "%s", tdm_last_error()->message);
+  double *x = oracle_values(&r.args.x), *table = oracle_values(&r.args.cos_sin), *y = oracle_values(&w->view);
+  double *scales = oracle_values(&w_scale->view), *expected = oracle_zeros(M * G * N);
+  for (int64_t t = 0; t < M; t++) {
+    const double* angles = table + *(int32_t*)test_view_at(&r.args.positions, t) * 64;
+    for (int64_t column = 0; column < G * N; column++) {
+      for (int64_t k = 0; k < K; k++) {
+        int64_t head = column / N * (H / G) + k / 512;
+        expected[t * G * N + column] += (double)rotated(x + (t * H + head) * 512, 512, k % 512, angles, PAIRS) *
+                                        y[column * K + k] * scales[column / N * (K / 128) + k / 128];
+      }
+    }
+  }
+  float* values = test_view_values(&out->view);
+  test_expect_close(rig->label, values, expected, M, G * N, 4e-2);
+  free(x);
+  free(table);
+  free(y);
+  free(scales);
+  free(expected);
+  free(values);
+  test_rig_close(rig);
+}
+
 Test(inverse_rope_quant, nan_and_infinity_stay_in_their_block) {
   static const float bad[] = {NAN, INFINITY, -INFINITY};
   static const int64_t places[] = {3, 128, 500}; /* of a head; the last is rotated */
