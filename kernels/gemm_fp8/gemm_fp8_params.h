@@ -3,8 +3,9 @@
 
 #include "kernels/device/abi.h"
 
-/* Shared by gemm_fp8 and moe_fc2, whose only differences are blocks to be skipped and the addend.
- * Blocks are 128 long along K, segments are runs of blocks that are summed apart and added in ascending order. */
+/* Shared by gemm_fp8, bmm_fp8 and moe_fc2. bmm_fp8: w has the rows of all groups one after the other, and so has out
+ * its columns; x and x_scale are found by the group. moe_fc2: blocks to be skipped and the addend. Blocks are 128 long
+ * along K, segments are runs of blocks that are summed apart and added in ascending order. */
 typedef struct tdm_gemm_fp8_params {
   tdm_tensor_map w;       /* weights as e4m3 [K/128][N][128] */
   tdm_tensor_map x;       /* activations as e4m3 [K/128][M][128] */
@@ -25,8 +26,11 @@ typedef struct tdm_gemm_fp8_params {
   int32_t n;
   int32_t k_blocks;
   int32_t segments;
-  int32_t granule;   /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
-  int32_t n_experts; /* moe_fc2: k_blocks / granule */
+  int32_t granule;          /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
+  int32_t n_experts;        /* moe_fc2: k_blocks / granule */
+  int32_t group_n;          /* bmm_fp8: weight rows of a group, a multiple of 128; 0: there is but one group */
+  int32_t group_rows;       /* rows of x from one group to the next */
+  int32_t group_scale_rows; /* and of x_scale */
 } tdm_gemm_fp8_params;
 
 static_assert(sizeof(tdm_gemm_fp8_params) == 512, "kernel ABI");
