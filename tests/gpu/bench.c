@@ -11,6 +11,7 @@
 #include "kernels/mla_decode/mla_decode_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/moe_fc2/moe_fc2_sm90.h"
+#include "kernels/ops.h"
 #include "kernels/router_gemm/router_gemm_sm90.h"
 #include "tests/gpu/gpu.h"
 
@@ -204,6 +205,54 @@ static void time_fc2(gpu_rig* rig, const bench_case* c, CUdeviceptr w, int64_t e
   report(c, plan.gemm.launch.kernel, plan.gemm.segments, us, fp8_bytes(c, (double)(c->m * c->n) * 2));
 }
 
+/* Nodes that an op's own plan and encode make, one a copy of the weights, which `w` in args points at in turn. */
+static void time_op(gpu_rig* rig, const bench_case* c, const tdm_op* op, const void* args, tdm_view* w,
+                    CUdeviceptr data, size_t w_bytes, double bytes) {
+  static tdm_encoded_step steps[MAX_NODES];
+  int nodes = node_count(c, w_bytes);
+  tdm_plan plan = {.splits = 1};
+  op->plan(args, rig->sms, &plan);
+  const tdm_encode_env env = {.sms = rig->sms,
+                              .scratch = (void*)(uintptr_t)gpu_scratch(rig, plan.scratch_bytes, 0xff),
+                              .state = (void*)(uintptr_t)gpu_scratch(rig, plan.state_bytes, 0),
+                              .tensor_map = gpu_encode,
+                              .tensor_map_ctx = rig};
+  const tdm_view first = *w;
+  for (int i = 0; i < nodes; i++) {
+    *w = device_view(rig, data + (size_t)(i % c->copies) * w_bytes, first.dtype, first.rank, first.shape);
+    steps[i].n_launches = 0;
+    if (op->encode(args, &plan, &env, &steps[i]) != TDM_OK) abort();
+  }
+  begin_capture(rig);
+  for (int i = 0; i < nodes; i++)
+    for (int k = 0; k < steps[i].n_launches; k++)
+      (void)gpu_enqueue(rig, rig->stream, &steps[i].launches[k].launch, steps[i].launches[k].params);
+  report(c, plan.variant, plan.splits, end_capture_and_time(rig, nodes), bytes);
+}
+
+static void time_fc1_bf16(gpu_rig* rig, const bench_case* c, CUdeviceptr w, int64_t experts) {
+  tdm_moe_fc1_args args = {
+      .size = sizeof args,
+      .x = device_view(rig, random_memory(rig, (size_t)(c->m * c->k * 2)), TDM_BF16, 2, (int64_t[]){c->m, c->k}),
+      .w13 = device_view(rig, w, TDM_BF16, 3, (int64_t[]){experts, c->n / experts, c->k}),
+      .out = device_view(rig, gpu_scratch(rig, (size_t)(c->m * c->n), 0), TDM_BF16, 2, (int64_t[]){c->m, c->n / 2})};
+  time_op(rig, c, &tdm_op_moe_fc1, &args, &args.w13, w, (size_t)(c->n * c->k * 2),
+          2 * (double)(c->n * c->k + c->m * c->k) + (double)(c->m * c->n));
+}
+
+static void time_fc2_bf16(gpu_rig* rig, const bench_case* c, CUdeviceptr w, int64_t experts) {
+  tdm_moe_fc2_args args = {
+      .size = sizeof args,
+      .n_experts = (int32_t)experts,
+      .x = device_view(rig, random_memory(rig, (size_t)(c->m * c->k * 2)), TDM_BF16, 2, (int64_t[]){c->m, c->k}),
+      .w2 = device_view(rig, w, TDM_BF16, 2, (int64_t[]){c->n, c->k}),
+      .alpha = device_view(rig, gpu_scratch(rig, (size_t)(c->m * experts * 4), 0x3e), TDM_F32, 2,
+                           (int64_t[]){c->m, experts}),
+      .out = device_view(rig, gpu_scratch(rig, (size_t)(c->m * c->n * 2), 0), TDM_BF16, 2, (int64_t[]){c->m, c->n})};
+  time_op(rig, c, &tdm_op_moe_fc2, &args, &args.w2, w, (size_t)(c->n * c->k * 2),
+          2 * (double)(c->n * c->k + c->m * c->k + c->m * c->n) + 4 * (double)(c->m * experts));
+}
+
 /* Router where batch is 0, else the k_b absorption: a [M, B, K] by w [B, K, N]. */
 static void time_bf16(gpu_rig* rig, const bench_case* c, CUdeviceptr w, bool router) {
   static tdm_gemm_bf16_params params[MAX_NODES];
@@ -298,19 +347,28 @@ static void time_mla_decode(gpu_rig* rig, int64_t heads, int64_t n_seqs, int64_t
 }
 
 void bench(gpu_rig* rig, const char* only) {
-  enum kind { GEMM, FC1, FC2, ROUTER, BMM };
+  enum kind { GEMM, FC1, FC2, ROUTER, BMM, FC1_BF16, FC2_BF16 };
   static const struct {
     enum kind kind;
     const char* op;
     const char* name;
     int64_t n, k, batch; /* batch: experts for fc1 and fc2 */
   } shapes[] = {
-      {GEMM, "gemm_fp8", "q_a|kv_a", 2112, 7168, 1},   {GEMM, "gemm_fp8", "q_b", 24576, 1536, 1},
-      {GEMM, "gemm_fp8", "o", 7168, 16384, 1},         {GEMM, "gemm_fp8", "o_b", 7168, 8192, 1},
-      {GEMM, "gemm_fp8", "shared fc1", 4096, 7168, 1}, {GEMM, "gemm_fp8", "shared fc2", 7168, 2048, 1},
-      {FC1, "moe_fc1", "shared", 4096, 7168, 1},       {FC1, "moe_fc1", "256 TP8", 131072, 7168, 256},
-      {FC2, "moe_fc2", "256 TP8", 7168, 65536, 256},   {ROUTER, "router", "V3", 256, 7168, 1},
+      {GEMM, "gemm_fp8", "q_a|kv_a", 2112, 7168, 1},
+      {GEMM, "gemm_fp8", "q_b", 24576, 1536, 1},
+      {GEMM, "gemm_fp8", "o", 7168, 16384, 1},
+      {GEMM, "gemm_fp8", "o_b", 7168, 8192, 1},
+      {GEMM, "gemm_fp8", "shared fc1", 4096, 7168, 1},
+      {GEMM, "gemm_fp8", "shared fc2", 7168, 2048, 1},
+      {FC1, "moe_fc1", "shared", 4096, 7168, 1},
+      {FC1, "moe_fc1", "256 TP8", 131072, 7168, 256},
+      {FC2, "moe_fc2", "256 TP8", 7168, 65536, 256},
+      {ROUTER, "router", "V3", 256, 7168, 1},
       {BMM, "gemm_bf16", "k_b", 512, 128, 128},
+      {FC1_BF16, "fc1_bf16", "shared", 4096, 7168, 1},
+      {FC1_BF16, "fc1_bf16", "256 TP8", 131072, 7168, 256},
+      {FC2_BF16, "fc2_bf16", "shared", 7168, 2048, 1},
+      {FC2_BF16, "fc2_bf16", "256 TP8", 7168, 65536, 256},
   };
   static const int64_t rows[] = {1, 16, 64, 128, 4096};
   gpu_begin(rig, "bench");
@@ -322,7 +380,7 @@ void bench(gpu_rig* rig, const char* only) {
   for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
     if (only && strcmp(only, shapes[s].op) != 0) continue;
     bool bf16 = shapes[s].kind >= ROUTER;
-    int64_t batch = bf16 ? shapes[s].batch : 1;
+    int64_t batch = shapes[s].kind == ROUTER || shapes[s].kind == BMM ? shapes[s].batch : 1;
     size_t w_bytes = (size_t)(batch * shapes[s].n * shapes[s].k * (bf16 ? 2 : 1));
     bench_case c = {shapes[s].op, shapes[s].name, 0,    shapes[s].n,
                     shapes[s].k,  batch,          roof, (int)(((size_t)400 << 20) / w_bytes)};
@@ -351,6 +409,10 @@ void bench(gpu_rig* rig, const char* only) {
         time_fc1(rig, &c, w, shapes[s].batch);
       } else if (shapes[s].kind == FC2) {
         time_fc2(rig, &c, w, shapes[s].batch);
+      } else if (shapes[s].kind == FC1_BF16) {
+        time_fc1_bf16(rig, &c, w, shapes[s].batch);
+      } else if (shapes[s].kind == FC2_BF16) {
+        time_fc2_bf16(rig, &c, w, shapes[s].batch);
       } else {
         time_bf16(rig, &c, w, shapes[s].kind == ROUTER);
       }

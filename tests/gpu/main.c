@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/gpu/gpu.h"
 
@@ -38,6 +39,12 @@ static bool wanted(int argc, char** argv, const char* name) {
   return argc <= 2;
 }
 
+static double seconds(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 int main(int argc, char** argv) {
   (void)setvbuf(stdout, NULL, _IOLBF, 0);
   const char* mode = argc > 1 ? argv[1] : "test";
@@ -55,8 +62,10 @@ int main(int argc, char** argv) {
       continue;
     }
     int passed = rig.passed, failed = rig.failed;
+    const double start = seconds();
     tests[i].run(&rig, strcmp(mode, "quick") == 0);
-    (void)printf("%-16s %d passed, %d failed\n", tests[i].name, rig.passed - passed, rig.failed - failed);
+    (void)printf("%-16s %d passed, %d failed, %.1f s\n", tests[i].name, rig.passed - passed, rig.failed - failed,
+                 seconds() - start);
   }
   rig.overlap = strcmp(mode, "bench") == 0;
   if (strncmp(mode, "bench", 5) == 0 || strcmp(mode, "all") == 0) bench(&rig, argc > 2 ? argv[2] : NULL);
