@@ -151,6 +151,7 @@ typedef struct gpu_driver {
   X(cuCtxSynchronize, cuCtxSynchronize)                                                                                \
   X(cuMemAlloc, cuMemAlloc_v2)                                                                                         \
   X(cuMemFree, cuMemFree_v2)                                                                                           \
+  X(cuMemGetInfo, cuMemGetInfo_v2)                                                                                     \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2)                                                                                     \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2)                                                                                     \
   X(cuMemcpyDtoD, cuMemcpyDtoD_v2)                                                                                     \
@@ -201,6 +202,7 @@ void test_sample_edges(gpu_rig* rig, bool quick);
 void test_mla_decode(gpu_rig* rig, bool quick);
 void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
+void test_memory(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
 void bench(gpu_rig* rig, const char* only);
 

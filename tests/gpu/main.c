@@ -28,9 +28,9 @@ static const struct {
              {"argmax", test_argmax},
              {"sample", test_sample},
              {"sample_edges", test_sample_edges},
-
              {"runtimes", test_runtimes},
              {"lanes", test_lanes},
+             {"memory", test_memory},
              {"model", test_model}};
 
 static bool wanted(int argc, char** argv, const char* name) {
