@@ -39,6 +39,13 @@ typedef struct gpu_tensor {
   CUdeviceptr device;
 } gpu_tensor;
 
+/* The comparison that came closest to its bound. */
+typedef struct gpu_worst {
+  double part; /* of the bound; 0: none yet */
+  double tile, all, tolerance;
+  char label[160], tensor[32];
+} gpu_worst;
+
 typedef struct gpu_rig {
   tdm_runtime* runtime; /* of the host device */
   CUstream stream;
@@ -52,6 +59,7 @@ typedef struct gpu_rig {
   bool ok;      /* of the running case */
   bool overlap; /* launches that follow others begin early */
   bool follows;
+  gpu_worst worst; /* of the running test */
 } gpu_rig;
 
 /* Opens driver, device and cubins. Answers NULL, or why there is no GPU to test on. */

@@ -63,9 +63,13 @@ int main(int argc, char** argv) {
     }
     int passed = rig.passed, failed = rig.failed;
     const double start = seconds();
+    rig.worst = (gpu_worst){0};
     tests[i].run(&rig, strcmp(mode, "quick") == 0);
     (void)printf("%-16s %d passed, %d failed, %.1f s\n", tests[i].name, rig.passed - passed, rig.failed - failed,
                  seconds() - start);
+    if (rig.worst.part > 0)
+      (void)printf("  worst: tile %.1e of %.1e, all %.1e of %.1e: %s in %s\n", rig.worst.tile, 10 * rig.worst.tolerance,
+                   rig.worst.all, rig.worst.tolerance, rig.worst.tensor, rig.worst.label);
   }
   rig.overlap = strcmp(mode, "bench") == 0;
   if (strncmp(mode, "bench", 5) == 0 || strcmp(mode, "all") == 0) bench(&rig, argc > 2 ? argv[2] : NULL);

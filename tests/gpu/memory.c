@@ -132,6 +132,7 @@ static void run_full(gpu_rig* rig, size_t left, int least_captured, uint8_t (*ex
     if (left && !strstr(sentence, "bytes of device memory")) gpu_fail(rig, "no bytes are named");
     if (captured(&s, 2)) gpu_fail(rig, "bucket 4 is captured all the same");
     const int n = compare(rig, &s, expected);
+    (void)printf("  %d buckets replayed\n", n);
     if (n < least_captured) gpu_fail(rig, "%d buckets could be replayed, not %d", n, least_captured);
     release();
     if (ok(rig, tdm_graph_cache_warm_up(s.cache), "warm-up with memory again") && compare(rig, &s, expected) != BUCKETS)
