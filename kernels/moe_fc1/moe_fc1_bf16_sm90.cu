@@ -36,6 +36,7 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
   static_assert(sizeof(Memory) == TDM_MOE_FC1_BF16_SHARED(kTokens, kStages), "launch size");
   static_assert(sizeof(Memory) <= 232448, "shared memory of a Hopper CTA");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
+  static constexpr int kAddAtOnce = kTokens >= 128 ? 1 : kTokens >= 64 ? 2 : kTokens >= 24 ? 4 : 8; /* registers */
 
   struct Walk {
     int32_t live, m_tiles, units;
@@ -134,7 +135,7 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) c[half][i] = 0.0f;
-#pragma unroll 1
+#pragma unroll kAddAtOnce
       for (int32_t s = 0; s < p.segments; ++s) {
         const float4* partial = first + (2 * s + half) * kHalf;
 #pragma unroll
