@@ -145,14 +145,18 @@ static void slice_fc2(void* void_args, int64_t first, int64_t count) {
   args->out = tdm_view_slice(args->out, 1, begin, columns);
 }
 
-/* Routing weights; half of the experts unchosen. What rows 2 and up have for one of those is NaN. */
-static tdm_view make_alpha(gpu_rig* rig, const moe_case* c, gpu_tensor* x, gpu_tensor* x_scale) {
+/* Routing weights; half of the experts unchosen, all of them in row 1, the last one in every row, and its weights are
+ * NaN and infinity. So are the activations that some rows have for the middle one, which they did not choose. */
+static tdm_view make_alpha(gpu_rig* rig, const moe_case* c, gpu_tensor* x, gpu_tensor* x_scale, gpu_tensor* w) {
   int64_t depth = c->experts * c->intermediate, middle = c->experts / 2;
   gpu_tensor* alpha = gpu_make(rig, "alpha", F, 2, (int64_t[]){c->max_rows, c->experts});
   gpu_fill_uniform(rig, alpha, 0.1f, 1.0f);
   float* values = (float*)(void*)(alpha->host + GPU_GUARD_BYTES);
   for (int64_t i = 0; i < c->max_rows * c->experts; i++)
-    if (gpu_random(rig) & 1) values[i] = 0;
+    if (gpu_random(rig) & 1 || i / c->experts == 1 || i % c->experts == c->experts - 1) values[i] = 0;
+  for (int64_t n = 0; n < c->hidden; n += 7)
+    tdm_store_f32(w->host + GPU_GUARD_BYTES, c->dtype, n * depth + depth - 1 - n % c->intermediate,
+                  n % 2 || c->dtype == Q ? NAN : INFINITY);
   for (int64_t m = 2; m < c->max_rows; m += 61) {
     values[m * c->experts + middle] = m % 2 ? -0.0f : 0;
     for (int64_t k = 0; k < c->intermediate; k++)
@@ -185,7 +189,7 @@ static void run_fc2(gpu_rig* rig, const moe_case* c, bool quick) {
     args.x_scale = x_scale->view;
     args.w2_scale = w_scale->view;
   }
-  if (c->routed) args.alpha = make_alpha(rig, c, x, x_scale);
+  if (c->routed) args.alpha = make_alpha(rig, c, x, x_scale, w);
   if (c->addend) {
     gpu_tensor* addend = gpu_make(rig, "addend", c->addend, 2, (int64_t[]){rows, c->hidden});
     gpu_fill_normal(rig, addend, 1.0f);
