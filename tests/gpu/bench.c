@@ -369,6 +369,7 @@ void bench(gpu_rig* rig, const char* only) {
       {FC1_BF16, "fc1_bf16", "256 TP8", 131072, 7168, 256},
       {FC2_BF16, "fc2_bf16", "shared", 7168, 2048, 1},
       {FC2_BF16, "fc2_bf16", "256 TP8", 7168, 65536, 256},
+      {FC2_BF16, "fc2_bf16", "257 TP8", 7168, 65792, 257},
   };
   static const int64_t rows[] = {1, 16, 64, 128, 4096};
   gpu_begin(rig, "bench");
