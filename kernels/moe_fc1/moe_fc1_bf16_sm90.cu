@@ -2,7 +2,7 @@
  *
  * 1. Persistent CTAs walk the tiles: 128 columns of the output (256 rows of w13: gate, then up) x kTokens. gridDim.x is
  * the SM budget. Tokens vary fastest, so that tiles of the same weights meet in L2.
- * 2. Producer: one lane keeps a ring of shared-memory stages filled by TMA, 32 KB of weights a stage.
+ * 2. Producers: two lanes keep a ring of shared-memory stages filled by TMA: 32 KB of weights a stage, and tokens.
  * 3. Consumers: each of two warpgroups has 64 gate rows and the 64 up rows that belong to them, so that gate and up of
  * a value are in one thread; both are summed in the tensor cores' f32 over the whole segment.
  * 4. Where tiles do not fill the SMs K is cut into segments, whose f32 partials meet in the workspace; the last to
@@ -10,7 +10,7 @@
  * 5. Epilogue: silu(gate) * up in f32, one rounding, through shared memory to rows of 128 bytes.
  * 6. Rows from the live count on are not stored; tiles without live rows are not computed.
  *
- *   warpgroup 0 (producer)   warp 0, one lane: TMA      stage:  w      [256][64] bf16, swizzled
+ *   warpgroup 0 (producer)   two lanes: TMA             stage:  w      [256][64] bf16, swizzled
  *   warpgroup 1              rows  0..63 and 128..191           x      [kTokens][64] bf16, swizzled
  *   warpgroup 2              rows 64..127 and 192..255
  *
@@ -34,76 +34,53 @@ template <int kTokens, int kStages> struct Shared {
 template <int kTokens, int kStages> struct MoeFc1Bf16 {
   using Memory = Shared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_BF16_SHARED(kTokens, kStages), "launch size");
-  static_assert(sizeof(Memory) <= 232448, "shared memory of a Hopper CTA");
+  static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
+  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
   static constexpr int kAddAtOnce = kTokens >= 128 ? 1 : kTokens >= 64 ? 2 : kTokens >= 24 ? 4 : 8; /* registers */
 
   struct Walk {
+    const tdm_moe_fc1_bf16_params& p;
     int32_t live, m_tiles, units;
 
-    __device__ explicit Walk(const tdm_moe_fc1_bf16_params& p) : Walk(p, tdm::live_rows(p.n_tokens, p.m)) {
+    __device__ Walk(const tdm_moe_fc1_bf16_params& params, int32_t live_tokens)
+        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          units(m_tiles * p.n_tiles * p.segments) {
     }
-    __device__ Walk(const tdm_moe_fc1_bf16_params& p, int32_t live_tokens)
-        : live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), units(m_tiles * p.n_tiles * p.segments) {
-    }
-    __device__ tdm::Unit at(const tdm_moe_fc1_bf16_params& p, int32_t index) const {
+    __device__ tdm::Unit at(int32_t index) const {
       return tdm::unit_at(index, m_tiles, p.segments, p.n_tiles);
+    }
+    __device__ int32_t begin(const tdm::Unit& unit) const {
+      return tdm::segment_begin(unit.segment, p.segments, p.k_blocks, 1);
+    }
+    __device__ int32_t end(const tdm::Unit& unit) const {
+      return tdm::segment_begin(unit.segment + 1, p.segments, p.k_blocks, 1);
     }
   };
 
-  __device__ static int32_t begin_of(const tdm_moe_fc1_bf16_params& p, int32_t segment) {
-    return tdm::segment_begin(segment, p.segments, p.k_blocks, 1);
-  }
-
-  static constexpr uint32_t kWeightBytes = 128 * 256, kTokenBytes = 128 * kTokens;
-
-  __device__ static void load_weights(const tdm_moe_fc1_bf16_params& p, Memory& shared, uint32_t stage, uint64_t policy,
-                                      const tdm::Unit& unit, int32_t kb) {
-    const int32_t expert = unit.n_tile / p.expert_tiles, n0 = unit.n_tile % p.expert_tiles * 256;
-    tdm::tma_load_3d(shared.w[stage], &p.w, &shared.full[stage], policy, kb * 64, n0, expert);
-  }
-
-  /* As GemmFp8Swap::load_ahead. */
-  __device__ static uint32_t load_ahead(const tdm_moe_fc1_bf16_params& p, Memory& shared) {
-    if (p.m > kTokens) return 0;
+  __device__ static void load_weights(const tdm_moe_fc1_bf16_params& p, Memory& shared, const tdm_step_sync& sync) {
     const uint64_t once = tdm::l2_evict_first();
-    const Walk walk(p, p.m);
-    uint32_t stage = 0;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = walk.at(p, u);
-      const int32_t end = begin_of(p, unit.segment + 1);
-      for (int32_t kb = begin_of(p, unit.segment); kb < end; ++kb, ++stage) {
-        if (stage == kStages) return stage;
-        tdm::mbarrier_expect(&shared.full[stage], kWeightBytes);
-        load_weights(p, shared, stage, once, unit, kb);
-      }
-    }
-    return stage;
+    const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    if (!ahead) tdm::step_wait(sync);
+    const Walk walk(p, ahead ? p.m : live());
+    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
+                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                    const int32_t expert = unit.n_tile / p.expert_tiles;
+                                    const int32_t n0 = (unit.n_tile - expert * p.expert_tiles) * 256;
+                                    tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, kb * 64, n0,
+                                                     expert);
+                                  });
   }
 
-  /* One lane: fills stage after stage, the first of which may have their weights already. */
-  __device__ static void load(const tdm_moe_fc1_bf16_params& p, Memory& shared, uint32_t ahead) {
-    const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
-    const Walk walk(p);
-    if (walk.units == 0) return tdm::drain(shared.full, ahead);
-    tdm::Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = walk.at(p, u);
-      const int32_t m0 = unit.m_tile * kTokens, end = begin_of(p, unit.segment + 1);
-      for (int32_t kb = begin_of(p, unit.segment); kb < end; ++kb) {
-        uint64_t* full = &shared.full[ring.slot];
-        if (ahead > 0) {
-          --ahead;
-          tdm::mbarrier_arrive_expect(full, kTokenBytes);
-        } else {
-          tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-          tdm::mbarrier_arrive_expect(full, kWeightBytes + kTokenBytes);
-          load_weights(p, shared, ring.slot, once, unit, kb);
-        }
-        tdm::tma_load_2d(shared.x[ring.slot], &p.x, full, often, kb * 64, m0);
-        ring.advance();
-      }
-    }
+  __device__ static void load_tokens(const tdm_moe_fc1_bf16_params& p, Memory& shared) {
+    const uint64_t often = tdm::l2_evict_last();
+    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+    tdm::fill_stages<kStages, 1>(
+        walk, shared.full, shared.empty, 128 * kTokens, [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+          tdm::tma_load_2d(shared.x[slot], &p.x, &shared.full[slot], often, kb * 64, unit.m_tile * kTokens);
+          return true;
+        });
   }
 
   /* As add_segments for gate and up together, one after the other for the registers' sake. Partials lie as
@@ -150,12 +127,12 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
 
   /* A warpgroup. A stage is given back when the next one's products are under way. */
   __device__ static void multiply(const tdm_moe_fc1_bf16_params& p, Memory& shared, uint32_t consumer) {
-    const Walk walk(p);
+    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     tdm::Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = walk.at(p, u);
-      const int32_t begin = begin_of(p, unit.segment), end = begin_of(p, unit.segment + 1);
+      const tdm::Unit unit = walk.at(u);
+      const int32_t begin = walk.begin(unit), end = walk.end(unit);
       float c[2][kCount]; /* gate, up */
       uint32_t previous = kStages;
       for (int32_t kb = begin; kb < end; ++kb) {
@@ -197,24 +174,27 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
   __device__ static void run(const tdm_moe_fc1_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
-    uint32_t ahead = 0;
+    tdm::step_release_next();
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
-        tdm::mbarrier_init(&shared.full[i], 1);
+        tdm::mbarrier_init(&shared.full[i], 2);
         tdm::mbarrier_init(&shared.empty[i], 8);
       }
       tdm::fence_barrier_init();
       tdm::tma_prefetch_map(&p.w);
       tdm::tma_prefetch_map(&p.x);
-      if (sync.fetches_ahead) ahead = load_ahead(p, shared);
     }
-    tdm::step_begin(sync);
     __syncthreads();
     if (threadIdx.x < 128) {
-      tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared, ahead);
+      if constexpr (!kTwoCtas) tdm::registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 32) {
+        tdm::step_wait(sync);
+        load_tokens(p, shared);
+      }
     } else {
-      tdm::registers_raise<232>();
+      if constexpr (!kTwoCtas) tdm::registers_raise<232>();
+      tdm::step_wait(sync);
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
@@ -224,8 +204,9 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
 } // namespace
 
 #define FC1_BF16(tokens, stages)                                                                                       \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_BF16_THREADS, 1) tdm_moe_fc1_bf16_t##tokens##_sm90(         \
-      const __grid_constant__ tdm_moe_fc1_bf16_params p, const __grid_constant__ tdm_step_sync sync) {                 \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_BF16_THREADS, (tokens) <= 24 ? 2 : 1)                       \
+      tdm_moe_fc1_bf16_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_bf16_params p,                             \
+                                        const __grid_constant__ tdm_step_sync sync) {                                  \
     MoeFc1Bf16<tokens, stages>::run(p, sync);                                                                          \
   }
 #include "kernels/moe_fc1/moe_fc1_bf16_variants.inc"

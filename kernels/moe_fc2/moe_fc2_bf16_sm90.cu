@@ -32,15 +32,15 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
 
   /* A warpgroup: multiplies its units and stores them. */
   __device__ static void multiply(const tdm_moe_fc2_bf16_params& p, Memory& shared, uint32_t consumer) {
-    const typename Gemm::Walk walk(p.gemm);
+    const typename Gemm::Walk walk(p.gemm, tdm::live_rows(p.gemm.n_tokens, p.gemm.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
     tdm::Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
          u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
-      const tdm::Unit unit = walk.at(p.gemm, u);
-      const int32_t begin = Gemm::begin_of(p.gemm, unit), end = Gemm::end_of(p.gemm, unit);
+      const tdm::Unit unit = walk.at(u);
+      const int32_t begin = walk.begin(unit), end = walk.end(unit);
       if (kRows == 64 && turn != consumer) {
         ring.advance_by(static_cast<uint32_t>((end - begin) / 2));
         continue;
@@ -114,12 +114,12 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
   __device__ static void run(const tdm_moe_fc2_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
-    const uint32_t ahead = Gemm::prepare(p.gemm, sync, shared);
+    Gemm::prepare(p.gemm, shared);
     if (threadIdx.x < 128) {
-      tdm::registers_lower<40>();
-      if (threadIdx.x == 0) Gemm::load(p.gemm, shared, ahead);
+      Gemm::load(p.gemm, shared, sync);
     } else {
-      tdm::registers_raise<232>();
+      if constexpr (!Gemm::kTwoCtas) tdm::registers_raise<232>();
+      tdm::step_wait(sync);
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
@@ -129,8 +129,9 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
 } // namespace
 
 #define FC2_BF16(rows, tokens, stages)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, 1) tdm_moe_fc2_bf16_n##rows##t##tokens##_sm90(   \
-      const __grid_constant__ tdm_moe_fc2_bf16_params p, const __grid_constant__ tdm_step_sync sync) {                 \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, (tokens) <= 32 ? 2 : 1)                          \
+      tdm_moe_fc2_bf16_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_moe_fc2_bf16_params p,                    \
+                                                 const __grid_constant__ tdm_step_sync sync) {                         \
     MoeFc2Bf16<rows, tokens, stages>::run(p, sync);                                                                    \
   }
 #include "kernels/moe_fc2/moe_fc2_bf16_variants.inc"
