@@ -213,7 +213,22 @@ static void fill(gpu_rig* rig, gpu_tensor* tensor, float (*random)(gpu_rig*), fl
   }
 }
 
+/* bf16 in one piece, four numbers a draw: what large weights are. */
+static void fill_bf16(gpu_rig* rig, uint16_t* values, int64_t count, float deviation) {
+  static uint16_t table[65536];
+  for (int i = 0; i < 65536; i++) table[i] = tdm_f32_to_bf16(random_normal(rig) * deviation);
+  for (int64_t i = 0; i < count; i += 4) {
+    uint64_t bits = gpu_random(rig);
+    for (int64_t j = i; j < i + 4 && j < count; j++, bits >>= 16) values[j] = table[bits & 65535];
+  }
+}
+
 void gpu_fill_normal(gpu_rig* rig, gpu_tensor* tensor, float deviation) {
+  const int64_t count = element_count(&tensor->view);
+  if (tensor->view.dtype == TDM_BF16 && (size_t)count * 2 == tensor->bytes - 2 * GPU_GUARD_BYTES && count > 65536) {
+    fill_bf16(rig, (uint16_t*)(void*)(tensor->host + GPU_GUARD_BYTES), count, deviation);
+    return;
+  }
   fill(rig, tensor, random_normal, deviation, 0);
 }
 
@@ -529,7 +544,12 @@ void gpu_expect_rows(gpu_rig* rig, const gpu_tensor* tensor, const uint8_t* want
   int32_t last = view->rank - 1;
   int64_t cols = view->shape[last], runs = element_count(view) / cols, below = 1;
   size_t element = tdm_dtype_bytes(view->dtype);
-  uint8_t* expected = malloc(tensor->bytes);
+  static uint8_t* expected; /* kept: fresh pages of large tensors cost more than the comparison */
+  static size_t expected_bytes;
+  if (tensor->bytes > expected_bytes) {
+    free(expected);
+    expected = malloc(expected_bytes = tensor->bytes);
+  }
   if (!expected || view->stride[last] != 1) abort();
   memset(expected, 0xff, tensor->bytes);
   for (int32_t i = dim + 1; i < last; i++) below *= view->shape[i];
@@ -545,5 +565,4 @@ void gpu_expect_rows(gpu_rig* rig, const gpu_tensor* tensor, const uint8_t* want
              (long long)view->stride[dim], tensor->got[i], expected[i]);
     break;
   }
-  free(expected);
 }
