@@ -1,8 +1,9 @@
 #ifndef KERNELS_GEMM_BF16_GEMM_BF16_CUH
 #define KERNELS_GEMM_BF16_GEMM_BF16_CUH
 
-/* The BF16 GEMM, for gemm_bf16 and router_gemm (moe_fc2 multiplies otherwise, but loads as this): d[n, m] = w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and
- * order of turns these are; accumulation stays in the tensor cores' f32 over a whole segment.
+/* The BF16 GEMM, for gemm_bf16 and router_gemm (moe_fc2 multiplies otherwise, but loads as this): d[n, m] = w[n, :]
+ * x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these are; accumulation stays in the tensor cores'
+ * f32 over a whole segment.
  *
  *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
  *           x  2 x [kTokens][64] bf16, swizzled */
