@@ -34,8 +34,7 @@ template <int kTokens, int kStages> struct Shared {
 template <int kTokens, int kStages> struct MoeFc1Bf16 {
   using Memory = Shared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_BF16_SHARED(kTokens, kStages), "launch size");
-  static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
-  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
+  static_assert(sizeof(Memory) <= 232448, "shared memory of a Hopper CTA");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
   static constexpr int kAddAtOnce = kTokens >= 128 ? 1 : kTokens >= 64 ? 2 : kTokens >= 24 ? 4 : 8; /* registers */
 
@@ -174,7 +173,7 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
   __device__ static void run(const tdm_moe_fc1_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
-    tdm::step_release_next();
+    tdm::step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         tdm::mbarrier_init(&shared.full[i], 2);
@@ -186,14 +185,14 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-      if constexpr (!kTwoCtas) tdm::registers_lower<40>();
+      tdm::registers_lower<40>();
       if (threadIdx.x == 0) load_weights(p, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
         load_tokens(p, shared);
       }
     } else {
-      if constexpr (!kTwoCtas) tdm::registers_raise<232>();
+      tdm::registers_raise<232>();
       tdm::step_wait(sync);
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
@@ -204,9 +203,8 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
 } // namespace
 
 #define FC1_BF16(tokens, stages)                                                                                       \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_BF16_THREADS, (tokens) <= 24 ? 2 : 1)                       \
-      tdm_moe_fc1_bf16_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_bf16_params p,                             \
-                                        const __grid_constant__ tdm_step_sync sync) {                                  \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_BF16_THREADS, 1) tdm_moe_fc1_bf16_t##tokens##_sm90(         \
+      const __grid_constant__ tdm_moe_fc1_bf16_params p, const __grid_constant__ tdm_step_sync sync) {                 \
     MoeFc1Bf16<tokens, stages>::run(p, sync);                                                                          \
   }
 #include "kernels/moe_fc1/moe_fc1_bf16_variants.inc"

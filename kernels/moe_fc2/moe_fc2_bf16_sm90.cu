@@ -114,7 +114,7 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
   __device__ static void run(const tdm_moe_fc2_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
-    Gemm::prepare(p.gemm, shared);
+    Gemm::prepare(p.gemm, shared, sync);
     if (threadIdx.x < 128) {
       Gemm::load(p.gemm, shared, sync);
     } else {
