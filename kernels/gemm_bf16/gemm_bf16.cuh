@@ -1,9 +1,9 @@
 #ifndef KERNELS_GEMM_BF16_GEMM_BF16_CUH
 #define KERNELS_GEMM_BF16_GEMM_BF16_CUH
 
-/* The BF16 GEMM, for gemm_bf16 and router_gemm (moe_fc2 multiplies otherwise, but loads as this): d[n, m] = w[n, :]
- * x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these are; accumulation stays in the tensor cores'
- * f32 over a whole segment.
+/* The BF16 GEMM, for gemm_bf16 and router_gemm (moe_fc2 has its stages, but walks and multiplies otherwise): d[n, m] =
+ * w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these are; accumulation stays in the tensor
+ * cores' f32 over a whole segment.
  *
  *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
  *           x  2 x [kTokens][64] bf16, swizzled */
@@ -41,10 +41,10 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
       return unit_at(index, m_tiles, p.segments, n_tiles);
     }
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+      return segment_begin(unit.segment, p.segments, p.k_blocks, 2);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, 2);
     }
   };
 
@@ -165,22 +165,17 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     __syncthreads();
   }
 
-  /* The producer's warpgroup. */
-  __device__ static void load(const tdm_gemm_bf16_params& p, Shared& shared, const tdm_step_sync& sync) {
-    if constexpr (!kTwoCtas) registers_lower<40>();
-    if (threadIdx.x == 0) load_weights(p, shared, sync);
-    if (threadIdx.x == 32) {
-      step_wait(sync);
-      load_tokens(p, shared);
-    }
-  }
-
   __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     prepare(p, shared, sync);
     if (threadIdx.x < 128) {
-      load(p, shared, sync);
+      if constexpr (!kTwoCtas) registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 32) {
+        step_wait(sync);
+        load_tokens(p, shared);
+      }
     } else {
       if constexpr (!kTwoCtas) registers_raise<232>();
       step_wait(sync);

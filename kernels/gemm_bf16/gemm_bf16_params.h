@@ -19,7 +19,7 @@ typedef struct tdm_gemm_bf16_params {
   int32_t n;
   int32_t k_blocks;
   int32_t segments;
-  int32_t granule; /* segments begin on multiples of so many blocks, an even number */
+  int32_t granule; /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
   int32_t padding[5];
 } tdm_gemm_bf16_params;
 

@@ -11,17 +11,20 @@ typedef struct tdm_moe_fc1_bf16_params {
   const int32_t* n_tokens; /* NULL: all rows are live */
   void* out;               /* [M, E*I] bf16 */
   int64_t out_stride;
-  float* partials;    /* workspace of the plan; NULL where it is 0 bytes */
-  uint32_t* counters; /* zero before the first launch; every launch leaves zeros */
+  float* partials;     /* workspace of the plan; NULL where it is 0 bytes */
+  uint32_t* counters;  /* zero before the first launch; every launch leaves zeros */
+  const int32_t* hits; /* [1 + E] how many experts, then which, ascending; NULL: all */
   int32_t m;
   int32_t n_tiles;      /* E*I/128 */
   int32_t expert_tiles; /* I/128 */
   int32_t k_blocks;
   int32_t segments;   /* runs of blocks that are summed apart and added in ascending order */
   float swiglu_limit; /* 0: none */
+  int32_t n_experts;
+  int32_t padding[13];
 } tdm_moe_fc1_bf16_params;
 
-static_assert(sizeof(tdm_moe_fc1_bf16_params) == 320, "kernel ABI");
+static_assert(sizeof(tdm_moe_fc1_bf16_params) == 384, "kernel ABI");
 
 enum {
   TDM_MOE_FC1_BF16_THREADS = 384 /* a producer and two consumer warpgroups */

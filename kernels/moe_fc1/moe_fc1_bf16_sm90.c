@@ -60,12 +60,14 @@ tdm_status tdm_moe_fc1_bf16_sm90_params(const tdm_moe_fc1_args* args, const tdm_
                                     .out_stride = args->out.stride[0],
                                     .partials = partials,
                                     .counters = counters,
+                                    .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
                                     .m = (int32_t)x->shape[0],
                                     .n_tiles = (int32_t)(experts * rows / 256),
                                     .expert_tiles = (int32_t)(rows / 256),
                                     .k_blocks = (int32_t)(hidden / 64),
                                     .segments = plan->segments,
-                                    .swiglu_limit = args->swiglu_limit};
+                                    .swiglu_limit = args->swiglu_limit,
+                                    .n_experts = (int32_t)experts};
   TDM_TRY(encode(encode_ctx, &w_tile, &params.w));
   TDM_TRY(encode(encode_ctx, &x_tile, &params.x));
   *out_params = params;

@@ -10,8 +10,10 @@ typedef struct tdm_moe_fc2_bf16_params {
   int64_t alpha_stride;
   const void* addend; /* [M, N], added last; NULL: none */
   int64_t addend_stride;
+  const int32_t* hits; /* [1 + n_experts] how many experts, then which, ascending; NULL: all */
   int32_t addend_dtype;
-  int32_t padding[7];
+  int32_t n_experts;
+  int32_t padding[4];
 } tdm_moe_fc2_bf16_params;
 
 static_assert(sizeof(tdm_moe_fc2_bf16_params) == 448, "kernel ABI");

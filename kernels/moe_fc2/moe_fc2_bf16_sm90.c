@@ -47,6 +47,8 @@ tdm_status tdm_moe_fc2_bf16_sm90_params(const tdm_moe_fc2_args* args, const tdm_
   tdm_moe_fc2_bf16_params params = {0};
   TDM_TRY(tdm_gemm_bf16_sm90_fill("moe_fc2", &args->n_tokens, &args->x, &args->w2, &args->out, plan, partials, counters,
                                   encode, encode_ctx, &params.gemm));
+  params.n_experts = args->n_experts;
+  if (tdm_view_present(&args->hits)) params.hits = tdm_view_data(&args->hits);
   if (tdm_view_present(&args->alpha)) {
     params.alpha = tdm_view_data(&args->alpha);
     params.alpha_stride = args->alpha.stride[0];

@@ -137,6 +137,8 @@ typedef struct gpu_product {
   } rows[6];
   gpu_slice_fn slice; /* for gpu_reference_sliced */
   int64_t slices, granule;
+  size_t
+      hits; /* offset of a list of experts in args, present; 0: none. Without it there must be the same bits as well */
   bool sampled; /* the reference computes 16 rows (tiles' first and last among them) and all of their columns */
   bool quick;
 } gpu_product;

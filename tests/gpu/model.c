@@ -233,16 +233,16 @@ static void run_bf16(gpu_rig* rig) {
   side cuda, host;
   gpu_begin(rig, "model: bf16 weights load on both devices");
   const bool opened = open_side(rig, &cuda, folder, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT,
-                                TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO) &&
+                                TDM_WAIT_EDGE, TDM_MOE_PATH_HITS) &&
                       open_side(rig, &host, folder, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT,
                                 TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO);
   gpu_end(rig);
   if (opened) {
     compare_layers(rig, &cuda, &host, "bf16", 1e-4);
-    gpu_begin(rig, "model: bf16 weights, eager, the same bits as replayed");
+    gpu_begin(rig, "model: bf16 weights, dense and eager, the same bits as hit experts, replayed");
     side eager;
     if (open_side(rig, &eager, folder, TDM_DEVICE_CUDA, false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE,
-                  TDM_MOE_PATH_AUTO) &&
+                  TDM_MOE_PATH_DENSE) &&
         run_all(rig, &cuda, logits[0], drawn[0]) && run_all(rig, &eager, logits[1], drawn[1]) &&
         (memcmp(logits[0], logits[1], sizeof logits[0]) != 0 || memcmp(drawn[0], drawn[1], sizeof drawn[0]) != 0))
       gpu_fail(rig, "other bits");

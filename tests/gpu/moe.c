@@ -18,6 +18,7 @@ typedef struct moe_case {
   tdm_dtype out;    /* fc2 */
   tdm_dtype addend; /* fc2; 0: none */
   bool routed;      /* fc2 */
+  bool listed;      /* every other expert, from the second on */
   bool sampled;
 } moe_case;
 
@@ -31,6 +32,15 @@ static void fill(gpu_rig* rig, gpu_tensor* tensor, float deviation) {
   } else {
     gpu_fill_normal(rig, tensor, deviation);
   }
+}
+
+/* The list of the experts that are_listed. */
+static gpu_tensor* make_hits(gpu_rig* rig, int64_t experts) {
+  gpu_tensor* hits = gpu_make(rig, "hits", TDM_I32, 1, (int64_t[]){1 + experts});
+  int32_t* values = (int32_t*)(void*)(hits->host + GPU_GUARD_BYTES);
+  values[0] = 0;
+  for (int64_t e = 1; e < experts; e += 2) values[1 + values[0]++] = (int32_t)e;
+  return hits;
 }
 
 /* ---- fc1 -------------------------------------------------------------------------------------------------------- */
@@ -49,9 +59,16 @@ static void slice_fc1(void* void_args, int64_t first, int64_t count) {
   if (args->w13_scale.buffer) args->w13_scale = tdm_view_slice(args->w13_scale, 1, first % blocks * 2, count * 2);
 }
 
+static void slice_nothing(void* args, int64_t first, int64_t count) {
+  (void)args;
+  (void)first;
+  (void)count;
+}
+
 static void run_fc1(gpu_rig* rig, const moe_case* c, bool quick) {
-  gpu_begin(rig, "moe_fc1 %s %d x %d x %d limit %g pow2 %d broken %d", tdm_dtype_name(c->dtype), (int)c->experts,
-            (int)c->intermediate, (int)c->hidden, (double)c->limit, c->pow2, c->broken);
+  gpu_begin(rig, "moe_fc1 %s %s%d x %d x %d limit %g pow2 %d broken %d", tdm_dtype_name(c->dtype),
+            c->listed ? "some of " : "", (int)c->experts, (int)c->intermediate, (int)c->hidden, (double)c->limit,
+            c->pow2, c->broken);
   int64_t rows = c->max_rows, columns = c->experts * c->intermediate, two = 2 * c->intermediate;
   gpu_tensor* x = gpu_make(rig, "x", c->dtype, 2, (int64_t[]){rows, c->hidden});
   gpu_tensor* w = gpu_make(rig, "w13", c->dtype, 3, (int64_t[]){c->experts, two, c->hidden});
@@ -74,6 +91,7 @@ static void run_fc1(gpu_rig* rig, const moe_case* c, bool quick) {
     args.out_scale = gpu_make_scales(rig, "out_scale", rows, columns)->view;
   }
   if (c->broken) tdm_store_f32(x->host + GPU_GUARD_BYTES, c->dtype, c->hidden, NAN); /* in row 1 */
+  if (c->listed) args.hits = make_hits(rig, c->experts)->view;
   gpu_upload(rig);
   int64_t blocks = c->intermediate / 128;
   gpu_product product = {.op = &tdm_op_moe_fc1,
@@ -83,9 +101,10 @@ static void run_fc1(gpu_rig* rig, const moe_case* c, bool quick) {
                                   {offsetof(tdm_moe_fc1_args, x_scale), 1, 0},
                                   {offsetof(tdm_moe_fc1_args, out), 0, c->dtype == Q ? 1e-4 : 1e-6},
                                   {offsetof(tdm_moe_fc1_args, out_scale), 1, 1e-7}},
-                         .slice = slice_fc1,
-                         .slices = c->experts * blocks,
+                         .slice = c->listed ? slice_nothing : slice_fc1,
+                         .slices = c->listed ? 1 : c->experts * blocks,
                          .granule = c->experts > 1 ? blocks : 1,
+                         .hits = c->listed ? offsetof(tdm_moe_fc1_args, hits) : 0,
                          .sampled = c->sampled,
                          .quick = quick};
   gpu_test_product(rig, &product);
@@ -93,10 +112,15 @@ static void run_fc1(gpu_rig* rig, const moe_case* c, bool quick) {
 
 void test_moe_fc1(gpu_rig* rig, bool quick) {
   static const moe_case small[] = {
+      {.max_rows = 65, .experts = 4, .intermediate = 128, .hidden = 256, .dtype = Q, .listed = true},
+      {.max_rows = 65, .experts = 4, .intermediate = 128, .hidden = 256, .dtype = B, .listed = true},
       {.max_rows = 65, .experts = 2, .intermediate = 128, .hidden = 256, .dtype = Q},
       {.max_rows = 65, .experts = 2, .intermediate = 128, .hidden = 256, .dtype = B},
   };
   static const moe_case cases[] = {
+      {.max_rows = 1500, .experts = 5, .intermediate = 128, .hidden = 384, .dtype = Q, .listed = true},
+      {.max_rows = 1500, .experts = 5, .intermediate = 256, .hidden = 384, .dtype = B, .listed = true},
+      {.max_rows = 65, .experts = 7, .intermediate = 128, .hidden = 7168, .dtype = B, .listed = true},
       {.max_rows = 1500, .experts = 3, .intermediate = 128, .hidden = 256, .dtype = Q, .broken = true},
       {.max_rows = 257,
        .experts = 2,
@@ -153,7 +177,9 @@ static tdm_view make_alpha(gpu_rig* rig, const moe_case* c, gpu_tensor* x, gpu_t
   gpu_fill_uniform(rig, alpha, 0.1f, 1.0f);
   float* values = (float*)(void*)(alpha->host + GPU_GUARD_BYTES);
   for (int64_t i = 0; i < c->max_rows * c->experts; i++)
-    if (gpu_random(rig) & 1 || i / c->experts == 1 || i % c->experts == c->experts - 1) values[i] = 0;
+    if (gpu_random(rig) & 1 || i / c->experts == 1 || i % c->experts == c->experts - 1 ||
+        (c->listed && i % c->experts % 2 == 0))
+      values[i] = 0;
   for (int64_t n = 0; n < c->hidden; n += 7)
     tdm_store_f32(w->host + GPU_GUARD_BYTES, c->dtype, n * depth + depth - 1 - n % c->intermediate,
                   n % 2 || c->dtype == Q ? NAN : INFINITY);
@@ -170,8 +196,9 @@ static tdm_view make_alpha(gpu_rig* rig, const moe_case* c, gpu_tensor* x, gpu_t
 }
 
 static void run_fc2(gpu_rig* rig, const moe_case* c, bool quick) {
-  gpu_begin(rig, "moe_fc2 %s %d x %d x %d out %s addend %d routed %d", tdm_dtype_name(c->dtype), (int)c->experts,
-            (int)c->intermediate, (int)c->hidden, tdm_dtype_name(c->out), c->addend, c->routed);
+  gpu_begin(rig, "moe_fc2 %s %s%d x %d x %d out %s addend %d routed %d", tdm_dtype_name(c->dtype),
+            c->listed ? "some of " : "", (int)c->experts, (int)c->intermediate, (int)c->hidden, tdm_dtype_name(c->out),
+            c->addend, c->routed);
   int64_t rows = c->max_rows, depth = c->experts * c->intermediate;
   gpu_tensor* x = gpu_make(rig, "x", c->dtype, 2, (int64_t[]){rows, depth});
   gpu_tensor* w = gpu_make(rig, "w2", c->dtype, 2, (int64_t[]){c->hidden, depth});
@@ -189,6 +216,7 @@ static void run_fc2(gpu_rig* rig, const moe_case* c, bool quick) {
     args.x_scale = x_scale->view;
     args.w2_scale = w_scale->view;
   }
+  if (c->listed) args.hits = make_hits(rig, c->experts)->view;
   if (c->routed) args.alpha = make_alpha(rig, c, x, x_scale, w);
   if (c->addend) {
     gpu_tensor* addend = gpu_make(rig, "addend", c->addend, 2, (int64_t[]){rows, c->hidden});
@@ -208,6 +236,7 @@ static void run_fc2(gpu_rig* rig, const moe_case* c, bool quick) {
                                    : c->dtype == Q ? 1e-7
                                                    : 1e-10}},
                          .slice = slice_fc2,
+                         .hits = c->listed ? offsetof(tdm_moe_fc2_args, hits) : 0,
                          .slices = (c->hidden + 127) / 128,
                          .granule = 1,
                          .sampled = c->sampled,
@@ -217,6 +246,22 @@ static void run_fc2(gpu_rig* rig, const moe_case* c, bool quick) {
 
 void test_moe_fc2(gpu_rig* rig, bool quick) {
   static const moe_case small[] = {
+      {.max_rows = 65,
+       .experts = 5,
+       .intermediate = 128,
+       .hidden = 320,
+       .dtype = Q,
+       .out = B,
+       .routed = true,
+       .listed = true},
+      {.max_rows = 65,
+       .experts = 5,
+       .intermediate = 128,
+       .hidden = 320,
+       .dtype = B,
+       .out = B,
+       .routed = true,
+       .listed = true},
       {.max_rows = 65,
        .experts = 3,
        .intermediate = 128,
@@ -235,6 +280,40 @@ void test_moe_fc2(gpu_rig* rig, bool quick) {
        .routed = true},
   };
   static const moe_case cases[] = {
+      {.max_rows = 1500,
+       .experts = 24,
+       .intermediate = 128,
+       .hidden = 320,
+       .dtype = Q,
+       .out = B,
+       .addend = B,
+       .routed = true,
+       .listed = true},
+      {.max_rows = 129,
+       .experts = 9,
+       .intermediate = 384,
+       .hidden = 200,
+       .dtype = Q,
+       .out = F,
+       .routed = true,
+       .listed = true},
+      {.max_rows = 1500,
+       .experts = 24,
+       .intermediate = 128,
+       .hidden = 320,
+       .dtype = B,
+       .out = B,
+       .addend = B,
+       .routed = true,
+       .listed = true},
+      {.max_rows = 129,
+       .experts = 9,
+       .intermediate = 384,
+       .hidden = 200,
+       .dtype = B,
+       .out = F,
+       .routed = true,
+       .listed = true},
       {.max_rows = 1500,
        .experts = 3,
        .intermediate = 128,
