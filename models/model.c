@@ -333,7 +333,7 @@ tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out
   if (!model->config.taps || !model->last)
     return TDM_FAIL(TDM_INVALID_STATE, "tdm_model_tap: '%s' %s", name,
                     model->config.taps ? "before the first forward call" : "of a model that was loaded without taps");
-  static const char* const values[] = {"in", "attn", "mlp_in", "mlp", "out", "topk_ids", "topk_weights"};
+  static const char* const values[] = {"in", "attn", "mlp_in", "mlp", "out", "topk_ids", "topk_weights", "hits"};
   int layer = 0, length = 0;
   bool known = false;
   if (sscanf(name, "layer%d.%n", &layer, &length) == 1 && length > 0)

@@ -163,7 +163,10 @@ static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm
   TDM_TRY(tdm_builder_rows(builder, "alpha", TDM_F32, moe->experts.n, out_alpha));
   const tdm_router_gemm_args router = {
       .size = sizeof router, .n_tokens = builder->n_tokens, .x = *x, .w = moe->router, .logits = logits};
-  if (listed) TDM_TRY(tdm_builder_temp(builder, "hits", TDM_I32, 1, (int64_t[]){1 + moe->experts.n}, out_hits));
+  if (listed) {
+    TDM_TRY(tdm_builder_temp(builder, "hits", TDM_I32, 1, (int64_t[]){1 + moe->experts.n}, out_hits));
+    if (builder->keep) TDM_TRY(tdm_program_keep(builder->program, out_hits));
+  }
   TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
   const tdm_moe_route_args route = {.size = sizeof route,
                                     .n_tokens = builder->n_tokens,

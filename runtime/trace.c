@@ -19,8 +19,11 @@ static tdm_status check_traced(const char* function, const tdm_program* program)
 /* Times from the first event on. */
 static void rebase(tdm_trace_event* events, int64_t n) {
   uint64_t first = UINT64_MAX;
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+    /* Two threads of a CTA read the clock: the one that waits for nothing may be the earlier one. */
+    if (events[i].resident_ns > events[i].begin_ns) events[i].resident_ns = events[i].begin_ns;
     if (events[i].resident_ns < first) first = events[i].resident_ns;
+  }
   for (int64_t i = 0; i < n; i++) {
     events[i].resident_ns -= first;
     events[i].begin_ns -= first;

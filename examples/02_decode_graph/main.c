@@ -129,6 +129,14 @@ static tdm_status time_launches(tdm_runtime* runtime, tdm_program* program, tdm_
   return status;
 }
 
+/* Experts that the first layer of the last launch computed; -1: all. */
+static int experts_hit(tdm_model* model) {
+  tdm_view hits;
+  int32_t count = -1;
+  if (tdm_model_tap(model, "layer0.hits", &hits) != TDM_OK) return -1;
+  return tdm_buffer_read(hits.buffer, (size_t)hits.offset_bytes, &count, sizeof count) == TDM_OK ? count : -1;
+}
+
 /* One line of the table: a decode step of `batch` sequences. */
 static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_arguments* arguments, int64_t batch) {
   static decode_step step;
@@ -146,8 +154,11 @@ static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_
     (void)tdm_model_get_info(model, &model_info);
     /* Weights once, and 576 bf16 values for each cached token: what a step cannot do without. */
     const double bytes = (double)model_info.weight_bytes + layers * (double)(batch * arguments->step.context) * 1152;
-    printf("  %-6d %-10.1f %-10.1f %-8.1f %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
-           (double)info.steps / layers, bytes / layers / 1e6, bytes / replayed / 1e3);
+    char experts[16] = "all";
+    const int hit = experts_hit(model);
+    if (hit >= 0) snprintf(experts, sizeof experts, "%d", hit);
+    printf("  %-6d %-10.1f %-10.1f %-8.1f %-8s %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
+           (double)info.steps / layers, experts, bytes / layers / 1e6, bytes / replayed / 1e3);
   }
   tdm_graph_destroy(graph);
   decode_step_end(&step);
@@ -164,6 +175,7 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   config.strategy = arguments->strategy;
   config.wait_form = arguments->wait_form;
   config.moe_path = arguments->moe_path;
+  config.taps = true; /* to say how many experts were hit */
   config.side_sms = (int32_t)arguments->side_sms;
   tdm_model* model = NULL;
   status = decode_step_model(runtime, &arguments->step, largest, &config, &model);
@@ -181,8 +193,9 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
                                  : "TP8",
          arguments->step.layers > 1 ? "s" : "", (double)info.weight_bytes / 1e9, (int)arguments->step.context,
          (int)arguments->replays);
-  printf("  tokens eager us   replay us  steps    MB         GB/s of weights and cache (replay); us, steps and MB per "
-         "layer\n");
+  printf("  tokens eager us   replay us  steps    experts  MB         GB/s of all weights and the cache (replay); us, "
+         "steps "
+         "and MB per layer\n");
   for (int i = 0; i < arguments->n_batches && status == TDM_OK; i++)
     status = measure(runtime, model, arguments, arguments->batches[i]);
   const tdm_status destroyed = tdm_model_destroy(model);

@@ -219,7 +219,8 @@ TDM_API tdm_status tdm_model_forward_layers(tdm_model* model, const tdm_batch_it
 
 /* An intermediate value of the last forward call, for a model loaded with `taps`: "layerL.in", "layerL.attn",
  * "layerL.mlp_in", "layerL.mlp", "layerL.out" [n_tokens, hidden_size] bf16 or f32; "layerL.topk_ids" i32 and
- * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; rows beyond the call's tokens are undefined. INVALID_STATE
+ * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; "layerL.hits" i32 as moe_route's, where the step computed
+ * hit experts alone; rows beyond the call's tokens are undefined. INVALID_STATE
  * without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next forward. */
 TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out_view);
 

@@ -56,9 +56,7 @@ typedef struct gpu_rig {
   char label[160]; /* of the running case */
   int32_t passed;
   int32_t failed;
-  bool ok;      /* of the running case */
-  bool overlap; /* launches that follow others begin early */
-  bool follows;
+  bool ok;         /* of the running case */
   gpu_worst worst; /* of the running test */
 } gpu_rig;
 
@@ -107,9 +105,6 @@ void gpu_poison_device(gpu_tensor* tensor);
 /* Plans, encodes and launches an op as a lane of `sms` SMs would, and waits; args has device views and was checked. */
 bool gpu_run(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms);
 void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes);
-/* As gpu_launch, onto a stream and without waiting. */
-bool gpu_enqueue(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void* params);
-bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void** arguments);
 tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* out_map);
 /* Device memory that lives until gpu_end. */
 CUdeviceptr gpu_scratch(gpu_rig* rig, size_t bytes, uint8_t value);
@@ -137,8 +132,7 @@ typedef struct gpu_product {
   } rows[6];
   gpu_slice_fn slice; /* for gpu_reference_sliced */
   int64_t slices, granule;
-  size_t
-      hits; /* offset of a list of experts in args, present; 0: none. Without it there must be the same bits as well */
+  size_t hits;  /* offset of a list of experts, which is there; 0: none. Without it there must be the same bits */
   bool sampled; /* the reference computes 16 rows (tiles' first and last among them) and all of their columns */
   bool quick;
 } gpu_product;
@@ -148,7 +142,7 @@ typedef struct gpu_product {
  * written. The inputs are uploaded. Frees the rig's tensors. */
 void gpu_test_product(gpu_rig* rig, const gpu_product* product);
 
-/* Driver calls that the benchmarks use. */
+/* The driver calls in use. */
 typedef struct gpu_driver {
 #define GPU_FUNCTIONS(X)                                                                                               \
   X(cuInit, cuInit)                                                                                                    \
@@ -164,7 +158,6 @@ typedef struct gpu_driver {
   X(cuMemGetInfo, cuMemGetInfo_v2)                                                                                     \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2)                                                                                     \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2)                                                                                     \
-  X(cuMemcpyDtoD, cuMemcpyDtoD_v2)                                                                                     \
   X(cuMemsetD8, cuMemsetD8_v2)                                                                                         \
   X(cuModuleLoadData, cuModuleLoadData)                                                                                \
   X(cuModuleGetFunction, cuModuleGetFunction)                                                                          \
@@ -172,15 +165,6 @@ typedef struct gpu_driver {
   X(cuLaunchKernelEx, cuLaunchKernelEx)                                                                                \
   X(cuStreamCreate, cuStreamCreate)                                                                                    \
   X(cuStreamSynchronize, cuStreamSynchronize)                                                                          \
-  X(cuStreamBeginCapture, cuStreamBeginCapture_v2)                                                                     \
-  X(cuStreamEndCapture, cuStreamEndCapture)                                                                            \
-  X(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags)                                                          \
-  X(cuGraphLaunch, cuGraphLaunch)                                                                                      \
-  X(cuGraphExecDestroy, cuGraphExecDestroy)                                                                            \
-  X(cuGraphDestroy, cuGraphDestroy)                                                                                    \
-  X(cuEventCreate, cuEventCreate)                                                                                      \
-  X(cuEventRecord, cuEventRecord)                                                                                      \
-  X(cuEventElapsedTime, cuEventElapsedTime)                                                                            \
   X(cuTensorMapEncodeTiled, cuTensorMapEncodeTiled)
 #define X(name, symbol) __typeof__(symbol)* name;
   GPU_FUNCTIONS(X)
@@ -214,6 +198,5 @@ void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
 void test_memory(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
-void bench(gpu_rig* rig, const char* only);
 
 #endif
