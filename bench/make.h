@@ -45,6 +45,8 @@ void bench_product_done(bench_work* work, const bench_product* product, const td
 tdm_status bench_make_gemm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc2(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_fc2_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_router(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_bmm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_bmm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -165,9 +165,10 @@ TDM_API tdm_status tdm_append_moe_fc1(tdm_program* program, tdm_lane* lane, cons
                                       const tdm_moe_fc1_args* args);
 
 /* Dense FC2: down projections of all experts as one GEMM with K = E*I, the routing weight multiplied into the
- * activation scale of each 128-block (section 13). Blocks whose weight is 0 are skipped, so NaN in an expert that a
- * token did not choose does not reach it. The sum over K is cut on expert boundaries into a number of splits that
- * follows from the shape alone; splits are added in ascending order. */
+ * activation scale of each 128-block (section 13); with bf16 weights, into the sum over a block or over the expert.
+ * Blocks whose weight is 0 are skipped, so NaN in an expert that a token did not choose does not reach it. The sum over
+ * K is cut on expert boundaries into a number of splits that follows from the shape alone; splits are added in
+ * ascending order. */
 typedef struct tdm_moe_fc2_args {
   size_t size;
   tdm_view n_tokens; /* optional i32 [1] */
