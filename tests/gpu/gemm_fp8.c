@@ -108,7 +108,9 @@ static void run_tiles(gpu_rig* rig, const gemm_case* c) {
   for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
     for (int form = 0; form < 15; form++) {
       int64_t rows = row_counts[i];
-      int32_t tile_rows = form >= 12 ? 0 : form % 2 ? 128 : 64,
+      int32_t tile_rows = form >= 12 ? 0
+                          : form % 2 ? 128
+                                     : 64,
               tokens = form >= 12 ? 64 * (form - 10) : tiles[form / 2];
       if (rows > 8 * tokens || rows > c->max_rows) continue;
       gpu_begin(rig, "gemm_fp8 %d x %d x %d tile %d x %d", (int)rows, (int)c->n, (int)c->k, tile_rows, tokens);
