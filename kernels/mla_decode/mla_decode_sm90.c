@@ -1,42 +1,79 @@
 #include "kernels/mla_decode/mla_decode_sm90.h"
 
 #include "kernels/common/mla.h"
+#include "kernels/common/softmax.h"
 #include "runtime/op.h"
 #include "runtime/status.h"
 
-/* 16 heads, 4096 keys; 1, 16, 64, 128 tokens: splits of 256 keys 23, 46, 131, 245 us, of 512 31, 36, 113, 214, whole
- * 157, 165, 176, 176 (H200, 2026-11-22). The number of splits bounds the scratch, h * splits * 2 KiB a row; with more
- * heads there are more CTAs anyway. */
+/* Keys of a split. The kernel for many heads sums a split up as one; there, splits shorter than 512 keys cost more than
+ * they gain (H200, 2026-11-22). The number of splits bounds the scratch, h * splits * 2 KiB a row; with more heads
+ * there are more CTAs anyway. The kernel for up to 16 heads sums up leaves, and leaves into groups of four; its splits
+ * are whichever of the two the load asks for, with the same bits. */
 enum {
   MIN_SPLIT_KEYS = 512,
   MAX_SPLIT_HEADS = 1024,
   MAX_SPLITS = 64,
-  MERGES_PER_CTA = TDM_MLA_DECODE_MERGE_THREADS / 32
+  MIN_LEAF_KEYS = 256,
+  MAX_LEAVES = 256,
+  GROUP_LEAVES = 4,
+  MERGES_PER_CTA = TDM_MLA_DECODE_MERGE_THREADS / 32,
+  MERGE_PIECES = TDM_MLA_LATENT / TDM_MLA_DECODE_MERGE_COLUMNS
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+static int64_t max_of(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+/* In whole pages, at least `least`: what a row of the block table reaches, cut into `parts`. */
+static int64_t part_keys(int64_t max_keys, int64_t parts, int64_t least) {
+  return max_of(ceil_div(ceil_div(max_keys, parts), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS, least);
+}
+
 static size_t value_bytes(const tdm_mla_decode_args* args, const tdm_mla_decode_plan* plan) {
   return (size_t)(args->q.shape[0] * args->q.shape[1] * plan->max_splits * TDM_MLA_LATENT) * sizeof(float);
 }
 
-void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms, tdm_mla_decode_plan* out_plan) {
-  int64_t rows = args->q.shape[0], heads = args->q.shape[1];
-  int64_t max_keys = args->block_table.shape[1] * TDM_PAGE_TOKENS, splits = MAX_SPLIT_HEADS / heads;
+/* A split is a leaf while groups would leave more than a quarter of the SMs without work. */
+static void cut_h16(int64_t rows, int64_t max_keys, int32_t sms, tdm_mla_decode_plan* plan) {
+  int64_t leaf = part_keys(max_keys, MAX_LEAVES, MIN_LEAF_KEYS), group = leaf * GROUP_LEAVES;
+  bool groups = rows * ceil_div(max_keys, group) * 4 >= (int64_t)sms * 3;
+  plan->attend = (tdm_kernel_launch){.kernel = "tdm_mla_decode_h16_sm90",
+                                     .block = TDM_MLA_DECODE_H16_THREADS,
+                                     .shared_bytes = TDM_MLA_DECODE_H16_SHARED};
+  plan->head_tile = TDM_MLA_DECODE_H16_HEADS;
+  plan->leaf_keys = (int32_t)leaf;
+  plan->split_keys = (int32_t)(groups ? group : leaf);
+  plan->group_splits = groups ? 1 : GROUP_LEAVES;
+}
+
+static void cut_h64(int64_t heads, int64_t max_keys, tdm_mla_decode_plan* plan) {
+  int64_t splits = MAX_SPLIT_HEADS / heads;
   if (splits > MAX_SPLITS) splits = MAX_SPLITS;
   if (splits < 1) splits = 1;
-  int64_t split_keys = ceil_div(ceil_div(max_keys, splits), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS;
-  if (split_keys < MIN_SPLIT_KEYS) split_keys = MIN_SPLIT_KEYS;
-  tdm_mla_decode_plan plan = {.split_keys = (int32_t)split_keys,
-                              .max_splits = (int32_t)ceil_div(max_keys, split_keys),
-                              .attend = {.kernel = "tdm_mla_decode_sm90",
-                                         .block = TDM_MLA_DECODE_THREADS,
-                                         .shared_bytes = TDM_MLA_DECODE_SHARED},
-                              .merge = {.kernel = "tdm_mla_decode_merge_sm90", .block = TDM_MLA_DECODE_MERGE_THREADS}};
-  int64_t units = rows * ceil_div(heads, TDM_MLA_DECODE_HEADS) * plan.max_splits;
-  int64_t merges = ceil_div(rows * heads, MERGES_PER_CTA);
+  plan->attend = (tdm_kernel_launch){
+      .kernel = "tdm_mla_decode_sm90", .block = TDM_MLA_DECODE_THREADS, .shared_bytes = TDM_MLA_DECODE_SHARED};
+  plan->head_tile = TDM_MLA_DECODE_HEADS;
+  plan->split_keys = (int32_t)part_keys(max_keys, splits, MIN_SPLIT_KEYS);
+  plan->leaf_keys = plan->split_keys;
+  plan->group_splits = 1;
+}
+
+void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms, tdm_mla_decode_plan* out_plan) {
+  int64_t rows = args->q.shape[0], heads = args->q.shape[1];
+  int64_t max_keys = args->block_table.shape[1] * TDM_PAGE_TOKENS;
+  tdm_mla_decode_plan plan = {.merge = {.kernel = "tdm_mla_decode_merge_sm90", .block = TDM_MLA_DECODE_MERGE_THREADS}};
+  if (heads <= TDM_MLA_DECODE_H16_HEADS) {
+    cut_h16(rows, max_keys, sms, &plan);
+  } else {
+    cut_h64(heads, max_keys, &plan);
+  }
+  plan.max_splits = (int32_t)ceil_div(max_keys, plan.split_keys);
+  int64_t units = rows * ceil_div(heads, plan.head_tile) * plan.max_splits;
+  int64_t merges = ceil_div(rows * heads * MERGE_PIECES, MERGES_PER_CTA);
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);
   if (plan.max_splits > 1) {
@@ -46,14 +83,14 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
   *out_plan = plan;
 }
 
-/* [d0, d1, 576] bf16 in boxes of 64 rows by 64 values. */
-static tdm_tensor_tile tile_of(const tdm_view* view) {
+/* [d0, d1, 576] bf16 in boxes of `rows` rows by 64 values. */
+static tdm_tensor_tile tile_of(const tdm_view* view, int32_t rows) {
   return (tdm_tensor_tile){tdm_view_data(view),
                            TDM_BF16,
                            3,
                            {(uint64_t)view->shape[2], (uint64_t)view->shape[1], (uint64_t)view->shape[0]},
                            {(uint64_t)view->stride[1] * 2, (uint64_t)view->stride[0] * 2},
-                           {64, 64, 1},
+                           {64, (uint32_t)rows, 1},
                            true};
 }
 
@@ -62,7 +99,7 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
   if (args->q.dtype != TDM_BF16 || args->cache.dtype != TDM_BF16)
     return TDM_FAIL(TDM_UNSUPPORTED, "mla_decode: %s queries over a %s cache need the host device",
                     tdm_dtype_name(args->q.dtype), tdm_dtype_name(args->cache.dtype));
-  tdm_tensor_tile q_tile = tile_of(&args->q), cache_tile = tile_of(&args->cache);
+  tdm_tensor_tile q_tile = tile_of(&args->q, plan->head_tile), cache_tile = tile_of(&args->cache, TDM_PAGE_TOKENS);
   if (!tdm_tensor_tile_valid(&q_tile) || !tdm_tensor_tile_valid(&cache_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "mla_decode: strides of q (%lld, %lld) and cache (%lld, %lld) must be multiples of 8",
@@ -83,9 +120,11 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
                                   .seqs = (int32_t)args->seq_kind.shape[0],
                                   .max_keys = (int32_t)(max_keys < INT32_MAX ? max_keys : INT32_MAX),
                                   .split_keys = plan->split_keys,
+                                  .leaf_keys = plan->leaf_keys,
+                                  .group_splits = plan->group_splits,
                                   .max_splits = plan->max_splits,
                                   .out_dtype = (int32_t)args->out.dtype,
-                                  .scale = args->scale};
+                                  .log2_scale = tdm_softmax_log2_scale(args->scale)};
   params.vectors = (params.out_stride | params.out_head_stride) % 8 == 0;
   if (plan->max_splits > 1) {
     params.values = partials;

@@ -19,19 +19,14 @@
  * 2026-11-22); tensor cores are busy for 1.8 of a page (scores are computed twice), its share of device bandwidth is
  * 2.2 when all SMs are at work. */
 
-#include "kernels/device/elements.cuh"
-#include "kernels/device/mbarrier.cuh"
-#include "kernels/device/sequence.cuh"
-#include "kernels/device/softmax.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
-#include "kernels/mla_decode/mla_decode_params.h"
+#include "kernels/mla_decode/mla_decode_units.cuh"
 
 namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
-constexpr int32_t kHeads = TDM_MLA_DECODE_HEADS, kPage = 64, kLatent = 512;
-constexpr float kLog2E = 1.4426950408889634f, kInfinity = __builtin_huge_valf();
+constexpr int32_t kHeads = TDM_MLA_DECODE_HEADS, kPage = tdm::kPage;
 
 struct Shared {
   alignas(1024) uint8_t q[kChunks * kChunkBytes];
@@ -43,64 +38,7 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == TDM_MLA_DECODE_SHARED, "launch size");
 
-/* What a CTA works on. */
-struct Unit {
-  int32_t row;
-  int32_t first_head;
-  int32_t split;
-  int32_t begin, end; /* keys */
-  bool whole;         /* the token has no other split */
-  const int32_t* pages;
-};
-
-__device__ __forceinline__ tdm::Sequences sequences(const tdm_mla_decode_params& p) {
-  return tdm::live_sequences(p.n_seqs, p.seq_start, p.seq_kind, p.seqs, p.rows);
-}
-
-/* Keys that a sequence has. */
-__device__ __forceinline__ int32_t length(const tdm_mla_decode_params& p, int32_t sequence) {
-  return min(max(p.kv_len[sequence], 0), p.max_keys);
-}
-
-__device__ __forceinline__ int32_t splits_of(const tdm_mla_decode_params& p, int32_t keys) {
-  return (keys + p.split_keys - 1) / p.split_keys;
-}
-
-/* The units of this CTA one after the other; every role's warps walk the same way. */
-struct Walk {
-  tdm::Sequences seqs;
-  int32_t index;
-  tdm::UnitCursor cursor;
-
-  __device__ explicit Walk(const tdm_mla_decode_params& p)
-      : seqs(sequences(p)), index(static_cast<int32_t>(blockIdx.x)) {
-  }
-
-  /* False when there is no next one. Head tiles vary fastest, then tokens: neighbours read the same pages. */
-  __device__ __forceinline__ bool next(const tdm_mla_decode_params& p, Unit& unit) {
-    const int32_t tiles = (p.heads + kHeads - 1) / kHeads;
-    const auto units_of = [&](int32_t s) {
-      return seqs.kind[s] == tdm::kAbsorbed ? seqs.tokens(s) * tiles * splits_of(p, length(p, s)) : 0;
-    };
-    for (;; index += static_cast<int32_t>(gridDim.x)) {
-      const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
-      if (place.sequence < 0) return false;
-      const int32_t s = place.sequence, tokens = seqs.tokens(s), token = place.unit / tiles % tokens;
-      const int32_t split = place.unit / tiles / tokens, begin = split * p.split_keys;
-      const int32_t keys = length(p, s) - tokens + token + 1;
-      if (begin >= keys) continue; /* the sequence's last split is past this token */
-      unit = Unit{seqs.begin(s) + token,
-                  place.unit % tiles * kHeads,
-                  split,
-                  begin,
-                  min(begin + p.split_keys, keys),
-                  keys <= p.split_keys,
-                  p.block_table + s * p.block_table_stride};
-      index += static_cast<int32_t>(gridDim.x);
-      return true;
-    }
-  }
-};
+using Walk = tdm::Walk<kHeads>;
 
 struct Stage {
   uint32_t slot = 0, parity = 0;
@@ -118,7 +56,7 @@ __device__ void load(const tdm_mla_decode_params& p, Shared& shared) {
   Walk walk(p);
   Stage stage;
   uint32_t q_parity = 1;
-  Unit unit;
+  tdm::Unit unit;
   while (walk.next(p, unit)) {
     if (threadIdx.x == 0) {
       tdm::mbarrier_wait(&shared.q_empty, q_parity);
@@ -152,18 +90,9 @@ __device__ void clear_rows(uint8_t* page, int32_t valid) {
   tdm::named_barrier_sync(1, 256);
 }
 
-__device__ __forceinline__ void store_pair(const tdm_mla_decode_params& p, int64_t offset, float v0, float v1) {
-  if (p.out_dtype == TDM_KERNEL_BF16 && p.vectors != 0) {
-    *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(p.out) + offset) = tdm::bf16x2(v0, v1);
-  } else {
-    tdm::store_element(p.out, p.out_dtype, offset, v0);
-    tdm::store_element(p.out, p.out_dtype, offset + 1, v1);
-  }
-}
-
 /* One of the two heads of a thread. */
 template <int kHalf>
-__device__ __forceinline__ void store(const tdm_mla_decode_params& p, const Unit& unit, const float (&o)[128],
+__device__ __forceinline__ void store(const tdm_mla_decode_params& p, const tdm::Unit& unit, const float (&o)[128],
                                       const tdm::Softmax& softmax, int32_t consumer) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);
   const int32_t head = unit.first_head + 16 * warp + lane / 4 + 8 * kHalf, column = 256 * consumer + 2 * (lane % 4);
@@ -172,16 +101,16 @@ __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const Unit
     const int64_t offset = unit.row * p.out_stride + head * p.out_head_stride + column;
 #pragma unroll
     for (int i = 0; i < 32; ++i)
-      store_pair(p, offset + 8 * i, __fdiv_rn(o[4 * i + 2 * kHalf], softmax.sum[kHalf]),
-                 __fdiv_rn(o[4 * i + 2 * kHalf + 1], softmax.sum[kHalf]));
+      tdm::store_pair(p, offset + 8 * i, __fdiv_rn(o[4 * i + 2 * kHalf], softmax.sum[kHalf]),
+                      __fdiv_rn(o[4 * i + 2 * kHalf + 1], softmax.sum[kHalf]));
   } else {
     const int64_t partial = (int64_t{unit.row} * p.heads + head) * p.max_splits + unit.split;
-    float* target = p.values + partial * kLatent + column;
+    float* target = p.values + partial * tdm::kLatent + column;
 #pragma unroll
     for (int i = 0; i < 32; ++i)
       *reinterpret_cast<float2*>(target + 8 * i) = make_float2(o[4 * i + 2 * kHalf], o[4 * i + 2 * kHalf + 1]);
     if (column == 0)
-      *reinterpret_cast<float2*>(p.stats + 2 * partial) = make_float2(softmax.largest[kHalf], softmax.sum[kHalf]);
+      *reinterpret_cast<float2*>(p.stats + 2 * partial) = make_float2(softmax.base[kHalf], softmax.sum[kHalf]);
   }
 }
 
@@ -190,7 +119,7 @@ __device__ __forceinline__ void attend(const tdm_mla_decode_params& p, Shared& s
   Walk walk(p);
   Stage stage;
   uint32_t q_parity = 0;
-  Unit unit;
+  tdm::Unit unit;
   while (walk.next(p, unit)) {
     float o[128];
 #pragma unroll
@@ -220,9 +149,10 @@ __device__ __forceinline__ void attend(const tdm_mla_decode_params& p, Shared& s
       if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
 
       float factor[2];
-      softmax.add(s, factor, p.scale, {valid, valid});
+      if (softmax.add(s, factor, p.log2_scale, {valid, valid})) {
 #pragma unroll
-      for (int i = 0; i < 128; ++i) o[i] *= factor[i / 2 % 2];
+        for (int i = 0; i < 128; ++i) o[i] *= factor[i / 2 % 2];
+      }
       uint32_t probabilities[4][4];
       tdm::pack_probabilities(probabilities, s);
       const uint64_t values = tdm::wgmma_descriptor(page + consumer * 4 * kChunkBytes, kChunkBytes);
@@ -239,22 +169,6 @@ __device__ __forceinline__ void attend(const tdm_mla_decode_params& p, Shared& s
     softmax.finish();
     store<0>(p, unit, o, softmax, consumer);
     store<1>(p, unit, o, softmax, consumer);
-  }
-}
-
-/* Zeros for the rows of sequences of another kind, a head a warp, by the consumers' eight warps. */
-__device__ void clear_others(const tdm_mla_decode_params& p) {
-  const tdm::Sequences seqs = sequences(p);
-  const auto units_of = [&](int32_t s) { return seqs.kind[s] == tdm::kAbsorbed ? 0 : seqs.tokens(s) * p.heads; };
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-  tdm::UnitCursor cursor;
-  for (int32_t index = static_cast<int32_t>(blockIdx.x * 8 + threadIdx.x / 32 - 4);;
-       index += static_cast<int32_t>(gridDim.x) * 8) {
-    const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
-    if (place.sequence < 0) return;
-    const int64_t row = seqs.begin(place.sequence) + place.unit / p.heads;
-    const int64_t offset = row * p.out_stride + place.unit % p.heads * p.out_head_stride;
-    for (int32_t column = 2 * lane; column < kLatent; column += 64) store_pair(p, offset + column, 0.0f, 0.0f);
   }
 }
 
@@ -282,51 +196,6 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_THREADS, 1)
   } else {
     tdm::registers_raise<232>();
     attend(p, shared, static_cast<int32_t>(threadIdx.x / 128) - 1);
-    clear_others(p);
-  }
-}
-
-extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
-    tdm_mla_decode_merge_sm90(const __grid_constant__ tdm_mla_decode_params p) {
-  const tdm::Sequences seqs = sequences(p);
-  const auto units_of = [&](int32_t s) {
-    return seqs.kind[s] == tdm::kAbsorbed && length(p, s) > p.split_keys ? seqs.tokens(s) * p.heads : 0;
-  };
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-  tdm::UnitCursor cursor;
-  for (int32_t index = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / 32);;
-       index += static_cast<int32_t>(gridDim.x * blockDim.x / 32)) {
-    const tdm::UnitPlace place = tdm::find_unit(seqs, index, cursor, units_of);
-    if (place.sequence < 0) return;
-    const int32_t s = place.sequence, token = place.unit / p.heads, head = place.unit % p.heads;
-    const int32_t splits = splits_of(p, length(p, s) - seqs.tokens(s) + token + 1);
-    if (splits <= 1) continue;
-    const int64_t row = seqs.begin(s) + token, first = (row * p.heads + head) * p.max_splits;
-    const float2* stats = reinterpret_cast<const float2*>(p.stats) + first;
-    float largest = -kInfinity;
-    for (int32_t i = lane; i < splits; i += 32) largest = fmaxf(largest, stats[i].x);
-    largest = tdm::lanes_max<32>(largest);
-    const float base = largest == -kInfinity ? 0.0f : largest;
-    float o[kLatent / 32] = {}, sum = 0.0f;
-#pragma unroll 4
-    for (int32_t i = 0; i < splits; ++i) {
-      const float factor = exp2f((stats[i].x - base) * kLog2E);
-      const float4* values = reinterpret_cast<const float4*>(p.values + (first + i) * kLatent) + lane;
-      sum += stats[i].y * factor;
-#pragma unroll
-      for (int j = 0; j < kLatent / 128; ++j) {
-        const float4 v = values[32 * j];
-        o[4 * j] += v.x * factor;
-        o[4 * j + 1] += v.y * factor;
-        o[4 * j + 2] += v.z * factor;
-        o[4 * j + 3] += v.w * factor;
-      }
-    }
-    const int64_t offset = row * p.out_stride + head * p.out_head_stride + 4 * lane;
-#pragma unroll
-    for (int j = 0; j < kLatent / 128; ++j) {
-      store_pair(p, offset + 128 * j, __fdiv_rn(o[4 * j], sum), __fdiv_rn(o[4 * j + 1], sum));
-      store_pair(p, offset + 128 * j + 2, __fdiv_rn(o[4 * j + 2], sum), __fdiv_rn(o[4 * j + 3], sum));
-    }
+    tdm::clear_others(p, static_cast<int32_t>(threadIdx.x / 32) - 4, 8);
   }
 }

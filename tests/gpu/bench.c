@@ -356,8 +356,9 @@ void bench(gpu_rig* rig, const char* only) {
       gpu_end(rig);
     }
   }
-  static const int64_t decodes[][3] = {{128, 1, 4096}, {128, 16, 4096}, {128, 64, 4096}, {128, 128, 4096},
-                                       {16, 1, 4096},  {16, 64, 4096},  {16, 128, 4096}};
+  static const int64_t decodes[][3] = {{128, 1, 4096},  {128, 16, 4096}, {128, 64, 4096}, {128, 128, 4096},
+                                       {16, 1, 4096},   {16, 16, 4096},  {16, 32, 4096},  {16, 64, 4096},
+                                       {16, 128, 4096}, {16, 1, 65536}};
   for (size_t i = 0; i < sizeof decodes / sizeof *decodes && (!only || strcmp(only, "mla_decode") == 0); i++) {
     gpu_begin(rig, "bench mla_decode");
     time_mla_decode(rig, decodes[i][0], decodes[i][1], decodes[i][2], roof);

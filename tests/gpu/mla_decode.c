@@ -110,7 +110,7 @@ static void run_split(gpu_rig* rig, const split_case* c) {
     gpu_to_device(rig, &tdm_op_mla_decode, &device);
     launch(rig, &device, rig->sms);
     gpu_download(rig);
-    gpu_expect_close(rig, out, c->out == TDM_F32 ? 5e-6 : 1e-5);
+    gpu_expect_close(rig, out, 1e-6);
   }
   gpu_end(rig);
 

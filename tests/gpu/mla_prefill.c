@@ -95,7 +95,7 @@ static void run_prefill(gpu_rig* rig, const prefill_case* c) {
     if (alone) {
       gpu_expect_rows(rig, out, bits, 0, start[1]);
     } else {
-      gpu_expect_close(rig, out, c->out == TDM_F32 ? 5e-6 : 1e-5);
+      gpu_expect_close(rig, out, 1e-6);
       memcpy(bits, out->got, out->bytes);
     }
     if (c->live_seqs < 1) break;

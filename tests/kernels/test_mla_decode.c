@@ -118,7 +118,8 @@ static void make_batch(test_rig* rig, batch* b, const batch_case* c) {
   };
 }
 
-/* One head of one query against `n` keys: f32 scores, and p rounded to bf16 when the cache is. */
+/* One head of one query against `n` keys: f32 scores in units of log2, p against the power of two that is next to the
+ * largest, rounded to bf16 when the cache is. */
 static void attend(const double* q, const double* cache, const int32_t* pages, int64_t n, bool round, double* out) {
   float* score = malloc((size_t)n * sizeof *score);
   float max = -INFINITY;
@@ -128,15 +129,15 @@ static void attend(const double* q, const double* cache, const int32_t* pages, i
     const double* key = cache + (pages[j / PAGE] * PAGE + j % PAGE) * CACHED;
     double dot = 0;
     for (int d = CACHED - 1; d >= 0; d--) dot += q[d] * key[d];
-    score[j] = (float)dot * SCALE;
+    score[j] = (float)dot * (SCALE * 1.4426950408889634f);
     max = fmaxf(max, score[j]);
   }
   for (int d = 0; d < LATENT; d++) out[d] = 0;
   for (int64_t j = 0; j < n; j++) {
     const double* key = cache + (pages[j / PAGE] * PAGE + j % PAGE) * CACHED;
-    double p = (double)expf(score[j] - max);
-    sum += p;
+    double p = (double)exp2f(score[j] - ceilf(max));
     if (round) p = oracle_round(p, TDM_BF16);
+    sum += p;
     for (int d = 0; d < LATENT; d++) out[d] += p * key[d];
   }
   for (int d = 0; d < LATENT; d++) out[d] /= sum;
