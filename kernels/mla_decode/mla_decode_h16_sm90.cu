@@ -289,7 +289,8 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
       const Slot first = slot;
 #pragma unroll
       for (int third = 0; third < kThirds; ++third) {
-        page.third[third] = shared.ring[slot.index];
+        /* The same for all lanes, and by the shuffle the compiler knows: descriptors stay in uniform registers. */
+        page.third[third] = shared.ring[__shfl_sync(~0u, slot.index, 0)];
         tdm::mbarrier_wait(&shared.full[slot.index], slot.parity);
         slot.advance();
       }

@@ -4,18 +4,18 @@
 #include "kernels/device/abi.h"
 
 enum {
-  TDM_MLA_DECODE_THREADS = 384, /* a producer and two consumer warpgroups */
-  TDM_MLA_DECODE_HEADS = 64,    /* of a tile */
-  TDM_MLA_DECODE_STAGES = 2,
-  TDM_MLA_DECODE_TILE_BYTES = 64 * 576 * 2,
-  TDM_MLA_DECODE_SHARED =
-      ((1 + TDM_MLA_DECODE_STAGES) * TDM_MLA_DECODE_TILE_BYTES + (2 + 2 * TDM_MLA_DECODE_STAGES) * 8 + 1023) / 1024 *
-      1024,
+  TDM_MLA_DECODE_PAGE_BYTES = 64 * 576 * 2,
+  TDM_MLA_DECODE_H64_THREADS = 512, /* producers, a warpgroup for scores, two for values */
+  TDM_MLA_DECODE_H64_HEADS = 64,    /* of a tile */
+  TDM_MLA_DECODE_H64_STAGES = 2,
+  TDM_MLA_DECODE_H64_SHARED = ((1 + TDM_MLA_DECODE_H64_STAGES) * TDM_MLA_DECODE_PAGE_BYTES + 64 * 64 * 2 + 9 * 64 * 4 +
+                               64 + (2 + 2 * TDM_MLA_DECODE_H64_STAGES) * 8 + 1023) /
+                              1024 * 1024,
   TDM_MLA_DECODE_H16_THREADS = 192, /* a warpgroup, a warp for pages, one for q */
   TDM_MLA_DECODE_H16_HEADS = 16,    /* the most that this kernel takes */
   TDM_MLA_DECODE_H16_SLOTS = 8,     /* thirds of a page */
   TDM_MLA_DECODE_H16_SHARED = (TDM_MLA_DECODE_H16_HEADS * 576 * 2 + TDM_MLA_DECODE_H16_HEADS * 128 +
-                               TDM_MLA_DECODE_H16_SLOTS * TDM_MLA_DECODE_TILE_BYTES / 3 +
+                               TDM_MLA_DECODE_H16_SLOTS * TDM_MLA_DECODE_PAGE_BYTES / 3 +
                                2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + (2 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
                               1024 * 1024,
   TDM_MLA_DECODE_MERGE_THREADS = 256,

@@ -5,17 +5,13 @@
 #include "runtime/op.h"
 #include "runtime/status.h"
 
-/* Keys of a split. The kernel for many heads sums a split up as one; there, splits shorter than 512 keys cost more than
- * they gain (H200, 2026-11-22). The number of splits bounds the scratch, h * splits * 2 KiB a row; with more heads
- * there are more CTAs anyway. The kernel for up to 16 heads sums up leaves, and leaves into groups of four; its splits
- * are whichever of the two the load asks for, with the same bits. */
+/* Leaves bound the scratch: h * groups * 2 KiB a row. */
 enum {
-  MIN_SPLIT_KEYS = 512,
-  MAX_SPLIT_HEADS = 1024,
-  MAX_SPLITS = 64,
-  MIN_LEAF_KEYS = 256,
-  MAX_LEAVES = 256,
+  MAX_LEAF_HEADS = 4096,
   GROUP_LEAVES = 4,
+  H16_LEAF_KEYS = 256, /* at least */
+  H32_LEAF_KEYS = 512,
+  H64_LEAF_KEYS = 1024,
   MERGES_PER_CTA = TDM_MLA_DECODE_MERGE_THREADS / 32,
   MERGE_PIECES = TDM_MLA_LATENT / TDM_MLA_DECODE_MERGE_COLUMNS
 };
@@ -24,59 +20,45 @@ static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-static int64_t max_of(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
-/* In whole pages, at least `least`: what a row of the block table reaches, cut into `parts`. */
-static int64_t part_keys(int64_t max_keys, int64_t parts, int64_t least) {
-  return max_of(ceil_div(ceil_div(max_keys, parts), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS, least);
-}
-
 static size_t value_bytes(const tdm_mla_decode_args* args, const tdm_mla_decode_plan* plan) {
   return (size_t)(args->q.shape[0] * args->q.shape[1] * plan->max_splits * TDM_MLA_LATENT) * sizeof(float);
 }
 
-/* A split is a leaf while groups would leave more than a quarter of the SMs without work. */
-static void cut_h16(int64_t rows, int64_t max_keys, int32_t sms, tdm_mla_decode_plan* plan) {
-  int64_t leaf = part_keys(max_keys, MAX_LEAVES, MIN_LEAF_KEYS), group = leaf * GROUP_LEAVES;
-  bool groups = rows * ceil_div(max_keys, group) * 4 >= (int64_t)sms * 3;
-  plan->attend = (tdm_kernel_launch){.kernel = "tdm_mla_decode_h16_sm90",
-                                     .block = TDM_MLA_DECODE_H16_THREADS,
-                                     .shared_bytes = TDM_MLA_DECODE_H16_SHARED};
-  plan->head_tile = TDM_MLA_DECODE_H16_HEADS;
-  plan->leaf_keys = (int32_t)leaf;
-  plan->split_keys = (int32_t)(groups ? group : leaf);
-  plan->group_splits = groups ? 1 : GROUP_LEAVES;
-}
-
-static void cut_h64(int64_t heads, int64_t max_keys, tdm_mla_decode_plan* plan) {
-  int64_t splits = MAX_SPLIT_HEADS / heads;
-  if (splits > MAX_SPLITS) splits = MAX_SPLITS;
-  if (splits < 1) splits = 1;
-  plan->attend = (tdm_kernel_launch){
-      .kernel = "tdm_mla_decode_sm90", .block = TDM_MLA_DECODE_THREADS, .shared_bytes = TDM_MLA_DECODE_SHARED};
-  plan->head_tile = TDM_MLA_DECODE_HEADS;
-  plan->split_keys = (int32_t)part_keys(max_keys, splits, MIN_SPLIT_KEYS);
-  plan->leaf_keys = plan->split_keys;
-  plan->group_splits = 1;
+/* In whole pages; more for more heads, which keep more SMs busy. */
+static int64_t leaf_keys(int64_t heads, int64_t max_keys) {
+  int64_t least = heads <= TDM_MLA_DECODE_H16_HEADS ? H16_LEAF_KEYS : heads <= 32 ? H32_LEAF_KEYS : H64_LEAF_KEYS;
+  int64_t leaves = heads < MAX_LEAF_HEADS ? MAX_LEAF_HEADS / heads : 1;
+  int64_t keys = ceil_div(ceil_div(max_keys, leaves), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS;
+  return keys > least ? keys : least;
 }
 
 void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms, tdm_mla_decode_plan* out_plan) {
   int64_t rows = args->q.shape[0], heads = args->q.shape[1];
   int64_t max_keys = args->block_table.shape[1] * TDM_PAGE_TOKENS;
-  tdm_mla_decode_plan plan = {.merge = {.kernel = "tdm_mla_decode_merge_sm90", .block = TDM_MLA_DECODE_MERGE_THREADS}};
+  int64_t leaf = leaf_keys(heads, max_keys), group = leaf * GROUP_LEAVES;
+  tdm_mla_decode_plan plan = {.attend = {.kernel = "tdm_mla_decode_h64_sm90",
+                                         .block = TDM_MLA_DECODE_H64_THREADS,
+                                         .shared_bytes = TDM_MLA_DECODE_H64_SHARED},
+                              .merge = {.kernel = "tdm_mla_decode_merge_sm90", .block = TDM_MLA_DECODE_MERGE_THREADS},
+                              .head_tile = TDM_MLA_DECODE_H64_HEADS,
+                              .leaf_keys = (int32_t)leaf};
   if (heads <= TDM_MLA_DECODE_H16_HEADS) {
-    cut_h16(rows, max_keys, sms, &plan);
-  } else {
-    cut_h64(heads, max_keys, &plan);
+    plan.attend = (tdm_kernel_launch){.kernel = "tdm_mla_decode_h16_sm90",
+                                      .block = TDM_MLA_DECODE_H16_THREADS,
+                                      .shared_bytes = TDM_MLA_DECODE_H16_SHARED};
+    plan.head_tile = TDM_MLA_DECODE_H16_HEADS;
   }
+  /* Leaves while groups would leave more than a quarter of the SMs without work. */
+  int64_t tiles = rows * ceil_div(heads, plan.head_tile);
+  bool groups = tiles * ceil_div(max_keys, group) * 4 >= (int64_t)sms * 3;
+  plan.split_keys = (int32_t)(groups ? group : leaf);
+  plan.group_splits = groups ? 1 : GROUP_LEAVES;
   plan.max_splits = (int32_t)ceil_div(max_keys, plan.split_keys);
-  int64_t units = rows * ceil_div(heads, plan.head_tile) * plan.max_splits;
+  int64_t units = tiles * plan.max_splits;
   int64_t merges = ceil_div(rows * heads * MERGE_PIECES, MERGES_PER_CTA);
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);
-  if (plan.max_splits > 1) {
+  if (plan.max_splits > 1 || plan.split_keys > plan.leaf_keys) {
     plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float);
     plan.partial_bytes = (plan.partial_bytes + 255) / 256 * 256;
   }
@@ -126,7 +108,7 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
                                   .out_dtype = (int32_t)args->out.dtype,
                                   .log2_scale = tdm_softmax_log2_scale(args->scale)};
   params.vectors = (params.out_stride | params.out_head_stride) % 8 == 0;
-  if (plan->max_splits > 1) {
+  if (plan->partial_bytes > 0) {
     params.values = partials;
     params.stats = (float*)(void*)((char*)partials + value_bytes(args, plan));
   }

@@ -283,16 +283,22 @@ static void time_mla_decode(gpu_rig* rig, int64_t heads, int64_t n_seqs, int64_t
   tdm_mla_decode_sm90_make_plan(&args, rig->sms, &plan);
   void* partials = (void*)(uintptr_t)gpu_scratch(rig, plan.partial_bytes + 256, 0);
   if (tdm_mla_decode_sm90_params(&args, &plan, partials, gpu_encode, rig, &params) != TDM_OK) abort();
-  begin_capture(rig);
-  for (int i = 0; i < 8; i++) {
-    (void)gpu_enqueue(rig, rig->stream, &plan.attend, &params);
-    if (plan.max_splits > 1) (void)gpu_enqueue(rig, rig->stream, &plan.merge, &params);
+  float us[2]; /* with the merge, without it */
+  for (int alone = 0; alone < 2; alone++) {
+    begin_capture(rig);
+    for (int i = 0; i < 8; i++) {
+      (void)gpu_enqueue(rig, rig->stream, &plan.attend, &params);
+      if (plan.max_splits > 1 && !alone) (void)gpu_enqueue(rig, rig->stream, &plan.merge, &params);
+    }
+    us[alone] = end_capture_and_time(rig, 8);
   }
-  float us = end_capture_and_time(rig, 8);
-  double bytes = (double)n_seqs * (double)(context * 1152 + heads * (576 + 512) * 2), rate = bytes / (double)us * 1e6;
-  (void)printf("mla_decode  %3lld heads %3lld sequences of %6lld: %9.2f us %7.0f GB/s %5.1f%% %7.0f TFLOP/s\n",
-               (long long)heads, (long long)n_seqs, (long long)context, (double)us, rate * 1e-9, 100 * rate / roof,
-               2e-6 * (double)(n_seqs * heads * context) * 1088 / (double)us);
+  double bytes = (double)n_seqs * (double)(context * 1152 + heads * (576 + 512) * 2),
+         rate = bytes / (double)us[0] * 1e6;
+  (void)printf(
+      "mla_decode  %3lld heads %3lld sequences of %6lld, splits of %5d: %9.2f us (merge %6.2f) %7.0f GB/s %5.1f%% "
+      "%7.0f TFLOP/s\n",
+      (long long)heads, (long long)n_seqs, (long long)context, plan.split_keys, (double)us[0], (double)(us[0] - us[1]),
+      rate * 1e-9, 100 * rate / roof, 2e-6 * (double)(n_seqs * heads * context) * 1088 / (double)us[0]);
   free(ints);
 }
 
