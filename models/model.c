@@ -16,6 +16,8 @@ tdm_status tdm_model_config_init(tdm_model_config* config, size_t size) {
                                      .prefill_threshold = 16,
                                      .strategy = TDM_STRATEGY_SOFT,
                                      .side_sms = 16,
+                                     .wait_form = TDM_WAIT_EDGE,
+                                     .signal_limit_ms = 10000,
                                      .order = TDM_ORDER_LANES,
                                      .use_graphs = true};
   return tdm_config_init("tdm_model_config", &defaults, sizeof defaults, config, size);
@@ -162,6 +164,7 @@ static tdm_status get_soft_lanes(tdm_model* model) {
 /* The ladder: green, else soft with a reason. */
 static tdm_status get_lanes(tdm_model* model) {
   model->strategy = model->config.strategy;
+  model->wait_form = model->config.wait_form;
   if (model->strategy == TDM_STRATEGY_SERIAL) {
     TDM_TRY(get_lane(model, "main", TDM_LANE_WHOLE, 0, &model->main_lane));
     model->side_lane = model->main_lane;
@@ -173,6 +176,7 @@ static tdm_status get_lanes(tdm_model* model) {
     snprintf(model->strategy_reason, sizeof model->strategy_reason, "%s", tdm_last_error()->message);
     tdm_log(model->runtime, TDM_LOG_WARNING, "soft lanes instead of green ones: %s", model->strategy_reason);
     model->strategy = TDM_STRATEGY_SOFT;
+    model->wait_form = TDM_WAIT_EDGE;
   }
   return get_soft_lanes(model);
 }
@@ -291,6 +295,7 @@ tdm_status tdm_model_get_info(const tdm_model* model, tdm_model_info* out_info) 
   tdm_model_info info = {
       .size = sizeof info,
       .strategy = model->strategy,
+      .wait_form = model->wait_form,
       .layers = model->config.layers,
       .max_context = model->config.max_context,
       .cache_pages = model->cache.n_pages,

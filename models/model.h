@@ -35,6 +35,7 @@ struct tdm_model {
   tdm_lane* main_lane;
   tdm_lane* side_lane;
   tdm_strategy strategy; /* in force */
+  tdm_wait_form wait_form;
   char strategy_reason[160];
   tdm_model_graphs whole;
   tdm_model_graphs layers; /* of the last range asked for */

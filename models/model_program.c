@@ -110,6 +110,9 @@ tdm_status tdm_model_graphs_init(tdm_model* model, tdm_model_range range, tdm_mo
   config.n_buckets = model->config.n_buckets;
   config.buckets = model->config.buckets;
   config.ctx = out_graphs;
+  config.wait_form = model->wait_form;
+  config.signal_limit_ms = model->config.signal_limit_ms;
+  config.trace = model->config.trace;
   config.name = "decode";
   config.build = build_decode;
   TDM_TRY(tdm_graph_cache_create(model->runtime, &config, &out_graphs->decode));

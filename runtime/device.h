@@ -11,7 +11,7 @@
  *        memory, a thread a lane       driver API, streams and green contexts, kernels */
 
 #include "runtime/lane.h"
-#include "tandem/program.h"
+#include "tandem/trace.h"
 
 typedef struct tdm_device {
   /* Fills runtime->device_state; `close` undoes it, also after a failed open. */
@@ -41,6 +41,10 @@ typedef struct tdm_device {
   tdm_status (*capture)(tdm_program* program, void** out_state);
   tdm_status (*replay)(tdm_program* program, void* state, const tdm_launch_config* config);
   void (*release)(tdm_program* program, void* state);
+
+  /* Of a program sealed with a trace: how many events its last launch has left, and they themselves unless NULL; an end
+   * of 0 where one has not ended. The launch mutex is held. */
+  tdm_status (*trace)(tdm_program* program, tdm_trace_event* events, int64_t* out_n);
 } tdm_device;
 
 extern const tdm_device tdm_host_device;

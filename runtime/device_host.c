@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "runtime/device.h"
 #include "runtime/program.h"
@@ -91,10 +92,19 @@ static void lane_close(tdm_lane* owner) {
 
 /* ---- running a program ------------------------------------------------------------------------------------------ */
 
+static uint64_t now_ns(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
 static tdm_status run_step(const tdm_program* program, int32_t index) {
   const tdm_step* step = &program->steps[index];
   void* scratch = step->plan.scratch_bytes ? program->workspace->data + step->scratch_offset : NULL;
+  tdm_trace_event* event = program->run.events ? &program->run.events[index] : NULL;
+  if (event) event->resident_ns = event->begin_ns = now_ns();
   const tdm_status status = step->op->ref(step->args, &step->plan, scratch);
+  if (event) event->end_ns = now_ns();
   return status == TDM_OK ? status : tdm_fail_prefix(status, "step %d '%s'", index, step->label);
 }
 
@@ -256,12 +266,25 @@ static tdm_status device_synchronize(tdm_runtime* runtime) {
 }
 
 static tdm_status program_open(tdm_program* program) {
-  (void)program;
+  if (!program->trace) return TDM_OK;
+  tdm_trace_event* events = tdm_host_alloc_array(program->runtime, program->n_steps, sizeof *events);
+  if (!events) return TDM_OUT_OF_MEMORY;
+  for (int32_t i = 0; i < program->n_steps; i++)
+    events[i] = (tdm_trace_event){.step = i, .lane = program->lane_of[i], .sm = program->lane_of[i]};
+  program->run.events = events;
   return TDM_OK;
 }
 
 static void program_close(tdm_program* program) {
-  (void)program;
+  tdm_trace_event** events = &program->run.events;
+  tdm_host_free(program->runtime, *events, (size_t)program->n_steps * sizeof **events);
+  *events = NULL;
+}
+
+static tdm_status trace(tdm_program* program, tdm_trace_event* events, int64_t* out_n) {
+  *out_n = program->n_steps;
+  if (events) memcpy(events, program->run.events, (size_t)program->n_steps * sizeof *events);
+  return TDM_OK;
 }
 
 /* A sealed program is itself what a capture would give: it never changes and knows every address. */
@@ -298,4 +321,5 @@ const tdm_device tdm_host_device = {
     .capture = capture,
     .replay = replay,
     .release = release,
+    .trace = trace,
 };

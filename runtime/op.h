@@ -15,12 +15,17 @@ typedef struct tdm_operand {
   size_t offset; /* offsetof(args, name) */
   tdm_access access;
   bool optional;
+  bool early; /* CUDA kernels may read it before the steps before theirs are done, unless a step of the program writes
+                 it */
 } tdm_operand;
 
 #define TDM_OPERAND(args_type, member, access)                                                                         \
-  { #member, offsetof(args_type, member), access, false }
+  { #member, offsetof(args_type, member), access, false, false }
+/* Weights, which kernels fetch ahead. */
+#define TDM_WEIGHT_OPERAND(args_type, member)                                                                          \
+  { #member, offsetof(args_type, member), TDM_READ, false, true }
 #define TDM_OPTIONAL_OPERAND(args_type, member, access)                                                                \
-  { #member, offsetof(args_type, member), access, true }
+  { #member, offsetof(args_type, member), access, true, false }
 
 /* What `plan` decides from shapes and the SM budget, before anything runs. Pure data, printable. */
 typedef struct tdm_plan {

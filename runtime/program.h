@@ -8,6 +8,7 @@
 #include "runtime/lane.h"
 #include "runtime/op.h"
 #include "runtime/schedule.h"
+#include "tandem/trace.h"
 
 typedef struct tdm_step {
   const tdm_op* op;
@@ -36,6 +37,7 @@ typedef struct tdm_run {
   tdm_status status;
   int32_t raw_code;
   char message[2048];
+  tdm_trace_event* events; /* [n_steps] where the program is traced */
 } tdm_run;
 
 struct tdm_program {
@@ -54,6 +56,9 @@ struct tdm_program {
   tdm_schedule schedule;
   tdm_buffer* workspace; /* NULL when nothing needs one */
   size_t workspace_bytes;
+  tdm_wait_form wait_form;
+  uint32_t signal_limit_ms;
+  bool trace;
   tdm_run run;
   void* device_state; /* the device's, made by the last step of seal */
 };

@@ -19,7 +19,7 @@ typedef struct sealing {
 } sealing;
 
 tdm_status tdm_seal_config_init(tdm_seal_config* config, size_t size) {
-  const tdm_seal_config defaults = {.size = size};
+  const tdm_seal_config defaults = {.size = size, .wait_form = TDM_WAIT_EDGE, .signal_limit_ms = 10000};
   return tdm_config_init("tdm_seal_config", &defaults, sizeof defaults, config, size);
 }
 
@@ -155,6 +155,16 @@ static tdm_status seal_all(sealing* seal, const tdm_seal_config* config) {
   return publish(seal);
 }
 
+static tdm_status check_waits(const tdm_program* program, const tdm_seal_config* config) {
+  if (config->wait_form != TDM_WAIT_EDGE && config->wait_form != TDM_WAIT_SIGNAL)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "program '%s': wait form %d is no tdm_wait_form", program->name,
+                    (int)config->wait_form);
+  if (config->signal_limit_ms < 1 || config->signal_limit_ms > 600000)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "program '%s': a limit of %u ms for signals; 1 to 600000 are possible",
+                    program->name, config->signal_limit_ms);
+  return TDM_OK;
+}
+
 tdm_status tdm_program_seal(tdm_program* program, const tdm_seal_config* config) {
   if (!program) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_program_seal: program must not be NULL");
   if (program->sealed) return TDM_FAIL(TDM_INVALID_STATE, "program '%s' is sealed already", program->name);
@@ -162,6 +172,10 @@ tdm_status tdm_program_seal(tdm_program* program, const tdm_seal_config* config)
   tdm_seal_config wanted;
   TDM_TRY(tdm_seal_config_init(&wanted, sizeof wanted));
   if (config) TDM_TRY(tdm_config_copy("tdm_seal_config", config, sizeof wanted, &wanted));
+  TDM_TRY(check_waits(program, &wanted));
+  program->wait_form = wanted.wait_form;
+  program->signal_limit_ms = wanted.signal_limit_ms;
+  program->trace = wanted.trace;
   sealing seal = {.program = program};
   const tdm_status status = seal_all(&seal, &wanted);
   tdm_runtime* runtime = program->runtime;
@@ -186,7 +200,8 @@ tdm_status tdm_program_get_info(const tdm_program* program, tdm_program_info* ou
                            .lanes = program->n_lanes,
                            .waits = program->schedule.n_waits,
                            .temps = (int32_t)program->n_temps,
-                           .workspace_bytes = program->workspace_bytes};
+                           .workspace_bytes = program->workspace_bytes,
+                           .wait_form = program->wait_form};
   for (int64_t i = 0; i < program->n_temps; i++) info.temp_bytes += program->temps[i].buffer->bytes;
   for (int64_t i = 0; i < program->n_steps; i++) {
     info.flops += program->steps[i].plan.flops;

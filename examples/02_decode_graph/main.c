@@ -1,21 +1,20 @@
 /* Decode steps of DeepSeek-V3 layers of real dimensions, random FP8 weights: launched eagerly and replayed as captured
  * graphs, for several batch sizes at a given context. */
 
+#include "common/decode_step.h"
 #include <argp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <tandem/tandem.h>
 #include <time.h>
 
 enum { EXIT_BAD_USAGE = 2, EXIT_TANDEM = 3, MAX_BATCHES = 16 };
 
 typedef struct example_arguments {
-  tdm_device_kind device;
-  int32_t ordinal;
-  bool any_device, whole, tiny;
-  int64_t layers, context, replays, side_sms;
+  decode_step_options step;
+  int64_t replays, side_sms;
   tdm_strategy strategy;
+  tdm_wait_form wait_form;
   int64_t batches[MAX_BATCHES];
   int n_batches;
 } example_arguments;
@@ -27,36 +26,21 @@ static const struct argp_option options[] = {
     {"tiny", 't', NULL, 0, "a layer small enough for the host device, to try the program", 0},
     {"layers", 'l', "N", 0, "layers in a step (default 1)", 0},
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
-    {"strategy", 's', "serial|soft|green", 0, "on which lanes the steps run (default soft)", 0},
+    {"strategy", 's', "serial|soft|green|signal", 0,
+     "on which lanes the steps run (default soft); signal: green lanes that wait by signals", 0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
     {0},
 };
 
-static bool parse_number(const char* text, int64_t least, int64_t most, int64_t* out) {
-  char* end;
-  *out = strtoll(text, &end, 10);
-  return end != text && *end == '\0' && *out >= least && *out <= most;
-}
-
 static bool parse_batches(char* text, example_arguments* arguments) {
   arguments->n_batches = 0;
   for (char* item = strtok(text, ","); item; item = strtok(NULL, ",")) {
     if (arguments->n_batches == MAX_BATCHES) return false;
-    if (!parse_number(item, 1, 1024, &arguments->batches[arguments->n_batches++])) return false;
+    if (!decode_step_parse_number(item, 1, 1024, &arguments->batches[arguments->n_batches++])) return false;
   }
   return arguments->n_batches > 0;
-}
-
-static bool parse_device(const char* text, example_arguments* arguments) {
-  int64_t ordinal = 0;
-  arguments->any_device = strcmp(text, "auto") == 0;
-  arguments->device = strcmp(text, "host") == 0 ? TDM_DEVICE_HOST : TDM_DEVICE_CUDA;
-  if (arguments->any_device || arguments->device == TDM_DEVICE_HOST) return true;
-  const bool ok = strncmp(text, "cuda:", 5) == 0 && parse_number(text + 5, 0, 1024, &ordinal);
-  arguments->ordinal = (int32_t)ordinal;
-  return ok;
 }
 
 static error_t parse(int key, char* text, struct argp_state* state) {
@@ -64,35 +48,36 @@ static error_t parse(int key, char* text, struct argp_state* state) {
   bool ok = true;
   switch (key) {
   case 'd':
-    ok = parse_device(text, arguments);
+    ok = decode_step_parse_device(text, &arguments->step);
     break;
   case 'w':
-    arguments->whole = true;
+    arguments->step.whole = true;
     break;
   case 't':
-    arguments->tiny = true;
+    arguments->step.tiny = true;
     break;
   case 'l':
-    ok = parse_number(text, 1, 61, &arguments->layers);
+    ok = decode_step_parse_number(text, 1, 61, &arguments->step.layers);
     break;
   case 'c':
-    ok = parse_number(text, 1, 131072, &arguments->context);
+    ok = decode_step_parse_number(text, 1, 131072, &arguments->step.context);
     break;
   case 's':
-    arguments->strategy = strcmp(text, "serial") == 0  ? TDM_STRATEGY_SERIAL
-                          : strcmp(text, "soft") == 0  ? TDM_STRATEGY_SOFT
-                          : strcmp(text, "green") == 0 ? TDM_STRATEGY_GREEN
-                                                       : (tdm_strategy)0;
+    arguments->strategy = strcmp(text, "serial") == 0                                 ? TDM_STRATEGY_SERIAL
+                          : strcmp(text, "soft") == 0                                 ? TDM_STRATEGY_SOFT
+                          : strcmp(text, "green") == 0 || strcmp(text, "signal") == 0 ? TDM_STRATEGY_GREEN
+                                                                                      : (tdm_strategy)0;
+    arguments->wait_form = strcmp(text, "signal") == 0 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE;
     ok = arguments->strategy != 0;
     break;
   case 'n':
-    ok = parse_number(text, 1, 1024, &arguments->side_sms);
+    ok = decode_step_parse_number(text, 1, 1024, &arguments->side_sms);
     break;
   case 'm':
     ok = parse_batches(text, arguments);
     break;
   case 'r':
-    ok = parse_number(text, 1, 100000, &arguments->replays);
+    ok = decode_step_parse_number(text, 1, 100000, &arguments->replays);
     break;
   case ARGP_KEY_ARG:
     argp_error(state, "'%s' is not expected", text);
@@ -116,57 +101,6 @@ static int fail(const char* what) {
   return EXIT_TANDEM;
 }
 
-static void print_log(void* ctx, tdm_log_level level, const char* line) {
-  (void)ctx;
-  (void)level;
-  fprintf(stderr, "tandem: %s\n", line);
-}
-
-/* DeepSeek-V3's MoE layer; a rank of tensor parallelism 8 has an eighth of the heads and of each expert's width. */
-static tdm_deepseek_v3_config layer_shape(const example_arguments* arguments) {
-  tdm_deepseek_v3_config shape = {
-      .vocab_size = 128, /* embedding and head are not what is measured */
-      .hidden_size = 7168,
-      .intermediate_size = 18432,
-      .moe_intermediate_size = arguments->whole ? 2048 : 256,
-      .num_hidden_layers = arguments->layers,
-      .num_attention_heads = arguments->whole ? 128 : 16,
-      .q_lora_rank = 1536,
-      .kv_lora_rank = 512,
-      .qk_nope_head_dim = 128,
-      .qk_rope_head_dim = 64,
-      .v_head_dim = 128,
-      .n_routed_experts = 256,
-      .n_shared_experts = 1,
-      .num_experts_per_tok = 8,
-      .n_group = 8,
-      .topk_group = 4,
-      .max_position_embeddings = 163840,
-      .bos_token_id = -1,
-      .eos_token_id = -1,
-      .rms_norm_eps = 1e-6,
-      .routed_scaling_factor = 2.5,
-      .norm_topk_prob = true,
-      .rope = {.type = TDM_ROPE_YARN,
-               .theta = 10000,
-               .factor = 40,
-               .beta_fast = 32,
-               .beta_slow = 1,
-               .mscale = 1,
-               .mscale_all_dim = 1,
-               .original_max_position_embeddings = 4096,
-               .truncate = true,
-               .interleave = true},
-  };
-  if (!arguments->tiny) return shape;
-  shape.hidden_size = 512;
-  shape.moe_intermediate_size = 128;
-  shape.num_attention_heads = 4;
-  shape.q_lora_rank = 256;
-  shape.n_routed_experts = 16;
-  return shape;
-}
-
 /* Runs the program `n` times, as it is or as the graph; answers microseconds for one. */
 static tdm_status time_launches(tdm_runtime* runtime, tdm_program* program, tdm_graph* graph, int64_t n,
                                 double* out_us) {
@@ -187,43 +121,26 @@ static tdm_status time_launches(tdm_runtime* runtime, tdm_program* program, tdm_
 
 /* One line of the table: a decode step of `batch` sequences. */
 static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_arguments* arguments, int64_t batch) {
-  static tdm_batch_item items[1024];
-  static float hidden[1024 * 7168];
-  const int64_t width = tdm_model_get_config(model)->hidden_size;
-  tdm_status status = TDM_OK;
-  int64_t made = 0;
-  for (; made < batch && status == TDM_OK; made++) {
-    items[made] = (tdm_batch_item){.n_tokens = 1};
-    status = tdm_sequence_create(model, &items[made].sequence);
-    if (status == TDM_OK) status = tdm_sequence_pretend(items[made].sequence, arguments->context);
-  }
-  uint32_t random = 1;
-  for (int64_t i = 0; i < batch * width; i++) {
-    random = random * 1664525u + 1013904223u;
-    hidden[i] = (float)(random >> 8) / (float)(1 << 23) - 1.0f;
-  }
-  /* One call builds the program and fills the batch's arrays; the launches after it repeat that step. */
-  tdm_program* program = NULL;
+  static decode_step step;
   tdm_graph* graph = NULL;
   double eager = 0, replayed = 0;
-  if (status == TDM_OK) status = tdm_model_forward_layers(model, items, batch, 0, arguments->layers, hidden, hidden);
-  if (status == TDM_OK) status = tdm_model_program(model, &program);
-  if (status == TDM_OK) status = tdm_graph_capture(program, &graph);
-  if (status == TDM_OK) status = time_launches(runtime, program, NULL, arguments->replays, &eager);
-  if (status == TDM_OK) status = time_launches(runtime, program, graph, arguments->replays, &replayed);
+  tdm_status status = decode_step_begin(model, &arguments->step, batch, &step);
+  if (status == TDM_OK) status = tdm_graph_capture(step.program, &graph);
+  if (status == TDM_OK) status = time_launches(runtime, step.program, NULL, arguments->replays, &eager);
+  if (status == TDM_OK) status = time_launches(runtime, step.program, graph, arguments->replays, &replayed);
   tdm_program_info info = {.size = sizeof info};
-  if (status == TDM_OK) status = tdm_program_get_info(program, &info);
+  if (status == TDM_OK) status = tdm_program_get_info(step.program, &info);
   if (status == TDM_OK) {
-    const double layers = (double)arguments->layers;
+    const double layers = (double)arguments->step.layers;
     tdm_model_info model_info = {.size = sizeof model_info};
     (void)tdm_model_get_info(model, &model_info);
     /* Weights once, and 576 bf16 values for each cached token: what a step cannot do without. */
-    const double bytes = (double)model_info.weight_bytes + layers * (double)(batch * arguments->context) * 1152;
+    const double bytes = (double)model_info.weight_bytes + layers * (double)(batch * arguments->step.context) * 1152;
     printf("  %-6d %-10.1f %-10.1f %-8.1f %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
            (double)info.steps / layers, bytes / layers / 1e6, bytes / replayed / 1e3);
   }
   tdm_graph_destroy(graph);
-  while (made-- > 0) tdm_sequence_destroy(items[made].sequence);
+  decode_step_end(&step);
   return status;
 }
 
@@ -234,26 +151,24 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   tdm_model_config config;
   tdm_status status = tdm_model_config_init(&config, sizeof config);
   if (status != TDM_OK) return status;
-  config.max_tokens = config.max_seqs = largest;
   config.strategy = arguments->strategy;
+  config.wait_form = arguments->wait_form;
   config.side_sms = (int32_t)arguments->side_sms;
-  config.max_context = (arguments->context / 64 + 2) * 64;
-  config.cache_pages = largest * (arguments->context / 64 + 2);
-  const tdm_deepseek_v3_config shape = layer_shape(arguments);
   tdm_model* model = NULL;
-  status = tdm_model_create_random(runtime, &shape, 1, &config, &model);
+  status = decode_step_model(runtime, &arguments->step, largest, &config, &model);
   if (status != TDM_OK) return status;
   tdm_runtime_info device = {.size = sizeof device};
   tdm_model_info info = {.size = sizeof info};
   (void)tdm_runtime_get_info(runtime, &device);
   (void)tdm_model_get_info(model, &info);
   static const char* const strategies[] = {"", "serial", "soft", "green"};
-  printf("%s, %d SMs, %s lanes; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
-         device.sms, strategies[info.strategy], (int)arguments->layers,
-         arguments->tiny    ? "tiny"
-         : arguments->whole ? "whole"
-                            : "TP8",
-         arguments->layers > 1 ? "s" : "", (double)info.weight_bytes / 1e9, (int)arguments->context,
+  printf("%s, %d SMs, %s lanes%s; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
+         device.sms, strategies[info.strategy], info.wait_form == TDM_WAIT_SIGNAL ? " with signals" : "",
+         (int)arguments->step.layers,
+         arguments->step.tiny    ? "tiny"
+         : arguments->step.whole ? "whole"
+                                 : "TP8",
+         arguments->step.layers > 1 ? "s" : "", (double)info.weight_bytes / 1e9, (int)arguments->step.context,
          (int)arguments->replays);
   printf("  tokens eager us   replay us  steps    MB         GB/s of weights and cache (replay); us, steps and MB per "
          "layer\n");
@@ -268,11 +183,10 @@ int main(int argc, char** argv) {
       "Measures decode steps of DeepSeek-V3 layers with random weights: eager launches against replayed graphs."
       "\vExit status: 0 done, 2 wrong usage, 3 tandem refused (the reason is on stderr).";
   const struct argp argp = {.options = options, .parser = parse, .doc = doc};
-  example_arguments arguments = {.any_device = true,
-                                 .layers = 1,
+  example_arguments arguments = {.step = {.any_device = true, .layers = 1, .context = 4096},
                                  .side_sms = 16,
                                  .strategy = TDM_STRATEGY_SOFT,
-                                 .context = 4096,
+                                 .wait_form = TDM_WAIT_EDGE,
                                  .replays = 50,
                                  .batches = {1, 16, 64, 128},
                                  .n_batches = 4};
@@ -280,20 +194,8 @@ int main(int argc, char** argv) {
   argp_program_version = tdm_version();
   argp_parse(&argp, argc, argv, 0, NULL, &arguments);
 
-  tdm_runtime_config config;
   tdm_runtime* runtime = NULL;
-  if (tdm_runtime_config_init(&config, sizeof config) != TDM_OK) return fail("config");
-  config.log = print_log;
-  config.log_level = TDM_LOG_WARNING;
-  config.device_kind = arguments.any_device ? TDM_DEVICE_CUDA : arguments.device;
-  config.device_ordinal = arguments.ordinal;
-  tdm_status status = tdm_runtime_create(&config, &runtime);
-  if (status != TDM_OK && arguments.any_device) {
-    fprintf(stderr, "running on the host: %s\n", tdm_last_error()->message);
-    config.device_kind = TDM_DEVICE_HOST;
-    status = tdm_runtime_create(&config, &runtime);
-  }
-  if (status != TDM_OK) return fail("device");
+  if (decode_step_open(&arguments.step, &runtime) != TDM_OK) return fail("device");
   const int code = run(runtime, &arguments) == TDM_OK ? EXIT_SUCCESS : fail("decode");
   return tdm_runtime_destroy(runtime) == TDM_OK ? code : fail("runtime");
 }

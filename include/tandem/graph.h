@@ -39,6 +39,9 @@ typedef struct tdm_graph_cache_config {
   int32_t n_buckets;
   tdm_graph_build_fn build;
   void* ctx;
+  tdm_wait_form wait_form;  /* of the programs, as in tdm_seal_config */
+  uint32_t signal_limit_ms; /* likewise */
+  bool trace;               /* likewise */
 } tdm_graph_cache_config;
 
 TDM_API tdm_status tdm_graph_cache_config_init(tdm_graph_cache_config* config, size_t size);

@@ -91,13 +91,17 @@ typedef struct tdm_model_config {
   int64_t cache_pages;         /* pages of 64 tokens, shared by all sequences; default 256 */
   int64_t prefill_threshold;   /* a new sequence with at least this many tokens is attended to in expanded form;
                                   default 16.   Results depend on it in rounding, never on what else is in the batch */
-  const int64_t* buckets; /* token counts that programs are made for, strictly ascending, the last one max_tokens; a
-                             step runs in the smallest that holds it; copied. Default NULL: 1 2 4 8 16 24 32 48 64 96
-                             128 192 256, then doubling, and max_tokens */
-  int32_t n_buckets;      /* 1 to 64 with buckets */
-  int64_t layers;         /* load only the first so many decoder layers; default 0: all */
-  tdm_strategy strategy;  /* default TDM_STRATEGY_SOFT */
-  int32_t side_sms;       /* SMs of the side lane, where router and cache writes run; default 16 */
+  const int64_t* buckets;  /* token counts that programs are made for, strictly ascending, the last one max_tokens; a
+                              step runs in the smallest that holds it; copied. Default NULL: 1 2 4 8 16 24 32 48 64 96
+                              128 192 256, then doubling, and max_tokens */
+  int32_t n_buckets;       /* 1 to 64 with buckets */
+  int64_t layers;          /* load only the first so many decoder layers; default 0: all */
+  tdm_strategy strategy;   /* default TDM_STRATEGY_SOFT */
+  int32_t side_sms;        /* SMs of the side lane, where router and cache writes run; default 16 */
+  tdm_wait_form wait_form; /* default TDM_WAIT_EDGE; TDM_WAIT_SIGNAL is for green lanes on a CUDA device (UNSUPPORTED on
+                              soft ones) */
+  uint32_t signal_limit_ms; /* default 10000; as in tdm_seal_config */
+  bool trace;               /* default false; as in tdm_seal_config, of the program that tdm_model_program names */
   bool strict;         /* default false: where green lanes cannot be had, soft ones are taken, and the reason is in the
                           log (WARNING) and in tdm_model_info; true: that is an error */
   tdm_order order;     /* default TDM_ORDER_LANES */
@@ -137,6 +141,7 @@ typedef struct tdm_model_info {
   int64_t cache_pages_free;
   tdm_strategy strategy;     /* the one in force */
   char strategy_reason[160]; /* why it is not the one asked for; "" when it is */
+  tdm_wait_form wait_form;   /* the one in force: soft lanes instead of green ones wait by edges */
   size_t weight_bytes;
   size_t cache_bytes;
   size_t workspace_bytes;

@@ -35,18 +35,34 @@ TDM_API tdm_status tdm_program_keep(tdm_program* program, const tdm_view* temp);
 /* The view that a temporary of that label has (the first made, if several). INVALID_ARGUMENT when there is none. */
 TDM_API tdm_status tdm_program_find(const tdm_program* program, const char* label, tdm_view* out_view);
 
+/* How a step on a CUDA device waits for a step of another lane. The bits are the same; host lanes know one way only. */
+typedef enum tdm_wait_form {
+  TDM_WAIT_EDGE = 1,  /* an event, in a graph an edge: always possible; 1.6 us between green lanes */
+  TDM_WAIT_SIGNAL = 2 /* a word in device memory that the signaler's last CTA sets and the waiter's CTAs poll, beside
+                         their first weight loads where they have some. Needs green lanes: on SMs of its own a waiting
+                         kernel cannot keep the one that it waits for from running. The lanes fork once at the head of a
+                         launch and join once at its tail, however many steps there are */
+} tdm_wait_form;
+
 typedef struct tdm_seal_config {
   size_t size;
-  tdm_buffer* workspace; /* lay temporaries out in this buffer; default NULL: a buffer of the program's own. Programs
-                            that share a workspace must not run at the same time */
-  bool may_take_own;     /* default false. true: a buffer of its own when the given one is too small */
+  tdm_buffer* workspace;    /* lay temporaries out in this buffer; default NULL: a buffer of the program's own. Programs
+                               that share a workspace must not run at the same time */
+  bool may_take_own;        /* default false. true: a buffer of its own when the given one is too small */
+  tdm_wait_form wait_form;  /* default TDM_WAIT_EDGE */
+  bool trace;               /* default false. true: every launch leaves what tandem/trace.h reads */
+  uint32_t signal_limit_ms; /* how long a wait by signal may take; 1 .. 600000, default 10000. Beyond it the launch goes
+                               on without the signal, its results are void, and the next tdm_runtime_synchronize,
+                               tdm_buffer_read, launch or replay of the program answers TDM_TIMEOUT with the step's
+                               name, once */
 } tdm_seal_config;
 
 TDM_API tdm_status tdm_seal_config_init(tdm_seal_config* config, size_t size);
 
 /* Checks and plans every step, derives the waits, lays out the workspace. `config` NULL means the defaults. All errors
  * of the steps' checks come from append already; here: INVALID_STATE when sealed before or without steps,
- * INVALID_ARGUMENT when a given workspace is too small (the sentence has both sizes), OUT_OF_MEMORY. On failure the
+ * INVALID_ARGUMENT when a given workspace is too small (the sentence has both sizes), UNSUPPORTED for waits by signal
+ * between lanes that are not green (CUDA device), OUT_OF_MEMORY. On failure the
  * program is as before. Nothing is allocated after this call. */
 TDM_API tdm_status tdm_program_seal(tdm_program* program, const tdm_seal_config* config);
 
@@ -85,6 +101,7 @@ typedef struct tdm_program_info {
   size_t workspace_bytes; /* what they and the steps' scratch take once laid out */
   double flops;           /* added up over the steps */
   double bytes;           /* least traffic: every input read once, every output written once, added up over the steps */
+  tdm_wait_form wait_form; /* as sealed */
 } tdm_program_info;
 
 TDM_API tdm_status tdm_program_get_info(const tdm_program* program, tdm_program_info* out_info);

@@ -107,6 +107,9 @@ typedef struct tdm_lane_info {
   tdm_lane_kind kind;
   int32_t requested_sms;
   int32_t granted_sms; /* what the hardware gave; 0 on the host device, where a lane is one thread */
+  bool
+      own_work_queues; /* green lanes: whether the driver keeps the hardware's work queues of this lane apart from other
+                          lanes', so that launches elsewhere do not hold up its own. Drivers from CUDA 13.1 on can */
 } tdm_lane_info;
 
 TDM_API tdm_status tdm_lane_get_info(const tdm_lane* lane, tdm_lane_info* out_info);

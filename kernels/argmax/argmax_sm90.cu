@@ -9,9 +9,11 @@
 #include "kernels/argmax/argmax.cuh"
 #include "kernels/argmax/argmax_params.h"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 
-extern "C" __global__ void __launch_bounds__(TDM_ARGMAX_THREADS)
-    tdm_argmax_sm90(const __grid_constant__ tdm_argmax_params p) {
+extern "C" __global__ void __launch_bounds__(TDM_ARGMAX_THREADS, 1)
+    tdm_argmax_sm90(const __grid_constant__ tdm_argmax_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   __shared__ tdm::ArgmaxScratch scratch;
   const int32_t live = tdm::live_rows(p.n_rows, p.rows);
   for (int32_t row = static_cast<int32_t>(blockIdx.x); row < live; row += static_cast<int32_t>(gridDim.x)) {
@@ -19,4 +21,5 @@ extern "C" __global__ void __launch_bounds__(TDM_ARGMAX_THREADS)
     if (threadIdx.x == 0) p.out[row] = index;
     __syncthreads();
   }
+  tdm::step_end(sync);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/step_sync.h"
 #include "runtime/tensor_map.h"
 
 static_assert(sizeof(tdm_tensor_map) == 128, "size of CUtensorMap");

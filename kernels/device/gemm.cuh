@@ -6,6 +6,7 @@
 
 #include "kernels/device/elements.cuh"
 #include "kernels/device/mbarrier.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
 
@@ -54,6 +55,54 @@ __device__ __forceinline__ Unit unit_at(int32_t index, int32_t m_tiles, int32_t 
 __device__ __forceinline__ int32_t segment_begin(int32_t segment, int32_t segments, int32_t blocks, int32_t granule) {
   const int32_t granules = (blocks + granule - 1) / granule;
   return min(granules * segment / segments * granule, blocks);
+}
+
+/* Two threads fill the ring, each for its own part of a stage, so that neither waits while the other asks: weights, and
+ * what belongs to tokens. Both arrive on full[], whose count is therefore 2.
+ *
+ * A walk has `units`, at(index), begin(unit) and end(unit) in blocks along K; a stage holds kBlocks of them.
+ * fill(unit, block, slot) issues the copies, `bytes` in all. */
+template <int kStages, int kBlocks, class Walk, class Fill>
+__device__ __forceinline__ uint32_t fill_stages(const Walk& walk, uint64_t (&full)[kStages], uint64_t (&empty)[kStages],
+                                                uint32_t bytes, Fill fill) {
+  Ring<kStages> ring;
+  uint32_t filled = 0;
+  for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+    const Unit unit = walk.at(u);
+    const int32_t end = walk.end(unit);
+    for (int32_t block = walk.begin(unit); block < end; block += kBlocks) {
+      mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
+      mbarrier_arrive_expect(&full[ring.slot], bytes);
+      if (!fill(unit, block, ring.slot)) return filled + 1;
+      ring.advance();
+      ++filled;
+    }
+  }
+  return filled;
+}
+
+/* The thread of the weights. `ahead`: the walk does not depend on how many tokens are live and no step writes the
+ * weights; then the first stages are asked for before the steps before this one are done, else the caller has waited.
+ * If no token turns out to be live, nobody multiplies them, but the CTA must not end under a copy. */
+template <int kStages, int kBlocks, class Walk, class Live, class Fill>
+__device__ __forceinline__ void fill_weights(const tdm_step_sync& sync, bool ahead, const Walk& walk, Live live,
+                                             uint64_t (&full)[kStages], uint64_t (&empty)[kStages], uint32_t bytes,
+                                             Fill fill) {
+  uint32_t left = ahead ? kStages : 0;
+  const uint32_t filled =
+      fill_stages<kStages, kBlocks>(walk, full, empty, bytes, [&](const Unit& unit, int32_t block, uint32_t slot) {
+        fill(unit, block, slot);
+        if (left == 0 || --left > 0) return true;
+        step_wait(sync);
+        return live() > 0;
+      });
+  if (!ahead) return;
+  if (left > 0) step_wait(sync);
+  if (live() > 0) return;
+  for (uint32_t stage = 0; stage < filled; ++stage) {
+    mbarrier_arrive(&full[stage]);
+    mbarrier_wait(&full[stage], 0);
+  }
 }
 
 /* The last segment to arrive adds all of them up. A warpgroup stores its fragment `c` as partial `segment` of `tile`;

@@ -56,6 +56,11 @@ int32_t tdm_gemm_segments(int64_t tiles, int64_t tile_rows, int64_t blocks, int6
   return best;
 }
 
+uint32_t tdm_gemm_shared_bytes(uint32_t needed, int64_t blocks) {
+  const uint32_t more_than_half = 120 * 1024;
+  return needed < more_than_half && blocks >= 40 ? more_than_half : needed;
+}
+
 int32_t tdm_gemm_token_tile(int64_t m) {
   static const int32_t tiles[] = {8, 16, 24, 32, 64};
   for (int i = 0; i < 5; i++)

@@ -17,6 +17,13 @@ bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile);
  * the weights' shape decides and nothing else: bits must depend neither on the number of rows nor on the lane. */
 int32_t tdm_gemm_segments(int64_t tiles, int64_t tile_rows, int64_t blocks, int64_t granule);
 
+/* Shared memory to ask for when a GEMM needs `needed` and a CTA walks `blocks` steps along K. Two CTAs fit on an SM up
+ * to 32 tokens, so that the next kernel of the lane begins under this one. Where CTAs take long they ask for more than
+ * half an SM all the same: else two CTAs of this kernel, begun early, may settle on an SM that the kernel before left
+ * free, and share its copy bandwidth (FC2 at 16 tokens 142 us instead of 120, a TP8 layer at one token 473 instead of
+ * 451; H200, 2026-11-22). */
+uint32_t tdm_gemm_shared_bytes(uint32_t needed, int64_t blocks);
+
 /* Smallest token tile that holds m rows: 8, 16, 24, 32, 64 or 128. */
 int32_t tdm_gemm_token_tile(int64_t m);
 

@@ -31,6 +31,12 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, uint32
                : "memory");
 }
 
+/* Announces `bytes` without arriving: the phase goes on until somebody does. */
+__device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
 /* Whether the phase of `parity` has ended; sleeps for a hardware-limited time before it answers no. */
 __device__ __forceinline__ bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   uint32_t done;

@@ -7,9 +7,12 @@
  * Limit: latency; device bandwidth at many tokens. */
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/embedding/embedding_params.h"
 
-extern "C" __global__ void __launch_bounds__(256) tdm_embedding_sm90(const __grid_constant__ tdm_embedding_params p) {
+extern "C" __global__ void __launch_bounds__(256)
+    tdm_embedding_sm90(const __grid_constant__ tdm_embedding_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const int64_t groups = (p.cols + 7) / 8, total = groups * tdm::live_rows(p.n_tokens, p.rows);
   for (int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; item < total;
        item += int64_t{gridDim.x} * blockDim.x) {
@@ -27,4 +30,5 @@ extern "C" __global__ void __launch_bounds__(256) tdm_embedding_sm90(const __gri
                            known ? tdm::load_element(p.table, p.table_dtype, from + i) : 0.0f);
     }
   }
+  tdm::step_end(sync);
 }

@@ -6,6 +6,7 @@
  * Grid: any, walked with a grid stride. Block: 256 threads. Shared: none. Limit: integer multiplications. */
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/fill/fill_hash.h"
 #include "kernels/fill/fill_params.h"
 
@@ -27,7 +28,9 @@ __device__ __forceinline__ void store_value(const tdm_fill_params& p, int64_t in
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(256) tdm_fill_sm90(const __grid_constant__ tdm_fill_params p) {
+extern "C" __global__ void __launch_bounds__(256)
+    tdm_fill_sm90(const __grid_constant__ tdm_fill_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   constexpr int64_t run = 16;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x * run;
   for (int64_t first = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * run; first < p.count; first += stride) {
@@ -45,4 +48,5 @@ extern "C" __global__ void __launch_bounds__(256) tdm_fill_sm90(const __grid_con
       for (int64_t i = first; i < end; ++i) store_value(p, i, value_at(p, i));
     }
   }
+  tdm::step_end(sync);
 }

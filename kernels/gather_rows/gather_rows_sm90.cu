@@ -6,10 +6,12 @@
  * Grid: any; the bytes of all rows are walked with a grid stride. Block: 256 threads. Shared: none. Limit: latency. */
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/gather_rows/gather_rows_params.h"
 
 extern "C" __global__ void __launch_bounds__(256)
-    tdm_gather_rows_sm90(const __grid_constant__ tdm_gather_rows_params p) {
+    tdm_gather_rows_sm90(const __grid_constant__ tdm_gather_rows_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const int64_t pieces = (p.row_bytes + 15) / 16, total = pieces * tdm::live_rows(p.n_rows, p.out_rows);
   for (int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; item < total;
        item += int64_t{gridDim.x} * blockDim.x) {
@@ -24,4 +26,5 @@ extern "C" __global__ void __launch_bounds__(256)
         *reinterpret_cast<uint16_t*>(to + i) = known ? *reinterpret_cast<const uint16_t*>(from + i) : uint16_t{0};
     }
   }
+  tdm::step_end(sync);
 }

@@ -6,7 +6,7 @@
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_gemm_bf16_args, n_tokens, TDM_READ),
     TDM_OPERAND(tdm_gemm_bf16_args, a, TDM_READ),
-    TDM_OPERAND(tdm_gemm_bf16_args, w, TDM_READ),
+    TDM_WEIGHT_OPERAND(tdm_gemm_bf16_args, w),
     TDM_OPERAND(tdm_gemm_bf16_args, out, TDM_WRITE),
 };
 

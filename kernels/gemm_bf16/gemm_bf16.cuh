@@ -25,70 +25,80 @@ template <int kRows, int kTokens, int kStages> struct GemmBf16Shared {
 template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   using Shared = GemmBf16Shared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_BF16_SHARED(kRows, kTokens, kStages), "launch size");
-  static_assert(sizeof(Shared) <= 232448, "shared memory of a Hopper CTA");
+  static constexpr bool kTwoCtas = kTokens <= 32; /* as GemmFp8Swap */
+  static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
 
   struct Walk {
+    const tdm_gemm_bf16_params& p;
     int32_t live, m_tiles, n_tiles, units;
 
-    __device__ explicit Walk(const tdm_gemm_bf16_params& p)
-        : live(live_rows(p.n_tokens, p.m)), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
+    __device__ Walk(const tdm_gemm_bf16_params& params, int32_t live_tokens)
+        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
           units(m_tiles * n_tiles * p.segments * p.batch) {
     }
-    __device__ Unit at(const tdm_gemm_bf16_params& p, int32_t index) const {
+    __device__ Unit at(int32_t index) const {
       return unit_at(index, m_tiles, p.segments, n_tiles);
+    }
+    __device__ int32_t begin(const Unit& unit) const {
+      return segment_begin(unit.segment, p.segments, p.k_blocks, 2);
+    }
+    __device__ int32_t end(const Unit& unit) const {
+      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, 2);
     }
   };
 
-  __device__ static int32_t begin_of(const tdm_gemm_bf16_params& p, const Unit& unit) {
-    return segment_begin(unit.segment, p.segments, p.k_blocks, 2);
-  }
-  __device__ static int32_t end_of(const tdm_gemm_bf16_params& p, const Unit& unit) {
-    return segment_begin(unit.segment + 1, p.segments, p.k_blocks, 2);
+  /* Where K ends inside a stage, zeros arrive. */
+  __device__ static void load_weights(const tdm_gemm_bf16_params& p, Shared& shared, const tdm_step_sync& sync) {
+    const uint64_t once = l2_evict_first();
+    const auto live = [&] { return live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    if (!ahead) step_wait(sync);
+    const Walk walk(p, ahead ? p.m : live());
+    fill_weights<kStages, 2>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
+                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
+                               const int32_t n0 = unit.n_tile * kRows;
+#pragma unroll
+                               for (int block = 0; block < 2; ++block) {
+                                 const int32_t k0 = (kb + block) * 64;
+                                 uint8_t* w = shared.w[slot][block];
+                                 if constexpr (kMnMajor) {
+#pragma unroll
+                                   for (int part = 0; part < kRows / 64; ++part)
+                                     tma_load_3d(w + part * 64 * 128, &p.w, &shared.full[slot], once, n0 + part * 64,
+                                                 k0, unit.batch);
+                                 } else {
+                                   tma_load_3d(w, &p.w, &shared.full[slot], once, k0, n0, unit.batch);
+                                 }
+                               }
+                             });
   }
 
-  /* One lane: fills stage after stage. Where K ends inside a stage, zeros arrive. */
-  __device__ static void load(const tdm_gemm_bf16_params& p, Shared& shared) {
-    const uint64_t once = l2_evict_first(), often = l2_evict_last();
-    const Walk walk(p);
-    Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const Unit unit = walk.at(p, u);
-      const int32_t n0 = unit.n_tile * kRows, m0 = unit.m_tile * kTokens, end = end_of(p, unit);
-      for (int32_t kb = begin_of(p, unit); kb < end; kb += 2) {
-        mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-        uint64_t* full = &shared.full[ring.slot];
-        mbarrier_arrive_expect(full, 2 * 128 * (kRows + kTokens));
+  __device__ static void load_tokens(const tdm_gemm_bf16_params& p, Shared& shared) {
+    const uint64_t often = l2_evict_last();
+    const Walk walk(p, live_rows(p.n_tokens, p.m));
+    fill_stages<kStages, 2>(walk, shared.full, shared.empty, 2 * 128 * kTokens,
+                            [&](const Unit& unit, int32_t kb, uint32_t slot) {
 #pragma unroll
-        for (int block = 0; block < 2; ++block) {
-          const int32_t k0 = (kb + block) * 64;
-          uint8_t* w = shared.w[ring.slot][block];
-          if constexpr (kMnMajor) {
-#pragma unroll
-            for (int part = 0; part < kRows / 64; ++part)
-              tma_load_3d(w + part * 64 * 128, &p.w, full, once, n0 + part * 64, k0, unit.batch);
-          } else {
-            tma_load_3d(w, &p.w, full, once, k0, n0, unit.batch);
-          }
-          tma_load_3d(shared.x[ring.slot][block], &p.x, full, often, k0, m0, unit.batch);
-        }
-        ring.advance();
-      }
-    }
+                              for (int block = 0; block < 2; ++block)
+                                tma_load_3d(shared.x[slot][block], &p.x, &shared.full[slot], often, (kb + block) * 64,
+                                            unit.m_tile * kTokens, unit.batch);
+                              return true;
+                            });
   }
 
   /* A warpgroup: multiplies its units and stores them. A stage is given back when the next one's products are under
    * way. */
   __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer) {
     constexpr int kStepOfW = kMnMajor ? 128 : 2; /* 16 of K in descriptor units */
-    const Walk walk(p);
+    const Walk walk(p, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
          u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
-      const Unit unit = walk.at(p, u);
-      const int32_t begin = begin_of(p, unit), end = end_of(p, unit);
+      const Unit unit = walk.at(u);
+      const int32_t begin = walk.begin(unit), end = walk.end(unit);
       if (kRows == 64 && turn != consumer) {
         ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
         continue;
@@ -137,12 +147,13 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     }
   }
 
-  __device__ static void run(const tdm_gemm_bf16_params& p) {
+  __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
+    step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
-        mbarrier_init(&shared.full[i], 1);
+        mbarrier_init(&shared.full[i], 2);
         mbarrier_init(&shared.empty[i], kRows / 16);
       }
       mbarrier_init(&shared.order[0], 4);
@@ -153,12 +164,18 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-      registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared);
+      if constexpr (!kTwoCtas) registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 32) {
+        step_wait(sync);
+        load_tokens(p, shared);
+      }
     } else {
-      registers_raise<232>();
+      if constexpr (!kTwoCtas) registers_raise<232>();
+      step_wait(sync);
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
+    step_end(sync);
   }
 };
 

@@ -16,8 +16,9 @@
 #define MAJOR_k false
 #define MAJOR_n true
 #define GEMM(rows, tokens, stages, major)                                                                              \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, 1)                                               \
-      tdm_gemm_bf16_##major##_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_bf16_params p) {              \
-    tdm::GemmBf16<rows, tokens, stages, MAJOR_##major>::run(p);                                                        \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, (tokens) <= 32 ? 2 : 1)                          \
+      tdm_gemm_bf16_##major##_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_bf16_params p,                \
+                                                        const __grid_constant__ tdm_step_sync sync) {                  \
+    tdm::GemmBf16<rows, tokens, stages, MAJOR_##major>::run(p, sync);                                                  \
   }
 #include "kernels/gemm_bf16/gemm_bf16_variants.inc"

@@ -5,7 +5,7 @@
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_gemm_fp8_args, n_tokens, TDM_READ), TDM_OPERAND(tdm_gemm_fp8_args, a, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_gemm_fp8_args, a_scale, TDM_READ),  TDM_OPERAND(tdm_gemm_fp8_args, w, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_gemm_fp8_args, a_scale, TDM_READ),  TDM_WEIGHT_OPERAND(tdm_gemm_fp8_args, w),
     TDM_OPERAND(tdm_gemm_fp8_args, w_scale, TDM_READ),           TDM_OPERAND(tdm_gemm_fp8_args, out, TDM_WRITE),
 };
 

@@ -36,6 +36,8 @@ void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sm
   if (plan.swapped) units *= plan.segments;
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_GEMM_FP8_THREADS;
+  plan.launch.shared_bytes =
+      tdm_gemm_shared_bytes(plan.launch.shared_bytes, ceil_div(units, plan.launch.grid) * (k / 128) / plan.segments);
   if (plan.swapped && plan.segments > 1) {
     int64_t tiles = ceil_div(n, 64) * m_tiles;
     plan.partial_bytes = (size_t)(tiles * plan.segments * 64 * tokens) * sizeof(float);

@@ -156,7 +156,7 @@ __device__ void plain_multiply(const tdm_gemm_fp8_params& p, PlainShared<kStages
   }
 }
 
-template <int kStages> __device__ void plain_run(const tdm_gemm_fp8_params& p) {
+template <int kStages> __device__ void plain_run(const tdm_gemm_fp8_params& p, const tdm_step_sync& sync) {
   using Shared = PlainShared<kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_PLAIN_SHARED(kStages), "launch size");
   extern __shared__ __align__(1024) uint8_t memory[];
@@ -168,6 +168,7 @@ template <int kStages> __device__ void plain_run(const tdm_gemm_fp8_params& p) {
     }
     tdm::fence_barrier_init();
   }
+  tdm::step_begin(sync);
   __syncthreads();
   if (threadIdx.x < 128) {
     tdm::registers_lower<40>();
@@ -176,18 +177,20 @@ template <int kStages> __device__ void plain_run(const tdm_gemm_fp8_params& p) {
     tdm::registers_raise<232>();
     plain_multiply(p, shared, threadIdx.x / 128 - 1);
   }
+  tdm::step_end(sync);
 }
 
 } // namespace
 
 #define SWAP(rows, tokens, stages)                                                                                     \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1)                                                \
-      tdm_gemm_fp8_swap_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p) {                     \
-    tdm::GemmFp8Swap<rows, tokens, stages, false>::run(p);                                                             \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 32 ? 2 : 1)                           \
+      tdm_gemm_fp8_swap_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                       \
+                                                  const __grid_constant__ tdm_step_sync sync) {                        \
+    tdm::GemmFp8Swap<rows, tokens, stages, false>::run(p, sync);                                                       \
   }
 #define PLAIN(stages)                                                                                                  \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1)                                                \
-      tdm_gemm_fp8_m128n128_sm90(const __grid_constant__ tdm_gemm_fp8_params p) {                                      \
-    plain_run<stages>(p);                                                                                              \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1) tdm_gemm_fp8_m128n128_sm90(                    \
+      const __grid_constant__ tdm_gemm_fp8_params p, const __grid_constant__ tdm_step_sync sync) {                     \
+    plain_run<stages>(p, sync);                                                                                        \
   }
 #include "kernels/gemm_fp8/gemm_fp8_variants.inc"

@@ -4,8 +4,8 @@
 /* The swapped form of the block-scaled FP8 GEMM, for gemm_fp8 and moe_fc2: d[n, m] = w[n, :] x[m, :], so that weights
  * fill the 64-row side of wgmma and few tokens waste nothing.
  *
- *   warpgroup 0        warp 0, one lane: TMA        stage:  w        2 x [kRows][128] e4m3, swizzled
- *   (producer)                                              x        2 x [kTokens][128] e4m3, swizzled
+ *   warpgroup 0        warp 0, one lane: weights    stage:  w        2 x [kRows][128] e4m3, swizzled
+ *   (producer, TMA)    warp 1, one lane: tokens             x        2 x [kTokens][128] e4m3, swizzled
  *   warpgroups 1, 2    wgmma, promotion, epilogue           scale    2 x [kTokens] f32
  *
  * kRows = 128: both consumers work on one tile, 64 weight rows each, and promote while the other multiplies.
@@ -34,46 +34,52 @@ template <int kRows, int kTokens, int kStages> struct GemmFp8SwapShared {
 template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   using Shared = GemmFp8SwapShared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
-  static_assert(sizeof(Shared) <= 232448, "shared memory of a Hopper CTA");
+  /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
+   * at its end. */
+  static constexpr bool kTwoCtas = kTokens <= 32;
+  static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
 
   struct Walk {
+    const tdm_gemm_fp8_params& p;
     int32_t live, m_tiles, n_tiles, units;
 
-    __device__ explicit Walk(const tdm_gemm_fp8_params& p)
-        : live(live_rows(p.n_tokens, p.m)), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
+    __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
+        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
           units(m_tiles * n_tiles * p.segments) {
     }
-    __device__ Unit at(const tdm_gemm_fp8_params& p, int32_t index) const {
+    __device__ Unit at(int32_t index) const {
       return unit_at(index, m_tiles, p.segments, n_tiles);
+    }
+    __device__ int32_t begin(const Unit& unit) const {
+      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+    }
+    __device__ int32_t end(const Unit& unit) const {
+      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
     }
   };
 
-  __device__ static int32_t begin_of(const tdm_gemm_fp8_params& p, const Unit& unit) {
-    return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
-  }
-  __device__ static int32_t end_of(const tdm_gemm_fp8_params& p, const Unit& unit) {
-    return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+  __device__ static void load_weights(const tdm_gemm_fp8_params& p, Shared& shared, const tdm_step_sync& sync) {
+    const uint64_t once = l2_evict_first();
+    const auto live = [&] { return live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    if (!ahead) step_wait(sync);
+    const Walk walk(p, ahead ? p.m : live());
+    fill_weights<kStages, 2>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
+                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
+                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows, kb);
+                             });
   }
 
-  /* One lane: fills stage after stage. */
-  __device__ static void load(const tdm_gemm_fp8_params& p, Shared& shared) {
-    constexpr uint32_t kBytes = 2 * 128 * (kRows + kTokens) + 2 * 4 * kTokens;
-    const uint64_t once = l2_evict_first(), often = l2_evict_last();
-    const Walk walk(p);
-    Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const Unit unit = walk.at(p, u);
-      const int32_t n0 = unit.n_tile * kRows, m0 = unit.m_tile * kTokens, end = end_of(p, unit);
-      for (int32_t kb = begin_of(p, unit); kb < end; kb += 2) {
-        mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-        uint64_t* full = &shared.full[ring.slot];
-        mbarrier_arrive_expect(full, kBytes);
-        tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
-        tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, m0, kb);
-        tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
-        ring.advance();
-      }
-    }
+  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, Shared& shared) {
+    const uint64_t often = l2_evict_last();
+    const Walk walk(p, live_rows(p.n_tokens, p.m));
+    fill_stages<kStages, 2>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
+                            [&](const Unit& unit, int32_t kb, uint32_t slot) {
+                              const int32_t m0 = unit.m_tile * kTokens;
+                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
+                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                              return true;
+                            });
   }
 
   /* c += (activation scale * weight scale) * acc, the order of the reference. */
@@ -93,15 +99,15 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
 
   /* A warpgroup: multiplies its units and stores them. */
   __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
-    const Walk walk(p);
+    const Walk walk(p, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
          u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
-      const Unit unit = walk.at(p, u);
-      const int32_t begin = begin_of(p, unit), end = end_of(p, unit);
+      const Unit unit = walk.at(u);
+      const int32_t begin = walk.begin(unit), end = walk.end(unit);
       if (kRows == 64 && turn != consumer) {
         ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
         continue;
@@ -181,12 +187,13 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     }
   }
 
-  __device__ static void run(const tdm_gemm_fp8_params& p) {
+  __device__ static void run(const tdm_gemm_fp8_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
+    step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
-        mbarrier_init(&shared.full[i], 1);
+        mbarrier_init(&shared.full[i], 2);
         mbarrier_init(&shared.empty[i], kRows / 16);
       }
       mbarrier_init(&shared.order[0], 4);
@@ -198,12 +205,18 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-      registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared);
+      if constexpr (!kTwoCtas) registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 32) {
+        step_wait(sync);
+        load_tokens(p, shared);
+      }
     } else {
-      registers_raise<232>();
+      if constexpr (!kTwoCtas) registers_raise<232>();
+      step_wait(sync);
       multiply(p, shared, threadIdx.x / 128 - 1);
     }
+    step_end(sync);
   }
 };
 

@@ -251,7 +251,7 @@ __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const tdm:
   for (int h = 0; h < 4; ++h) {
     const int32_t head = head_number(h), i = 4 * (h / 2) + h % 2;
     if (head >= p.heads) continue;
-    if (unit.whole) {
+    if (unit.splits == 1) {
       const int64_t offset = unit.row * p.out_stride + head * p.out_head_stride + column;
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
@@ -340,13 +340,15 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
       if (key + kPage >= unit.end || (key + kPage - unit.begin) % p.leaf_keys == 0) fold_leaf(shared, leaf, group);
     }
     store(p, unit, group);
+    if (threadIdx.x == 0 && unit.split == 0) tdm::note_splits(p, unit.row, unit.splits);
   }
 }
 
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
-    tdm_mla_decode_h16_sm90(const __grid_constant__ tdm_mla_decode_params p) {
+    tdm_mla_decode_h16_sm90(const __grid_constant__ tdm_mla_decode_params p,
+                            const __grid_constant__ tdm_step_sync sync) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
@@ -361,6 +363,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
     tdm::tma_prefetch_map(&p.cache);
   }
   __syncthreads();
+  tdm::step_begin(sync);
   const int32_t warp = static_cast<int32_t>(threadIdx.x / 32);
   if (warp == 4) {
     load_pages(p, shared);
@@ -370,4 +373,5 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
     attend(p, shared);
     tdm::clear_others(p, warp, 4);
   }
+  tdm::step_end(sync);
 }

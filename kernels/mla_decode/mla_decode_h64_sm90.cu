@@ -35,6 +35,14 @@ namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_H64_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
 constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage;
+/* A page comes and goes in parts: the value columns of either warpgroup in two halves, then the rotated columns. */
+constexpr int kParts = 5;
+__device__ __forceinline__ constexpr int first_chunk(int part) {
+  return part == 4 ? 8 : part % 2 * 4 + part / 2 * 2;
+}
+__device__ __forceinline__ constexpr int end_chunk(int part) {
+  return first_chunk(part) + (part == 4 ? 1 : 2);
+}
 constexpr uint32_t kNoteFull = 1, kNoteEmpty = 2, kNoteThreads = 384, kClear = 3; /* named barriers; kClear and + 1 */
 
 /* What a page is to the values' warpgroups. */
@@ -69,8 +77,8 @@ struct Shared {
   Note note;
   uint64_t q_full;
   uint64_t q_empty;
-  uint64_t full[kStages];
-  uint64_t empty[kStages];
+  uint64_t full[kStages][kParts];
+  uint64_t empty[kStages][kParts];
 };
 static_assert(sizeof(Shared) <= TDM_MLA_DECODE_H64_SHARED, "launch size");
 
@@ -100,11 +108,14 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
       if (i % 32 == 0 && i + lane < count) numbers = unit.pages[first + i + lane];
       const int32_t page = __shfl_sync(~0u, numbers, i % 32);
       if (lane == 0) {
-        tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
-        uint64_t* full = &shared.full[stage.slot];
-        tdm::mbarrier_arrive_expect(full, kChunks * kChunkBytes);
-        for (int c = 0; c < kChunks; ++c)
-          tdm::tma_load_3d(shared.page[stage.slot] + c * kChunkBytes, &p.cache, full, often, c * 64, 0, page);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          tdm::mbarrier_wait(&shared.empty[stage.slot][part], stage.parity ^ 1);
+          uint64_t* full = &shared.full[stage.slot][part];
+          tdm::mbarrier_arrive_expect(full, (end_chunk(part) - first_chunk(part)) * kChunkBytes);
+          for (int c = first_chunk(part); c < end_chunk(part); ++c)
+            tdm::tma_load_3d(shared.page[stage.slot] + c * kChunkBytes, &p.cache, full, often, c * 64, 0, page);
+        }
       }
       stage.advance();
       __syncwarp();
@@ -156,28 +167,34 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
   while (walk.next(p, unit)) {
     tdm::Softmax softmax;
     Group group[2];
-    int32_t state = kStartsLeaf | kStartsGroup | (unit.whole ? kWhole : 0);
+    int32_t state = kStartsLeaf | kStartsGroup | (unit.splits == 1 ? kWhole : 0);
     tdm::mbarrier_wait(&shared.q_full, q_parity);
     q_parity ^= 1;
     for (int32_t key = unit.begin; key < unit.end; key += kPage) {
       /* The same for all lanes, and by the shuffle the compiler knows: descriptors stay in uniform registers. */
       const uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)];
-      tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
-      stage.advance();
       float s[32];
-      tdm::wgmma_fence();
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        const uint64_t a = tdm::wgmma_descriptor(shared.q + c * kChunkBytes);
-        const uint64_t b = tdm::wgmma_descriptor(page + c * kChunkBytes);
+      for (int part = 0; part < kParts; ++part) {
+        tdm::mbarrier_wait(&shared.full[stage.slot][part], stage.parity);
+        tdm::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<64>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
+        for (int c = first_chunk(part); c < end_chunk(part); ++c) {
+          const uint64_t a = tdm::wgmma_descriptor(shared.q + c * kChunkBytes);
+          const uint64_t b = tdm::wgmma_descriptor(page + c * kChunkBytes);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<64>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
+        }
+        tdm::wgmma_commit();
       }
-      tdm::wgmma_commit();
       tdm::wgmma_wait<0>();
       tdm::wgmma_settle(s);
-      /* The next unit's q may come while this one is finished. */
-      if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
+      if (lane == 0) {
+        tdm::mbarrier_arrive(&shared.empty[stage.slot][kParts - 1]);
+        /* The next unit's q may come while this one is finished. */
+        if (key + kPage >= unit.end) tdm::mbarrier_arrive(&shared.q_empty);
+      }
+      stage.advance();
 
       float factor[2];
       const int32_t valid = min(unit.end - key, kPage);
@@ -205,6 +222,7 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
         Leaf& leaf = note.leaf[turn];
         group[0].fold(leaf, row, softmax.base[0], softmax.sum[0]);
         group[1].fold(leaf, row + 8, softmax.base[1], softmax.sum[1]);
+        if (thread == 0 && unit.split == 0 && unit.first_head == 0) tdm::note_splits(p, unit.row, unit.splits);
         leaf.row = unit.row, leaf.first_head = unit.first_head, leaf.split = unit.split;
         softmax = tdm::Softmax();
         turn ^= 1;
@@ -248,12 +266,12 @@ __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const Leaf
   float2* sums = reinterpret_cast<float2*>(p.values + partial * tdm::kLatent + column);
   const int64_t offset = leaf.row * p.out_stride + head * p.out_head_stride + column;
 #pragma unroll
-  for (int i = 0; i < 32; i += 4) {
-    float2 v[4];
+  for (int i = 0; i < 32; i += 8) {
+    float2 v[8];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) v[j] = state & kStartsGroup ? make_float2(0.0f, 0.0f) : sums[4 * (i + j)];
+    for (int j = 0; j < 8; ++j) v[j] = state & kStartsGroup ? make_float2(0.0f, 0.0f) : sums[4 * (i + j)];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < 8; ++j) {
       tdm::fold(v[j].x, from, o[i / 16][4 * ((i + j) % 16) + 2 * kHalf], part);
       tdm::fold(v[j].y, from, o[i / 16][4 * ((i + j) % 16) + 2 * kHalf + 1], part);
       if (out) {
@@ -289,28 +307,30 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
     tdm::named_barrier_arrive(kNoteEmpty, kNoteThreads);
     uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)] + consumer * 4 * kChunkBytes;
     /* Over already, but each thread has to see it by itself to see what was copied. */
-    tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
+    tdm::mbarrier_wait(&shared.full[stage.slot][consumer], stage.parity);
+    tdm::mbarrier_wait(&shared.full[stage.slot][consumer + 2], stage.parity);
     if (valid < kPage) clear_rows(page, valid, consumer);
     if (!(state & kStartsLeaf) && __any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
       for (int i = 0; i < 128; ++i) o[i / 64][i % 64] *= factor[i / 2 % 2];
     }
-    const uint64_t low = tdm::wgmma_descriptor(page, kChunkBytes);
-    const uint64_t high = tdm::wgmma_descriptor(page + 2 * kChunkBytes, kChunkBytes);
     tdm::wgmma_settle(o[0]);
     tdm::wgmma_settle(o[1]);
     tdm::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int32_t accumulate = k > 0 || !(state & kStartsLeaf);
-      tdm::wgmma_bf16_registers_n128(o[0], probabilities[k], low + 128 * k, accumulate);
-      tdm::wgmma_bf16_registers_n128(o[1], probabilities[k], high + 128 * k, accumulate);
+    for (int half = 0; half < 2; ++half) {
+      const uint64_t values = tdm::wgmma_descriptor(page + 2 * half * kChunkBytes, kChunkBytes);
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        tdm::wgmma_bf16_registers_n128(o[half], probabilities[k], values + 128 * k, k > 0 || !(state & kStartsLeaf));
+      tdm::wgmma_commit();
     }
-    tdm::wgmma_commit();
+    tdm::wgmma_wait<1>();
+    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot][consumer]);
     tdm::wgmma_wait<0>();
+    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot][consumer + 2]);
     tdm::wgmma_settle(o[0]);
     tdm::wgmma_settle(o[1]);
-    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
     stage.advance();
     if (state & kEndsLeaf) {
       store<0>(p, note.leaf[turn], o, consumer, state);
@@ -323,34 +343,40 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
-    tdm_mla_decode_h64_sm90(const __grid_constant__ tdm_mla_decode_params p) {
+    tdm_mla_decode_h64_sm90(const __grid_constant__ tdm_mla_decode_params p,
+                            const __grid_constant__ tdm_step_sync sync) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
     tdm::mbarrier_init(&shared.q_full, 1);
     tdm::mbarrier_init(&shared.q_empty, 4);
     for (int i = 0; i < kStages; ++i) {
-      tdm::mbarrier_init(&shared.full[i], 1);
-      tdm::mbarrier_init(&shared.empty[i], 8);
+      for (int part = 0; part < kParts; ++part) {
+        tdm::mbarrier_init(&shared.full[i][part], 1);
+        tdm::mbarrier_init(&shared.empty[i][part], 4);
+      }
     }
     tdm::fence_barrier_init();
     tdm::tma_prefetch_map(&p.q);
     tdm::tma_prefetch_map(&p.cache);
   }
   __syncthreads();
+  tdm::step_begin(sync);
   const uint32_t group = threadIdx.x / 128;
   if (group == 0) {
-    tdm::registers_lower<32>();
+    tdm::registers_lower<40>();
     if (threadIdx.x < 32) {
       load_pages(p, shared);
     } else if (threadIdx.x < 64) {
       load_queries(p, shared);
     }
   } else if (group == 1) {
+    tdm::registers_lower<104>();
     make_scores(p, shared);
     tdm::clear_others(p, static_cast<int32_t>(threadIdx.x / 32) - 4, 4);
   } else {
-    tdm::registers_raise<176>();
+    tdm::registers_raise<184>();
     add_values(p, shared, group - 2);
   }
+  tdm::step_end(sync);
 }

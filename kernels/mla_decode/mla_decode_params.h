@@ -9,7 +9,7 @@ enum {
   TDM_MLA_DECODE_H64_HEADS = 64,    /* of a tile */
   TDM_MLA_DECODE_H64_STAGES = 2,
   TDM_MLA_DECODE_H64_SHARED = ((1 + TDM_MLA_DECODE_H64_STAGES) * TDM_MLA_DECODE_PAGE_BYTES + 64 * 64 * 2 + 9 * 64 * 4 +
-                               64 + (2 + 2 * TDM_MLA_DECODE_H64_STAGES) * 8 + 1023) /
+                               64 + (2 + 10 * TDM_MLA_DECODE_H64_STAGES) * 8 + 1023) /
                               1024 * 1024,
   TDM_MLA_DECODE_H16_THREADS = 192, /* a warpgroup, a warp for pages, one for q */
   TDM_MLA_DECODE_H16_HEADS = 16,    /* the most that this kernel takes */
@@ -19,7 +19,8 @@ enum {
                                2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + (2 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
                               1024 * 1024,
   TDM_MLA_DECODE_MERGE_THREADS = 256,
-  TDM_MLA_DECODE_MERGE_COLUMNS = 128 /* of a head, by one warp */
+  TDM_MLA_DECODE_MERGE_COLUMNS = 128, /* of a head, by one warp, or by all of a CTA for a row of many splits */
+  TDM_MLA_DECODE_MERGE_GROUPS = 64    /* the most that a CTA folds */
 };
 
 /* Strides count elements. */
@@ -31,9 +32,10 @@ typedef struct tdm_mla_decode_params {
   const int32_t* seq_kind;
   const int32_t* kv_len;
   const int32_t* block_table;
-  void* out;     /* [M, h, 512] bf16 or f32 */
-  float* values; /* [M][h][max_splits][512]: sums of p v, relative to the split's own base */
-  float* stats;  /* [M][h][max_splits][2]: that base and the sum of p */
+  void* out;       /* [M, h, 512] bf16 or f32 */
+  float* values;   /* [M][h][max_splits][512]: sums of p v, relative to the split's own base */
+  float* stats;    /* [M][h][max_splits][2]: that base and the sum of p */
+  int32_t* splits; /* [M]: parts that the merge finds of a row */
   int64_t block_table_stride;
   int64_t out_stride;
   int64_t out_head_stride;

@@ -1,13 +1,17 @@
 #include "kernels/mla_decode/mla_decode_sm90.h"
 
+#include <stdio.h>
+
 #include "kernels/common/mla.h"
 #include "kernels/common/softmax.h"
 #include "runtime/op.h"
 #include "runtime/status.h"
 
-/* Leaves bound the scratch: h * groups * 2 KiB a row. */
+/* Groups bound the scratch: h * groups * 2 KiB a row. */
 enum {
   MAX_LEAF_HEADS = 4096,
+  MAX_LEAVES = TDM_MLA_DECODE_MERGE_GROUPS * 4,
+  MANY_SPLITS = 9,
   GROUP_LEAVES = 4,
   H16_LEAF_KEYS = 256, /* at least */
   H32_LEAF_KEYS = 512,
@@ -28,6 +32,7 @@ static size_t value_bytes(const tdm_mla_decode_args* args, const tdm_mla_decode_
 static int64_t leaf_keys(int64_t heads, int64_t max_keys) {
   int64_t least = heads <= TDM_MLA_DECODE_H16_HEADS ? H16_LEAF_KEYS : heads <= 32 ? H32_LEAF_KEYS : H64_LEAF_KEYS;
   int64_t leaves = heads < MAX_LEAF_HEADS ? MAX_LEAF_HEADS / heads : 1;
+  if (leaves > MAX_LEAVES) leaves = MAX_LEAVES;
   int64_t keys = ceil_div(ceil_div(max_keys, leaves), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS;
   return keys > least ? keys : least;
 }
@@ -54,12 +59,17 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
   plan.split_keys = (int32_t)(groups ? group : leaf);
   plan.group_splits = groups ? 1 : GROUP_LEAVES;
   plan.max_splits = (int32_t)ceil_div(max_keys, plan.split_keys);
-  int64_t units = tiles * plan.max_splits;
-  int64_t merges = ceil_div(rows * heads * MERGE_PIECES, MERGES_PER_CTA);
+  int64_t units = tiles * plan.max_splits, merges = rows * heads * MERGE_PIECES;
+  if (plan.max_splits < MANY_SPLITS) {
+    merges = ceil_div(merges, MERGES_PER_CTA);
+  } else {
+    (void)snprintf(plan.merge.kernel, sizeof plan.merge.kernel, "tdm_mla_decode_merge_many_sm90");
+  }
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);
   if (plan.max_splits > 1 || plan.split_keys > plan.leaf_keys) {
-    plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float);
+    plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float) +
+                         (size_t)rows * sizeof(int32_t);
     plan.partial_bytes = (plan.partial_bytes + 255) / 256 * 256;
   }
   *out_plan = plan;
@@ -111,6 +121,7 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
   if (plan->partial_bytes > 0) {
     params.values = partials;
     params.stats = (float*)(void*)((char*)partials + value_bytes(args, plan));
+    params.splits = (int32_t*)(void*)(params.stats + args->q.shape[0] * args->q.shape[1] * plan->max_splits * 2);
   }
   TDM_TRY(encode(encode_ctx, &q_tile, &params.q));
   TDM_TRY(encode(encode_ctx, &cache_tile, &params.cache));

@@ -7,6 +7,7 @@
 #include "kernels/device/mbarrier.cuh"
 #include "kernels/device/sequence.cuh"
 #include "kernels/device/softmax.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/mla_decode/mla_decode_params.h"
 
 namespace tdm {
@@ -20,7 +21,7 @@ struct Unit {
   int32_t first_head;
   int32_t split;
   int32_t begin, end; /* keys */
-  bool whole;         /* the token has no other split */
+  int32_t splits;     /* of the token */
   const int32_t* pages;
 };
 
@@ -65,7 +66,7 @@ template <int32_t kHeads> struct Walk {
                   split,
                   begin,
                   min(begin + p.split_keys, keys),
-                  keys <= p.split_keys,
+                  splits_of(p, keys),
                   p.block_table + s * p.block_table_stride};
       index += static_cast<int32_t>(gridDim.x);
       return true;
@@ -88,6 +89,11 @@ __device__ __forceinline__ void fold(float& a, float from, float b, float part) 
   a = __fmaf_rn(b, part, __fmul_rn(a, from));
 }
 
+/* What the merge has to do for a row. */
+__device__ __forceinline__ void note_splits(const tdm_mla_decode_params& p, int32_t row, int32_t splits) {
+  if (p.splits != nullptr) p.splits[row] = splits > 1 ? splits : 0;
+}
+
 /* Zeros for the rows of sequences of another kind, a head a warp, by `warps` warps of each CTA. */
 __device__ __forceinline__ void clear_others(const tdm_mla_decode_params& p, int32_t warp, int32_t warps) {
   const Sequences seqs = sequences(p);
@@ -101,6 +107,7 @@ __device__ __forceinline__ void clear_others(const tdm_mla_decode_params& p, int
     const int64_t row = seqs.begin(place.sequence) + place.unit / p.heads;
     const int64_t offset = row * p.out_stride + place.unit % p.heads * p.out_head_stride;
     for (int32_t column = 2 * lane; column < kLatent; column += 64) store_pair(p, offset + column, 0.0f, 0.0f);
+    if (place.unit % p.heads == 0 && lane == 0) note_splits(p, static_cast<int32_t>(row), 0);
   }
 }
 

@@ -6,6 +6,7 @@
  *
  * Grid: any, tokens are walked with a grid stride. Block: 128 threads. Shared: none. Limit: latency. */
 
+#include "kernels/device/step.cuh"
 #include "kernels/mla_kv_write/mla_kv_write_params.h"
 #include "kernels/rope/rope.cuh"
 
@@ -25,7 +26,9 @@ __device__ void store_row(const tdm_mla_kv_write_params& p, void* data, int64_t 
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(128)
-    tdm_mla_kv_write_sm90(const __grid_constant__ tdm_mla_kv_write_params p) {
+    tdm_mla_kv_write_sm90(const __grid_constant__ tdm_mla_kv_write_params p,
+                          const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const int32_t live = tdm::live_rows(p.n_tokens, p.rows), lane = static_cast<int32_t>(threadIdx.x % 32);
   const int32_t warps = static_cast<int32_t>(gridDim.x * blockDim.x / 32);
   for (int32_t row = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / 32); row < live; row += warps) {
@@ -56,4 +59,5 @@ extern "C" __global__ void __launch_bounds__(128)
                 lane);
     if (p.out != nullptr) store_row(p, p.out, row * p.out_stride, latent, pair, lane);
   }
+  tdm::step_end(sync);
 }

@@ -20,6 +20,7 @@
 #include "kernels/device/elements.cuh"
 #include "kernels/device/mbarrier.cuh"
 #include "kernels/device/softmax.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
 #include "kernels/mla_prefill/mla_prefill_params.h"
@@ -262,7 +263,7 @@ __device__ void attend(const tdm_mla_prefill_params& p, Shared& shared, uint32_t
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_MLA_PREFILL_THREADS, 1)
-    tdm_mla_prefill_sm90(const __grid_constant__ tdm_mla_prefill_params p) {
+    tdm_mla_prefill_sm90(const __grid_constant__ tdm_mla_prefill_params p, const __grid_constant__ tdm_step_sync sync) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
@@ -275,6 +276,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_PREFILL_THREADS, 1)
     tdm::fence_barrier_init();
   }
   __syncthreads();
+  tdm::step_begin(sync);
   if (threadIdx.x < 128) {
     tdm::registers_lower<40>();
     if (threadIdx.x == 0) load(p, shared);
@@ -282,4 +284,5 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_PREFILL_THREADS, 1)
     tdm::registers_raise<232>();
     attend(p, shared, threadIdx.x / 128 - 1);
   }
+  tdm::step_end(sync);
 }

@@ -12,7 +12,7 @@
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),   TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),    TDM_OPERAND(tdm_moe_fc1_args, w13, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),    TDM_WEIGHT_OPERAND(tdm_moe_fc1_args, w13),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),  TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, out_scale, TDM_WRITE),
 };

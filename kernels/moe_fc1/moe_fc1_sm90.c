@@ -22,6 +22,8 @@ void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, td
   plan.segments = tdm_gemm_segments(n / 128, 256, k / 128, 1);
   int64_t tiles = (m + plan.tokens - 1) / plan.tokens * (n / 128), units = tiles * plan.segments;
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
+  int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
+  plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) / plan.segments * 4);
   if (plan.segments > 1) {
     plan.partial_bytes = (size_t)(units * 256 * plan.tokens) * sizeof(float);
     plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);

@@ -38,36 +38,55 @@ template <int kTokens, int kStages> struct Shared {
 template <int kTokens, int kStages> struct MoeFc1 {
   using Memory = Shared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_SHARED(kTokens, kStages), "launch size");
-  static_assert(sizeof(Memory) <= 232448, "shared memory of a Hopper CTA");
+  static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
+  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
   /* Gate and up together where the registers allow; else one after the other, while the other warpgroup multiplies. */
   static constexpr int kAccumulators = kTokens <= 64 ? 2 : 1;
   static constexpr uint32_t kBothConsumers = 1;
 
-  __device__ static int32_t units(const tdm_moe_fc1_params& p, int32_t m_tiles) {
-    return m_tiles * p.n_tiles * p.segments;
-  }
-  __device__ static int32_t begin_of(const tdm_moe_fc1_params& p, int32_t segment) {
-    return tdm::segment_begin(segment, p.segments, p.k_blocks, 1);
+  struct Walk {
+    const tdm_moe_fc1_params& p;
+    int32_t live, m_tiles, units;
+
+    __device__ Walk(const tdm_moe_fc1_params& params, int32_t live_tokens)
+        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          units(m_tiles * p.n_tiles * p.segments) {
+    }
+    __device__ tdm::Unit at(int32_t index) const {
+      return tdm::unit_at(index, m_tiles, p.segments, p.n_tiles);
+    }
+    __device__ int32_t begin(const tdm::Unit& unit) const {
+      return tdm::segment_begin(unit.segment, p.segments, p.k_blocks, 1);
+    }
+    __device__ int32_t end(const tdm::Unit& unit) const {
+      return tdm::segment_begin(unit.segment + 1, p.segments, p.k_blocks, 1);
+    }
+  };
+
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, Memory& shared, const tdm_step_sync& sync) {
+    const uint64_t once = tdm::l2_evict_first();
+    const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    if (!ahead) tdm::step_wait(sync);
+    const Walk walk(p, ahead ? p.m : live());
+    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
+                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                    tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
+                                                     unit.n_tile * 256, kb);
+                                  });
   }
 
-  /* One lane: fills stage after stage. */
-  __device__ static void load(const tdm_moe_fc1_params& p, Memory& shared, int32_t m_tiles) {
-    const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
-    tdm::Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < units(p, m_tiles); u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = tdm::unit_at(u, m_tiles, p.segments, p.n_tiles);
-      const int32_t m0 = unit.m_tile * kTokens, n0 = unit.n_tile * 256, end = begin_of(p, unit.segment + 1);
-      for (int32_t kb = begin_of(p, unit.segment); kb < end; ++kb) {
-        tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-        uint64_t* full = &shared.full[ring.slot];
-        tdm::mbarrier_arrive_expect(full, 128 * (256 + kTokens) + 4 * kTokens);
-        tdm::tma_load_3d(shared.w[ring.slot], &p.w, full, once, 0, n0, kb);
-        tdm::tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, m0, kb);
-        tdm::tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, m0, kb);
-        ring.advance();
-      }
-    }
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
+    const uint64_t often = tdm::l2_evict_last();
+    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
+                                 [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                   const int32_t m0 = unit.m_tile * kTokens;
+                                   tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
+                                   tdm::tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                                   return true;
+                                 });
   }
 
   /* c += (activation scale * weight scale) * acc. */
@@ -89,14 +108,14 @@ template <int kTokens, int kStages> struct MoeFc1 {
     tdm::wgmma_commit();
   }
 
-  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, int32_t live, int32_t m_tiles,
-                                  uint32_t consumer) {
+  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, uint32_t consumer) {
+    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32;
     tdm::Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < units(p, m_tiles); u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = tdm::unit_at(u, m_tiles, p.segments, p.n_tiles);
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const tdm::Unit unit = walk.at(u);
       const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
-      const int32_t begin = begin_of(p, unit.segment), end = begin_of(p, unit.segment + 1);
+      const int32_t begin = walk.begin(unit), end = walk.end(unit);
       /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
       const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
       const auto fetch = [&](int32_t batch) {
@@ -145,7 +164,7 @@ template <int kTokens, int kStages> struct MoeFc1 {
         const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         if (!add(p, shared, gate, up, tile * all_m_tiles + unit.m_tile, unit.segment, consumer)) continue;
       }
-      store(p, shared, gate, up, live, m0, tile, consumer);
+      store(p, shared, gate, up, walk.live, m0, tile, consumer);
     }
   }
 
@@ -250,12 +269,13 @@ template <int kTokens, int kStages> struct MoeFc1 {
      * only after its own reads, and the other's reads of amax are behind the second. */
   }
 
-  __device__ static void run(const tdm_moe_fc1_params& p) {
+  __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Memory& shared = *reinterpret_cast<Memory*>(memory);
+    tdm::step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
-        tdm::mbarrier_init(&shared.full[i], 1);
+        tdm::mbarrier_init(&shared.full[i], 2);
         tdm::mbarrier_init(&shared.empty[i], 8);
       }
       tdm::fence_barrier_init();
@@ -264,22 +284,28 @@ template <int kTokens, int kStages> struct MoeFc1 {
       tdm::tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
-    const int32_t live = tdm::live_rows(p.n_tokens, p.m), m_tiles = (live + kTokens - 1) / kTokens;
     if (threadIdx.x < 128) {
-      tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load(p, shared, m_tiles);
+      if constexpr (!kTwoCtas) tdm::registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 32) {
+        tdm::step_wait(sync);
+        load_tokens(p, shared);
+      }
     } else {
-      tdm::registers_raise<232>();
-      multiply(p, shared, live, m_tiles, threadIdx.x / 128 - 1);
+      if constexpr (!kTwoCtas) tdm::registers_raise<232>();
+      tdm::step_wait(sync);
+      multiply(p, shared, threadIdx.x / 128 - 1);
     }
+    tdm::step_end(sync);
   }
 };
 
 } // namespace
 
 #define FC1(tokens, stages)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1)                                                 \
-      tdm_moe_fc1_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_params p) {                                     \
-    MoeFc1<tokens, stages>::run(p);                                                                                    \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, (tokens) <= 24 ? 2 : 1)                            \
+      tdm_moe_fc1_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_params p,                                       \
+                                   const __grid_constant__ tdm_step_sync sync) {                                       \
+    MoeFc1<tokens, stages>::run(p, sync);                                                                              \
   }
 #include "kernels/moe_fc1/moe_fc1_variants.inc"

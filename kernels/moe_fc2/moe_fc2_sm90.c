@@ -41,6 +41,9 @@ void tdm_moe_fc2_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, in
   int64_t tiles = (m + gemm.tokens - 1) / gemm.tokens * ((hidden + 63) / 64), units = tiles * gemm.segments;
   gemm.launch.grid = (uint32_t)(units < sms ? units : sms);
   gemm.launch.block = TDM_GEMM_FP8_THREADS;
+  int64_t waves = (units + gemm.launch.grid - 1) / gemm.launch.grid;
+  gemm.launch.shared_bytes =
+      tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / gemm.segments);
   if (gemm.segments > 1) {
     gemm.partial_bytes = (size_t)(units * 64 * gemm.tokens) * sizeof(float);
     gemm.counter_bytes = (size_t)tiles * sizeof(uint32_t);

@@ -14,7 +14,9 @@
 #include "kernels/moe_fc2/moe_fc2_params.h"
 
 extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_FOLD_THREADS)
-    tdm_moe_fc2_fold_sm90(const __grid_constant__ tdm_moe_fc2_fold_params p) {
+    tdm_moe_fc2_fold_sm90(const __grid_constant__ tdm_moe_fc2_fold_params p,
+                          const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   constexpr int32_t kTokens = TDM_MOE_FC2_FOLD_TOKENS, kExperts = TDM_MOE_FC2_FOLD_EXPERTS;
   static_assert(kTokens == 32 && kTokens * kExperts == TDM_MOE_FC2_FOLD_THREADS, "a weight a thread");
   __shared__ float weights[kExperts][kTokens + 1];
@@ -27,24 +29,26 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_FOLD_THREADS)
     const bool mine = m < live && e < p.n_experts;
     const float* from = p.x_scale + int64_t{e} * p.blocks * p.x_scale_stride + m;
     float* to = p.out + int64_t{e} * p.blocks * p.out_stride + m;
-    const float first = mine ? __ldg(from) : 0.0f; /* on its way with the weights */
+    const float first = mine ? *from : 0.0f; /* on its way with the weights */
     if (m0 + row < live && e0 + column < p.n_experts)
-      weights[column][row] = __ldg(p.alpha + (m0 + row) * p.alpha_stride + e0 + column);
+      weights[column][row] = p.alpha[(m0 + row) * p.alpha_stride + e0 + column];
     __syncthreads();
     if (mine) {
       const float weight = weights[thread / kTokens][thread % kTokens];
       *to = weight == 0.0f ? 0.0f : first * weight;
 #pragma unroll 4
       for (int32_t b = 1; b < p.blocks; ++b)
-        to[b * p.out_stride] = weight == 0.0f ? 0.0f : __ldg(from + b * p.x_scale_stride) * weight;
+        to[b * p.out_stride] = weight == 0.0f ? 0.0f : from[b * p.x_scale_stride] * weight;
     }
     __syncthreads();
   }
+  tdm::step_end(sync);
 }
 
 #define FC2(tokens, stages)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1)                                                \
-      tdm_moe_fc2_t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p) {                                    \
-    tdm::GemmFp8Swap<64, tokens, stages, true>::run(p);                                                                \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 32 ? 2 : 1)                           \
+      tdm_moe_fc2_t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                                      \
+                                   const __grid_constant__ tdm_step_sync sync) {                                       \
+    tdm::GemmFp8Swap<64, tokens, stages, true>::run(p, sync);                                                          \
   }
 #include "kernels/moe_fc2/moe_fc2_variants.inc"

@@ -9,6 +9,7 @@
  */
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/moe_route/moe_route_params.h"
 
 namespace {
@@ -74,7 +75,8 @@ __device__ void mask_groups(const tdm_moe_route_params& p, float* biased, float*
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS)
-    tdm_moe_route_sm90(const __grid_constant__ tdm_moe_route_params p) {
+    tdm_moe_route_sm90(const __grid_constant__ tdm_moe_route_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   extern __shared__ float memory[];
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   float* scores = memory + warp * TDM_MOE_ROUTE_FLOATS(p.experts, p.n_group);
@@ -121,4 +123,5 @@ extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS)
     }
     __syncwarp();
   }
+  tdm::step_end(sync);
 }

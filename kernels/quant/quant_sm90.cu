@@ -8,9 +8,12 @@
  * Limit: device bandwidth. */
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/quant/quant_params.h"
 
-extern "C" __global__ void __launch_bounds__(256) tdm_quant_sm90(const __grid_constant__ tdm_quant_params p) {
+extern "C" __global__ void __launch_bounds__(256)
+    tdm_quant_sm90(const __grid_constant__ tdm_quant_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const int32_t live = tdm::live_rows(p.n_tokens, p.rows);
   const int32_t end = (live + 3) / 4 * 4;
   const int64_t blocks = p.cols / 128, total = blocks * end;
@@ -28,4 +31,5 @@ extern "C" __global__ void __launch_bounds__(256) tdm_quant_sm90(const __grid_co
     if (inside) tdm::store_bytes_8(p.out_q + row * p.out_q_stride + block * 128 + lane * 8, bytes, p.vectors != 0);
     if (scale_inside && lane == 0) p.out_scale[block * p.out_scale_stride + row] = inside ? scale : 0.0f;
   }
+  tdm::step_end(sync);
 }

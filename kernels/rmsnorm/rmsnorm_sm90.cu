@@ -10,6 +10,7 @@
  * Limit: latency (load, sum, store) at few rows; device bandwidth at many. */
 
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/rmsnorm/rmsnorm_params.h"
 
 namespace {
@@ -47,7 +48,9 @@ __device__ void zero_scales(const tdm_rmsnorm_params& p, int32_t row) {
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(1024) tdm_rmsnorm_sm90(const __grid_constant__ tdm_rmsnorm_params p) {
+extern "C" __global__ void __launch_bounds__(1024)
+    tdm_rmsnorm_sm90(const __grid_constant__ tdm_rmsnorm_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   extern __shared__ float row_values[];
   __shared__ float scratch[32];
   const int32_t live = tdm::live_rows(p.n_tokens, p.rows);
@@ -115,4 +118,5 @@ extern "C" __global__ void __launch_bounds__(1024) tdm_rmsnorm_sm90(const __grid
     }
     __syncthreads();
   }
+  tdm::step_end(sync);
 }

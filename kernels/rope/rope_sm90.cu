@@ -6,10 +6,13 @@
  * Grid: any; the heads of all tokens are walked with a grid stride. Block: 256 threads. Shared: none.
  * x may be out: a warp has read its head before it writes. Limit: latency; device bandwidth at many tokens. */
 
+#include "kernels/device/step.cuh"
 #include "kernels/rope/rope.cuh"
 #include "kernels/rope/rope_params.h"
 
-extern "C" __global__ void __launch_bounds__(256) tdm_rope_sm90(const __grid_constant__ tdm_rope_params p) {
+extern "C" __global__ void __launch_bounds__(256)
+    tdm_rope_sm90(const __grid_constant__ tdm_rope_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   const int64_t heads = int64_t{tdm::live_rows(p.n_tokens, p.rows)} * p.heads;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
   const int2 in = tdm::rope_in(p.style, lane), out = tdm::rope_out(p.style, lane);
@@ -23,4 +26,5 @@ extern "C" __global__ void __launch_bounds__(256) tdm_rope_sm90(const __grid_con
     tdm::store_element(p.out, p.out_dtype, to + out.x, v.even);
     tdm::store_element(p.out, p.out_dtype, to + out.y, v.odd);
   }
+  tdm::step_end(sync);
 }

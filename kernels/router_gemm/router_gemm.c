@@ -6,7 +6,7 @@
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_router_gemm_args, n_tokens, TDM_READ),
     TDM_OPERAND(tdm_router_gemm_args, x, TDM_READ),
-    TDM_OPERAND(tdm_router_gemm_args, w, TDM_READ),
+    TDM_WEIGHT_OPERAND(tdm_router_gemm_args, w),
     TDM_OPERAND(tdm_router_gemm_args, logits, TDM_WRITE),
 };
 

@@ -8,8 +8,9 @@
 #include "kernels/gemm_bf16/gemm_bf16.cuh"
 
 #define ROUTER(tokens, stages)                                                                                         \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, 1)                                               \
-      tdm_router_gemm_t##tokens##_sm90(const __grid_constant__ tdm_gemm_bf16_params p) {                               \
-    tdm::GemmBf16<64, tokens, stages, false>::run(p);                                                                  \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, (tokens) <= 32 ? 2 : 1)                          \
+      tdm_router_gemm_t##tokens##_sm90(const __grid_constant__ tdm_gemm_bf16_params p,                                 \
+                                       const __grid_constant__ tdm_step_sync sync) {                                   \
+    tdm::GemmBf16<64, tokens, stages, false>::run(p, sync);                                                            \
   }
 #include "kernels/router_gemm/router_gemm_variants.inc"

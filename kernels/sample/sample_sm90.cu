@@ -18,6 +18,7 @@
 
 #include "kernels/argmax/argmax.cuh"
 #include "kernels/device/elements.cuh"
+#include "kernels/device/step.cuh"
 #include "kernels/sample/sample_params.h"
 
 namespace {
@@ -286,7 +287,8 @@ __device__ int32_t draw(const Row& row, Cut kept, bool all, uint32_t word, Scrat
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_SAMPLE_THREADS)
-    tdm_sample_sm90(const __grid_constant__ tdm_sample_params p) {
+    tdm_sample_sm90(const __grid_constant__ tdm_sample_params p, const __grid_constant__ tdm_step_sync sync) {
+  tdm::step_begin(sync);
   extern __shared__ uint64_t histograms[];
   __shared__ Scratch scratch;
   const int32_t live = tdm::live_rows(p.n_rows, p.rows);
@@ -305,4 +307,5 @@ extern "C" __global__ void __launch_bounds__(TDM_SAMPLE_THREADS)
     if (threadIdx.x == 0) p.out[r] = token;
     __syncthreads();
   }
+  tdm::step_end(sync);
 }

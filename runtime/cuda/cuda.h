@@ -35,8 +35,10 @@ typedef struct tdm_cuda {
   int32_t shared_bytes; /* a block can have at most, opted in */
   char name[64];
   tdm_cuda_kernels kernels;
-  CUdevResource free_sms; /* what green lanes have not taken yet */
-  bool splits;            /* free_sms is valid */
+  CUdevResource free_sms;           /* what green lanes have not taken yet */
+  bool splits;                      /* free_sms is valid */
+  pthread_mutex_t watch_mutex;      /* guards watched */
+  struct tdm_cuda_signals* watched; /* programs that wait by signal */
 } tdm_cuda;
 
 /* lane->state. */
@@ -75,5 +77,6 @@ tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config
 tdm_status tdm_cuda_capture(tdm_program* program, void** out_state);
 tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_config* config);
 void tdm_cuda_release(tdm_program* program, void* state);
+tdm_status tdm_cuda_trace(tdm_program* program, tdm_trace_event* events, int64_t* out_n);
 
 #endif

@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "runtime/cuda/cuda.h"
+#include "runtime/cuda/signals.h"
 
 /* ---- contexts --------------------------------------------------------------------------------------------------- */
 
@@ -68,6 +68,7 @@ static tdm_status open_in_context(tdm_runtime* runtime, tdm_cuda* cuda) {
 static tdm_status device_open(tdm_runtime* runtime) {
   tdm_cuda* cuda = tdm_host_alloc(runtime, sizeof *cuda);
   if (!cuda) return TDM_OUT_OF_MEMORY;
+  pthread_mutex_init(&cuda->watch_mutex, NULL);
   runtime->device_state = cuda;
   const int32_t ordinal = runtime->config.device_ordinal;
   tdm_status status = tdm_cuda_driver_open(&cuda->driver);
@@ -94,6 +95,7 @@ static void device_close(tdm_runtime* runtime) {
     (void)driver->cuDevicePrimaryCtxRelease(cuda->device);
   }
   tdm_cuda_driver_close(&cuda->driver);
+  pthread_mutex_destroy(&cuda->watch_mutex);
   tdm_host_free(runtime, cuda, sizeof *cuda);
   runtime->device_state = NULL;
 }
@@ -198,11 +200,11 @@ static tdm_status device_write(tdm_runtime* runtime, void* destination, const vo
 }
 
 static tdm_status device_read(tdm_runtime* runtime, void* destination, const void* source, size_t bytes) {
-  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  tdm_cuda* cuda = tdm_cuda_of(runtime);
   TDM_TRY(tdm_cuda_enter(cuda));
   const tdm_status status = read_in_context(cuda, destination, source, bytes);
   tdm_cuda_leave(cuda);
-  return status;
+  return status == TDM_OK ? tdm_cuda_signals_check(cuda, NULL) : status;
 }
 
 static tdm_status synchronize_in_context(const tdm_cuda* cuda) {
@@ -211,11 +213,11 @@ static tdm_status synchronize_in_context(const tdm_cuda* cuda) {
 }
 
 static tdm_status device_synchronize(tdm_runtime* runtime) {
-  const tdm_cuda* cuda = tdm_cuda_of(runtime);
+  tdm_cuda* cuda = tdm_cuda_of(runtime);
   TDM_TRY(tdm_cuda_enter(cuda));
   const tdm_status status = synchronize_in_context(cuda);
   tdm_cuda_leave(cuda);
-  return status;
+  return status == TDM_OK ? tdm_cuda_signals_check(cuda, NULL) : status;
 }
 
 const tdm_device tdm_cuda_device = {
@@ -235,4 +237,5 @@ const tdm_device tdm_cuda_device = {
     .capture = tdm_cuda_capture,
     .replay = tdm_cuda_replay,
     .release = tdm_cuda_release,
+    .trace = tdm_cuda_trace,
 };

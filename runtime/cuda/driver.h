@@ -25,6 +25,8 @@
   X(cuMemPoolDestroy)                                                                                                  \
   X(cuMemAllocFromPoolAsync)                                                                                           \
   X(cuMemFreeAsync)                                                                                                    \
+  X(cuMemHostAlloc)                                                                                                    \
+  X(cuMemFreeHost)                                                                                                     \
   X(cuMemsetD8Async)                                                                                                   \
   X(cuMemcpyHtoDAsync)                                                                                                 \
   X(cuMemcpyDtoHAsync)                                                                                                 \

@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "runtime/cuda/cuda.h"
 
 /* ---- green contexts --------------------------------------------------------------------------------------------- */
@@ -25,17 +27,52 @@ static tdm_status split_sms(const tdm_cuda* cuda, int32_t wanted, CUdevResource*
   return TDM_OK;
 }
 
-static tdm_status make_green(tdm_cuda* cuda, tdm_cuda_lane* lane, int32_t wanted, int32_t* out_granted) {
+/* Work queues of a green context, as drivers from CUDA 13.1 on describe them in a resource's open bytes. cuda.h of 13.0
+ * does not know them; an older driver refuses the type. */
+enum { RESOURCE_TYPE_WORK_QUEUES = 1000, WORK_QUEUES_BALANCED = 1 };
+typedef struct work_queues {
+  CUdevice device;
+  unsigned concurrent_streams;
+  int scope;
+} work_queues;
+_Static_assert(sizeof(work_queues) <= sizeof((CUdevResource*)0)->_oversize, "fits into a resource");
+
+/* Whether the driver can keep work queues apart; then out_queues asks for it. */
+static tdm_status find_work_queues(const tdm_cuda* cuda, CUdevResource* out_queues, bool* out_found) {
+  work_queues queues;
+  *out_queues = (CUdevResource){0};
+  const CUresult result =
+      cuda->driver.cuDeviceGetDevResource(cuda->device, out_queues, (CUdevResourceType)RESOURCE_TYPE_WORK_QUEUES);
+  *out_found = result == CUDA_SUCCESS;
+  if (result == CUDA_ERROR_INVALID_VALUE || result == CUDA_ERROR_INVALID_RESOURCE_TYPE ||
+      result == CUDA_ERROR_NOT_SUPPORTED)
+    return TDM_OK;
+  if (!*out_found) return tdm_cuda_fail(&cuda->driver, result, "cuDeviceGetDevResource", __FILE__, __LINE__);
+  memcpy(&queues, out_queues->_oversize, sizeof queues);
+  queues.scope = WORK_QUEUES_BALANCED;
+  memcpy(out_queues->_oversize, &queues, sizeof queues);
+  return TDM_OK;
+}
+
+static tdm_status make_green_context(const tdm_cuda* cuda, CUdevResource* resources, unsigned n,
+                                     CUgreenCtx* out_green) {
   const tdm_cuda_driver* driver = &cuda->driver;
-  CUdevResource taken, rest;
   CUdevResourceDesc description;
+  TDM_TRY_CU(driver, cuDevResourceGenerateDesc, &description, resources, n);
+  TDM_TRY_CU(driver, cuGreenCtxCreate, out_green, description, cuda->device, CU_GREEN_CTX_DEFAULT_STREAM);
+  return TDM_OK;
+}
+
+static tdm_status make_green(tdm_cuda* cuda, tdm_cuda_lane* lane, int32_t wanted, tdm_lane_info* info) {
+  const tdm_cuda_driver* driver = &cuda->driver;
+  CUdevResource resources[2], rest; /* SMs, work queues */
   TDM_TRY(find_free_sms(cuda));
-  TDM_TRY(split_sms(cuda, wanted, &taken, &rest));
-  TDM_TRY_CU(driver, cuDevResourceGenerateDesc, &description, &taken, 1);
-  TDM_TRY_CU(driver, cuGreenCtxCreate, &lane->green, description, cuda->device, CU_GREEN_CTX_DEFAULT_STREAM);
+  TDM_TRY(split_sms(cuda, wanted, &resources[0], &rest));
+  TDM_TRY(find_work_queues(cuda, &resources[1], &info->own_work_queues));
+  TDM_TRY(make_green_context(cuda, resources, info->own_work_queues ? 2 : 1, &lane->green));
   TDM_TRY_CU(driver, cuGreenCtxStreamCreate, &lane->stream, lane->green, CU_STREAM_NON_BLOCKING, 0);
   cuda->free_sms = rest; /* only now: a lane that cannot be made takes none */
-  *out_granted = (int32_t)taken.sm.smCount;
+  info->granted_sms = (int32_t)resources[0].sm.smCount;
   return TDM_OK;
 }
 
@@ -44,7 +81,7 @@ static tdm_status make_green(tdm_cuda* cuda, tdm_cuda_lane* lane, int32_t wanted
 static tdm_status make_lane(tdm_lane* owner, tdm_cuda_lane* lane) {
   tdm_cuda* cuda = tdm_cuda_of(owner->runtime);
   const int32_t wanted = owner->info.requested_sms;
-  if (owner->info.kind == TDM_LANE_GREEN) return make_green(cuda, lane, wanted, &owner->info.granted_sms);
+  if (owner->info.kind == TDM_LANE_GREEN) return make_green(cuda, lane, wanted, &owner->info);
   if (wanted > cuda->sms) return TDM_FAIL(TDM_INVALID_ARGUMENT, "%d SMs wanted of a device with %d", wanted, cuda->sms);
   owner->info.granted_sms = owner->info.kind == TDM_LANE_SOFT ? wanted : cuda->sms;
   TDM_TRY_CU(&cuda->driver, cuStreamCreate, &lane->stream, CU_STREAM_NON_BLOCKING);

@@ -1,20 +1,25 @@
 #include <string.h>
 
-#include "runtime/cuda/cuda.h"
+#include "runtime/cuda/signals.h"
 
-/* A sealed program on a CUDA device: launches with their parameters, and an event for each step that others wait for.
+/* A sealed program on a CUDA device: launches with their parameters, and an event or a signal for each step that others
+ * wait for.
  *
  * Issuing it puts every step on its lane's stream, in program order. The caller's stream forks into the lanes and they
  * join it again, with as few edges as the derived waits leave necessary:
  *
  *   origin ──●────────────────────────────────●──►
  *            ├──► main  s0 ── s1 ──────── s3 ─┘        a lane whose first step waits for another lane needs no fork,
- *            (fork)      └──► side  s2 ──┘             a lane whose last step is waited for needs no join */
+ *            (fork)      └──► side  s2 ──┘             a lane whose last step is waited for needs no join
+ *
+ * With waits by signal all lanes fork at the head and join at the tail, and there are no other edges. A kernel that
+ * directly follows another of its lane is launched with programmatic stream serialisation (kernels/device/step.cuh). */
 
 /* What a step launches. */
 typedef struct cuda_step {
   tdm_encoded_step encoded;
   CUkernel kernels[TDM_STEP_LAUNCHES];
+  tdm_step_sync sync[TDM_STEP_LAUNCHES];
   CUevent done; /* NULL when nobody waits for the step */
 } cuda_step;
 
@@ -22,6 +27,9 @@ typedef struct cuda_program {
   cuda_step* steps; /* [n_steps] */
   void* state;      /* the steps' own memory, one piece */
   size_t state_bytes;
+  tdm_trace_slot* slots; /* on the device, one a CTA of every launch, in their order; NULL: not traced */
+  int64_t n_slots;
+  tdm_cuda_signals signals;
   CUevent fork;
   CUevent join[TDM_MAX_LANES]; /* NULL where a lane needs no join */
   CUevent finished;            /* the last launch on a stream of the caller's */
@@ -84,6 +92,50 @@ static tdm_status encode_steps(tdm_program* program, cuda_program* own) {
   return TDM_OK;
 }
 
+/* Whether no step of the program writes what the step's kernels fetch ahead. Temporaries are always written. */
+static bool may_fetch_ahead(const tdm_program* program, int64_t index) {
+  const tdm_step* step = &program->steps[index];
+  for (int32_t i = 0; i < step->op->n_operands; i++) {
+    const tdm_view* view = tdm_step_operand(step, i);
+    tdm_use early = {0};
+    if (!step->op->operands[i].early || !tdm_view_present(view)) continue;
+    if (view->buffer->temp >= 0) return false;
+    tdm_use_describe(view, (uint64_t)(uintptr_t)view->buffer->data, &early);
+    for (int64_t other = 0; other < program->n_steps; other++)
+      for (int32_t k = 0; k < program->steps[other].op->n_operands; k++) {
+        const tdm_view* written = tdm_step_operand(&program->steps[other], k);
+        tdm_use use = {0};
+        if (program->steps[other].op->operands[k].access == TDM_READ || !tdm_view_present(written)) continue;
+        tdm_use_describe(written, (uint64_t)(uintptr_t)written->buffer->data, &use);
+        if (use.begin < early.end && early.begin < use.end) return false;
+      }
+  }
+  return true;
+}
+
+static tdm_status make_slots(const tdm_program* program, cuda_program* own) {
+  if (!program->trace) return TDM_OK;
+  for (int64_t i = 0; i < program->n_steps; i++)
+    for (int32_t k = 0; k < own->steps[i].encoded.n_launches; k++)
+      own->n_slots += own->steps[i].encoded.launches[k].launch.grid;
+  own->slots = tdm_device_alloc(program->runtime, (size_t)own->n_slots * sizeof *own->slots);
+  return own->slots ? TDM_OK : tdm_last_error()->status;
+}
+
+static void connect_steps(const tdm_program* program, cuda_program* own) {
+  int64_t slot = 0;
+  for (int64_t i = 0; i < program->n_steps; i++) {
+    cuda_step* step = &own->steps[i];
+    const bool fetches_ahead = may_fetch_ahead(program, i);
+    for (int32_t k = 0; k < step->encoded.n_launches; k++) {
+      step->sync[k] = tdm_cuda_signals_of(&own->signals, (int32_t)i, k == 0, k + 1 == step->encoded.n_launches);
+      step->sync[k].fetches_ahead = fetches_ahead;
+      if (own->slots) step->sync[k].trace = own->slots + slot;
+      slot += step->encoded.launches[k].launch.grid;
+    }
+  }
+}
+
 /* Whether another lane's last step implies that all of this lane is done. */
 static bool is_joined(const tdm_program* program, const int32_t* last_of_lane, int32_t lane) {
   const tdm_schedule* schedule = &program->schedule;
@@ -97,7 +149,8 @@ static tdm_status make_events(tdm_program* program, cuda_program* own) {
   const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
   const tdm_schedule* schedule = &program->schedule;
   int32_t last_of_lane[TDM_MAX_LANES] = {0};
-  for (int32_t i = 0; i < schedule->n_waits; i++) {
+  const bool edges = !own->signals.board;
+  for (int32_t i = 0; edges && i < schedule->n_waits; i++) {
     CUevent* done = &own->steps[schedule->signalers[i]].done;
     if (!*done) TDM_TRY_CU(driver, cuEventCreate, done, CU_EVENT_DISABLE_TIMING);
   }
@@ -105,7 +158,7 @@ static tdm_status make_events(tdm_program* program, cuda_program* own) {
   TDM_TRY_CU(driver, cuEventCreate, &own->finished, CU_EVENT_DISABLE_TIMING);
   for (int32_t step = 0; step < schedule->n_steps; step++) last_of_lane[program->lane_of[step]] = step;
   for (int32_t lane = 0; lane < program->n_lanes; lane++)
-    if (!is_joined(program, last_of_lane, lane))
+    if (!edges || !is_joined(program, last_of_lane, lane))
       TDM_TRY_CU(driver, cuEventCreate, &own->join[lane], CU_EVENT_DISABLE_TIMING);
   return TDM_OK;
 }
@@ -119,7 +172,10 @@ tdm_status tdm_cuda_program_open(tdm_program* program) {
   if (!(own->steps = tdm_host_alloc_array(runtime, program->n_steps, sizeof *own->steps))) return TDM_OUT_OF_MEMORY;
   TDM_TRY(tdm_cuda_enter(cuda));
   tdm_status status = encode_steps(program, own); /* tensor maps are encoded in the current context */
+  if (status == TDM_OK) status = tdm_cuda_signals_open(program, &own->signals);
+  if (status == TDM_OK) status = make_slots(program, own);
   if (status == TDM_OK) status = make_events(program, own);
+  if (status == TDM_OK) connect_steps(program, own);
   tdm_cuda_leave(cuda);
   return status;
 }
@@ -143,6 +199,8 @@ void tdm_cuda_program_close(tdm_program* program) {
                       "waiting for a program's last launch to destroy it");
     (void)cuda->driver.cuEventDestroy(own->finished);
   }
+  tdm_cuda_signals_close(&own->signals);
+  tdm_device_free(runtime, own->slots, (size_t)own->n_slots * sizeof *own->slots);
   if (entered) tdm_cuda_leave(cuda);
   tdm_device_free(runtime, own->state, own->state_bytes);
   tdm_host_free(runtime, own->steps, (size_t)program->n_steps * sizeof *own->steps);
@@ -152,11 +210,14 @@ void tdm_cuda_program_close(tdm_program* program) {
 
 /* ---- issuing ---------------------------------------------------------------------------------------------------- */
 
-static tdm_status launch_step(const tdm_program* program, int64_t index, CUstream stream) {
+/* `follows`: the stream's last operation is a kernel of this launch of the program. */
+static tdm_status launch_step(const tdm_program* program, int64_t index, bool follows, CUstream stream) {
   const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
   cuda_step* step = &((cuda_program*)program->device_state)->steps[index];
   for (int32_t i = 0; i < step->encoded.n_launches; i++) {
     tdm_encoded_launch* one = &step->encoded.launches[i];
+    CUlaunchAttribute overlaps = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                  .value.programmaticStreamSerializationAllowed = 1};
     const CUlaunchConfig config = {.gridDimX = one->launch.grid,
                                    .gridDimY = 1,
                                    .gridDimZ = 1,
@@ -164,8 +225,10 @@ static tdm_status launch_step(const tdm_program* program, int64_t index, CUstrea
                                    .blockDimY = 1,
                                    .blockDimZ = 1,
                                    .sharedMemBytes = one->launch.shared_bytes,
-                                   .hStream = stream};
-    void* params[] = {one->params};
+                                   .hStream = stream,
+                                   .attrs = &overlaps,
+                                   .numAttrs = follows || i > 0};
+    void* params[] = {one->params, &step->sync[i]};
     const CUresult result = driver->cuLaunchKernelEx(&config, (CUfunction)step->kernels[i], params, NULL);
     if (result == CUDA_SUCCESS) continue;
     const tdm_status status = tdm_cuda_fail(driver, result, "cuLaunchKernelEx", __FILE__, __LINE__);
@@ -177,7 +240,9 @@ static tdm_status launch_step(const tdm_program* program, int64_t index, CUstrea
 }
 
 static tdm_status issue_serial(const tdm_program* program, CUstream origin) {
-  for (int64_t i = 0; i < program->n_steps; i++) TDM_TRY(launch_step(program, i, origin));
+  const cuda_program* own = program->device_state;
+  TDM_TRY(tdm_cuda_signals_begin(&own->signals, origin));
+  for (int64_t i = 0; i < program->n_steps; i++) TDM_TRY(launch_step(program, i, i > 0, origin));
   return TDM_OK;
 }
 
@@ -185,14 +250,17 @@ static tdm_status issue_on_lanes(const tdm_program* program, CUstream origin) {
   const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
   const cuda_program* own = program->device_state;
   const tdm_schedule* schedule = &program->schedule;
+  const bool edges = !own->signals.board;
+  TDM_TRY(tdm_cuda_signals_begin(&own->signals, origin));
   TDM_TRY_CU(driver, cuEventRecord, own->fork, origin);
   for (int32_t i = 0; i < schedule->n_steps; i++) {
     const CUstream stream = lane_stream(program, program->lane_of[i]);
-    const int32_t first_wait = schedule->wait_begin[i], end = schedule->wait_begin[i + 1];
-    if (schedule->position[i] == 0 && first_wait == end) TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->fork, 0);
+    const int32_t first_wait = schedule->wait_begin[i], end = edges ? schedule->wait_begin[i + 1] : first_wait;
+    const bool first = schedule->position[i] == 0;
+    if (first && first_wait == end) TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->fork, 0);
     for (int32_t k = first_wait; k < end; k++)
       TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->steps[schedule->signalers[k]].done, 0);
-    TDM_TRY(launch_step(program, i, stream));
+    TDM_TRY(launch_step(program, i, !first && first_wait == end, stream));
     if (own->steps[i].done) TDM_TRY_CU(driver, cuEventRecord, own->steps[i].done, stream);
   }
   for (int32_t lane = 0; lane < program->n_lanes; lane++) {
@@ -225,6 +293,7 @@ tdm_status tdm_cuda_launch(tdm_program* program, const tdm_launch_config* config
   const tdm_cuda* cuda = tdm_cuda_of(program->runtime);
   if (config->order == TDM_ORDER_SHUFFLED)
     return TDM_FAIL(TDM_UNSUPPORTED, "program '%s': shuffled order is for the host device", program->name);
+  TDM_TRY(tdm_cuda_signals_check(tdm_cuda_of(program->runtime), program));
   TDM_TRY(tdm_cuda_enter(cuda));
   const CUstream origin = origin_of(program, config);
   const bool serial = config->order == TDM_ORDER_SERIAL;
@@ -277,6 +346,7 @@ tdm_status tdm_cuda_replay(tdm_program* program, void* state, const tdm_launch_c
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "program '%s': a captured graph replays on its lanes; another order is for eager launches",
                     program->name);
+  TDM_TRY(tdm_cuda_signals_check(tdm_cuda_of(program->runtime), program));
   TDM_TRY(tdm_cuda_enter(cuda));
   tdm_status status = launch_graph(cuda, (CUgraphExec)state, origin_of(program, config));
   if (status == TDM_OK) status = mark_finished(program, config);
@@ -290,4 +360,35 @@ void tdm_cuda_release(tdm_program* program, void* state) {
   const bool entered = tdm_cuda_enter_anyway(cuda);
   (void)cuda->driver.cuGraphExecDestroy((CUgraphExec)state);
   if (entered) tdm_cuda_leave(cuda);
+}
+
+/* ---- traces ----------------------------------------------------------------------------------------------------- */
+
+static void fill_events(const tdm_program* program, const tdm_trace_slot* slots, tdm_trace_event* events) {
+  const cuda_program* own = program->device_state;
+  int64_t slot = 0;
+  for (int32_t i = 0; i < program->n_steps; i++)
+    for (int32_t k = 0; k < own->steps[i].encoded.n_launches; k++)
+      for (uint32_t cta = 0; cta < own->steps[i].encoded.launches[k].launch.grid; cta++, slot++)
+        events[slot] = (tdm_trace_event){.step = i,
+                                         .launch = k,
+                                         .lane = program->lane_of[i],
+                                         .sm = (int32_t)slots[slot].sm,
+                                         .resident_ns = slots[slot].resident,
+                                         .begin_ns = slots[slot].begin,
+                                         .end_ns = slots[slot].end};
+}
+
+tdm_status tdm_cuda_trace(tdm_program* program, tdm_trace_event* events, int64_t* out_n) {
+  tdm_runtime* runtime = program->runtime;
+  const cuda_program* own = program->device_state;
+  *out_n = own->n_slots;
+  if (!events) return TDM_OK;
+  const size_t bytes = (size_t)own->n_slots * sizeof(tdm_trace_slot);
+  tdm_trace_slot* slots = tdm_host_alloc(runtime, bytes);
+  if (!slots) return TDM_OUT_OF_MEMORY;
+  const tdm_status status = runtime->device->read(runtime, slots, own->slots, bytes);
+  if (status == TDM_OK) fill_events(program, slots, events);
+  tdm_host_free(runtime, slots, bytes);
+  return status;
 }

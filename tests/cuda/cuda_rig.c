@@ -122,8 +122,9 @@ static void match_launches(const char* name, const tdm_program* program, const c
                 "%s: step %d '%s' has grid %u, block %u, %u bytes of shared memory", name, (int)i, step->label,
                 got->grid, got->block, got->shared);
       if (step->op != &cuda_probe_op)
-        cr_assert_eq(got->params_bytes, wanted->params_bytes, "%s: %s takes %zu bytes of parameters, is given %u", name,
-                     got->kernel, got->params_bytes, wanted->params_bytes);
+        cr_assert_eq(got->params_bytes, wanted->params_bytes + sizeof(tdm_step_sync),
+                     "%s: %s takes %zu bytes of parameters, is given %zu", name, got->kernel, got->params_bytes,
+                     wanted->params_bytes + sizeof(tdm_step_sync));
       if (k == 0) places[i].first = at;
       places[i].last = at;
     }
@@ -187,11 +188,24 @@ static void judge_counts(const char* name, const tdm_program* program, const cud
             records, waits, wanted_records, wanted_waits);
 }
 
+/* A launch may begin early exactly where the stream's last operation is a launch of the same issue. */
+static void judge_overlaps(const char* name, const cuda_issue* issue) {
+  for (int i = issue->begin; i < issue->end; i++) {
+    if (issue->ops[i].kind != FAKE_LAUNCH) continue;
+    bool follows = false;
+    for (int k = issue->begin; k < i; k++)
+      if (issue->ops[k].stream == issue->ops[i].stream && issue->ops[k].kind != FAKE_RECORD)
+        follows = issue->ops[k].kind == FAKE_LAUNCH;
+    cr_assert_eq(issue->ops[i].overlaps, follows, "%s: launch of %s, operation %d", name, issue->ops[i].kernel, i);
+  }
+}
+
 void cuda_rig_judge(const char* name, const tdm_program* program, const cuda_issue* issue) {
   place* places = calloc((uint32_t)program->n_steps, sizeof *places);
   match_launches(name, program, issue, places);
   judge_order(name, program, issue, places);
   judge_ends(name, program, issue, places);
   judge_counts(name, program, issue);
+  judge_overlaps(name, issue);
   free(places);
 }

@@ -187,6 +187,27 @@ Test(lanes, green_ones_share_the_device) {
   cuda_rig_close(&rig);
 }
 
+/* Work queues of their own where the driver knows of them, and said so. */
+Test(lanes, green_ones_keep_work_queues_apart) {
+  for (int able = 0; able < 2; able++) {
+    cuda_rig rig;
+    tdm_lane_info info = {.size = sizeof info};
+    fake_cuda_reset(&(fake_device){.count = 1, .major = 9, .sms = 132, .step = 8, .work_queues = able});
+    rig = (cuda_rig){.host = TEST_HEAP_INIT, .device = TEST_HEAP_INIT};
+    const tdm_runtime_config config = cuda_rig_config(&rig);
+    cr_assert_eq(tdm_runtime_create(&config, &rig.runtime), TDM_OK, "%s", tdm_last_error()->message);
+    const tdm_lane* lanes[] = {cuda_rig_lane(&rig, "side", TDM_LANE_GREEN, 16),
+                               cuda_rig_lane(&rig, "main", TDM_LANE_GREEN, 116),
+                               cuda_rig_lane(&rig, "soft", TDM_LANE_SOFT, 16)};
+    for (int i = 0; i < 3; i++) {
+      cr_assert_eq(tdm_lane_get_info(lanes[i], &info), TDM_OK);
+      cr_assert_eq(info.own_work_queues, able && i < 2, "lane %d", i);
+    }
+    cr_assert_eq(fake_cuda_balanced(), able ? 2 : 0);
+    cuda_rig_close(&rig);
+  }
+}
+
 /* What a lane that could not be made had taken is free again. */
 Test(lanes, a_failed_one_takes_no_sms) {
   static const char* const calls[] = {"cuDeviceGetDevResource", "cuDevSmResourceSplitByCount",

@@ -59,6 +59,7 @@ static tdm_status get_lane(walk* w, const char* name, tdm_lane_kind kind, int32_
 static void walk_program(walk* w) {
   tdm_lane* lanes[3] = {NULL};
   tdm_program* program = NULL;
+  tdm_program* signals = NULL;
   tdm_graph* graph = NULL;
   tdm_buffer* buffer = NULL;
   tdm_view temps[3];
@@ -67,6 +68,9 @@ static void walk_program(walk* w) {
   tdm_launch_config serial;
   cr_assert_eq(tdm_launch_config_init(&serial, sizeof serial), TDM_OK);
   serial.order = TDM_ORDER_SERIAL;
+  tdm_seal_config by_signal;
+  cr_assert_eq(tdm_seal_config_init(&by_signal, sizeof by_signal), TDM_OK);
+  by_signal.wait_form = TDM_WAIT_SIGNAL;
   bool ok = true;
   STEP(tdm_runtime_create(&config, &w->rig.runtime));
   STEP(get_lane(w, "side", TDM_LANE_GREEN, 16, &lanes[0]));
@@ -86,10 +90,20 @@ static void walk_program(walk* w) {
   STEP(tdm_graph_capture(program, &graph));
   STEP(tdm_graph_replay(graph, NULL));
   STEP(tdm_program_launch(program, NULL));
+  STEP(tdm_program_create(w->rig.runtime, "signals", &signals));
+  for (int i = 0; i < 2; i++) STEP(tdm_program_temp(signals, "t", TDM_U8, 1, (int64_t[]){64}, &temps[i]));
+  for (int i = 0; i < 4; i++) {
+    const probe_args args = {.size = sizeof args, .read0 = temps[i % 2], .write0 = temps[(i + 1) % 2]};
+    STEP(tdm_program_append(signals, lanes[i % 2], &cuda_probe_op, "step", &args));
+  }
+  STEP(tdm_program_seal(signals, &by_signal));
+  STEP(tdm_program_launch(signals, NULL));
+  STEP(tdm_program_launch(signals, &serial));
   STEP(tdm_runtime_synchronize(w->rig.runtime));
   STEP(tdm_buffer_read(buffer, 0, bytes, sizeof bytes));
   tdm_graph_destroy(graph);
   tdm_program_destroy(program);
+  tdm_program_destroy(signals);
   tdm_buffer_destroy(buffer);
 }
 
@@ -105,6 +119,7 @@ static void walk_model(walk* w) {
   model_config.max_context = 64;
   model_config.cache_pages = 2;
   model_config.strategy = TDM_STRATEGY_GREEN;
+  model_config.wait_form = TDM_WAIT_SIGNAL;
   model_config.strict = true;
   bool ok = true;
   STEP(tdm_runtime_create(&config, &w->rig.runtime));

@@ -1,8 +1,10 @@
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "runtime/program.h"
+#include "runtime/step_sync.h"
 #include "tests/cuda/cuda_rig.h"
 #include "tests/support/rig.h"
 
@@ -14,6 +16,7 @@ typedef struct shape {
   const char* name;
   int lanes, steps;
   uint64_t seed;
+  bool signals; /* waits by signal, on green lanes */
 } shape;
 
 static uint64_t draw(uint64_t* seed) {
@@ -22,8 +25,11 @@ static uint64_t draw(uint64_t* seed) {
 
 /* Steps on lanes drawn at random, each with up to two reads and one write of temporaries drawn at random. */
 static tdm_program* make_program(cuda_rig* rig, const shape* s) {
-  tdm_lane* lanes[LANES] = {cuda_rig_lane(rig, "main", TDM_LANE_WHOLE, 0), cuda_rig_lane(rig, "g1", TDM_LANE_GREEN, 16),
-                            cuda_rig_lane(rig, "g2", TDM_LANE_GREEN, 24), cuda_rig_lane(rig, "soft", TDM_LANE_SOFT, 8)};
+  const bool green = s->signals;
+  tdm_lane* lanes[LANES] = {
+      green ? cuda_rig_lane(rig, "g3", TDM_LANE_GREEN, 32) : cuda_rig_lane(rig, "main", TDM_LANE_WHOLE, 0),
+      cuda_rig_lane(rig, "g1", TDM_LANE_GREEN, 16), cuda_rig_lane(rig, "g2", TDM_LANE_GREEN, 24),
+      green ? cuda_rig_lane(rig, "g4", TDM_LANE_GREEN, 8) : cuda_rig_lane(rig, "soft", TDM_LANE_SOFT, 8)};
   tdm_program* program;
   tdm_view temps[TEMPS];
   uint64_t seed = s->seed;
@@ -40,7 +46,11 @@ static tdm_program* make_program(cuda_rig* rig, const shape* s) {
     cr_assert_eq(tdm_program_append(program, lanes[lane], &cuda_probe_op, label, &args), TDM_OK, "%s",
                  tdm_last_error()->message);
   }
-  cr_assert_eq(tdm_program_seal(program, NULL), TDM_OK, "%s", tdm_last_error()->message);
+  tdm_seal_config seal;
+  cr_assert_eq(tdm_seal_config_init(&seal, sizeof seal), TDM_OK);
+  if (s->signals) seal.wait_form = TDM_WAIT_SIGNAL;
+  seal.signal_limit_ms = 250;
+  cr_assert_eq(tdm_program_seal(program, &seal), TDM_OK, "%s", tdm_last_error()->message);
   return program;
 }
 
@@ -52,10 +62,11 @@ static tdm_status launch(tdm_program* program, tdm_order order, CUstream stream)
   return tdm_program_launch(program, &config);
 }
 
-static const shape shapes[] = {{"one step", 1, 1, 1},        {"one lane", 1, 9, 2},     {"two lanes", 2, 12, 3},
-                               {"three lanes", 3, 15, 4},    {"four lanes", 4, 20, 5},  {"few steps", 4, 4, 6},
-                               {"many steps", 4, 60, 7},     {"other draws", 4, 20, 8}, {"and others", 3, 20, 9},
-                               {"and yet others", 2, 30, 10}};
+static const shape shapes[] = {{"one step", 1, 1, 1, false},    {"one lane", 1, 9, 2, false},
+                               {"two lanes", 2, 12, 3, false},  {"three lanes", 3, 15, 4, false},
+                               {"four lanes", 4, 20, 5, false}, {"few steps", 4, 4, 6, false},
+                               {"many steps", 4, 60, 7, false}, {"other draws", 4, 20, 8, false},
+                               {"and others", 3, 20, 9, false}, {"and yet others", 2, 30, 10, false}};
 
 static void judge_eager(const shape* s) {
   cuda_rig rig;
@@ -106,6 +117,154 @@ static void judge_captured(const shape* s) {
 Test(issue, captures_follow_the_schedule) {
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) judge_captured(&shapes[i]);
 }
+
+/* ---- signals ---------------------------------------------------------------------------------------------------- */
+
+static const shape signal_shapes[] = {{"one step", 1, 1, 1, true},    {"one lane", 1, 9, 2, true},
+                                      {"two lanes", 2, 12, 3, true},  {"three lanes", 3, 15, 4, true},
+                                      {"four lanes", 4, 20, 5, true}, {"many steps", 4, 60, 7, true}};
+
+/* The epoch first, on the origin; then the steps in program order, each told what the schedule says: to wait for the
+ * signals of exactly its signalers, and to give one of its own exactly if somebody waits for it. All lanes fork and
+ * join, and nothing else is recorded or waited for. */
+static void judge_signals(const char* name, const tdm_program* program, const fake_op* ops, int n, CUstream origin,
+                          bool serial) {
+  const tdm_schedule* schedule = &program->schedule;
+  int32_t signal_of[64], step = 0, records = 0, waits = 0, last_signal = -1;
+  const bool signals = schedule->n_waits > 0;
+  cr_assert_eq(ops[0].kind == FAKE_LAUNCH && ops[0].grid == 1 && strcmp(ops[0].kernel, "tdm_epoch_sm90") == 0, signals,
+               "%s: does not begin as it should", name);
+  if (signals) cr_assert(ops[0].stream == origin && !ops[0].overlaps, "%s: the epoch begins elsewhere", name);
+  for (int i = signals; i < n; i++) {
+    records += ops[i].kind == FAKE_RECORD;
+    waits += ops[i].kind == FAKE_WAIT;
+    if (ops[i].kind != FAKE_LAUNCH) continue;
+    const tdm_step_sync* sync = &ops[i].sync;
+    bool wanted = false;
+    cr_assert_eq(sync->board != NULL, signals, "%s: step %d", name, step);
+    for (int32_t k = 0; k < schedule->n_waits; k++) wanted = wanted || schedule->signalers[k] == step;
+    signal_of[step] = signals ? sync->publishes : -1;
+    cr_assert_eq(signal_of[step] >= 0, wanted, "%s: step %d gives signal %d", name, step, signal_of[step]);
+    if (wanted) {
+      cr_assert_gt(signal_of[step], last_signal, "%s: step %d gives another's signal", name, step);
+      last_signal = signal_of[step];
+    }
+    const int32_t begin = schedule->wait_begin[step];
+    cr_assert_eq(sync->n_waits, schedule->wait_begin[step + 1] - begin, "%s: step %d", name, step);
+    for (int32_t k = 0; k < sync->n_waits; k++)
+      cr_assert_eq(sync->waits[k], signal_of[schedule->signalers[begin + k]], "%s: step %d, wait %d", name, step, k);
+    const bool first = schedule->position[step] == 0;
+    cr_assert_eq(ops[i].overlaps, serial ? step > 0 : !first, "%s: step %d", name, step);
+    step++;
+  }
+  cr_assert_eq(step, program->n_steps, "%s", name);
+  if (signals) {
+    const int lanes = program->n_lanes;
+    cr_assert(records == (serial ? 0 : 1 + lanes) && waits == (serial ? 0 : 2 * lanes),
+              "%s: %d records and %d waits for %d lanes", name, records, waits, lanes);
+  }
+}
+
+Test(issue, signals_follow_the_schedule) {
+  for (size_t i = 0; i < sizeof signal_shapes / sizeof *signal_shapes; i++) {
+    const shape* s = &signal_shapes[i];
+    cuda_rig rig;
+    cuda_rig_open(&rig);
+    tdm_program* program = make_program(&rig, s);
+    tdm_graph* graph;
+    int n;
+    const CUstream own = tdm_cuda_of(rig.runtime)->stream;
+    for (int serial = 0; serial < 2; serial++) {
+      fake_cuda_forget();
+      cr_assert_eq(launch(program, serial ? TDM_ORDER_SERIAL : TDM_ORDER_LANES, NULL), TDM_OK, "%s",
+                   tdm_last_error()->message);
+      const fake_op* ops = fake_cuda_ops(&n);
+      judge_signals(s->name, program, ops, n, own, serial);
+    }
+    cr_assert_eq(tdm_graph_capture(program, &graph), TDM_OK, "%s", tdm_last_error()->message);
+    const fake_op* ops = fake_cuda_captured(&n);
+    judge_signals(s->name, program, ops, n, tdm_cuda_of(rig.runtime)->capture, false);
+    tdm_graph_destroy(graph);
+    tdm_program_destroy(program);
+    cuda_rig_close(&rig);
+  }
+}
+
+Test(issue, signals_need_green_lanes) {
+  cuda_rig rig;
+  cuda_rig_open(&rig);
+  tdm_program* program;
+  tdm_view temp;
+  tdm_seal_config seal;
+  tdm_program_info info = {.size = sizeof info};
+  tdm_lane* lanes[2] = {cuda_rig_lane(&rig, "g1", TDM_LANE_GREEN, 16), cuda_rig_lane(&rig, "soft8", TDM_LANE_SOFT, 8)};
+  cr_assert_eq(tdm_seal_config_init(&seal, sizeof seal), TDM_OK);
+  cr_assert_eq(tdm_program_create(rig.runtime, "p", &program), TDM_OK);
+  cr_assert_eq(tdm_program_temp(program, "t", TDM_U8, 1, (int64_t[]){64}, &temp), TDM_OK);
+  const probe_args args = {.size = sizeof args, .write0 = temp};
+  for (int i = 0; i < 2; i++) cr_assert_eq(tdm_program_append(program, lanes[i], &cuda_probe_op, "s", &args), TDM_OK);
+  seal.wait_form = TDM_WAIT_SIGNAL;
+  test_expect_failure("soft", tdm_program_seal(program, &seal), TDM_UNSUPPORTED, "'p'|'soft8'|not green|EDGE");
+  seal.wait_form = (tdm_wait_form)3;
+  test_expect_failure("form", tdm_program_seal(program, &seal), TDM_INVALID_ARGUMENT, "'p'|3");
+  seal.wait_form = TDM_WAIT_SIGNAL;
+  seal.signal_limit_ms = 0;
+  test_expect_failure("limit", tdm_program_seal(program, &seal), TDM_INVALID_ARGUMENT, "'p'|0 ms|600000");
+  seal.signal_limit_ms = 600001;
+  test_expect_failure("limit", tdm_program_seal(program, &seal), TDM_INVALID_ARGUMENT, "'p'|600001 ms");
+  cr_assert_eq(tdm_program_seal(program, NULL), TDM_OK);
+  cr_assert_eq(tdm_program_get_info(program, &info), TDM_OK);
+  cr_assert_eq(info.wait_form, TDM_WAIT_EDGE);
+  tdm_program_destroy(program);
+  cuda_rig_close(&rig);
+}
+
+/* What the device leaves in host memory when a wait gives up is told once, by whichever call comes first. */
+Test(issue, a_signal_that_did_not_come_is_told_once) {
+  cuda_rig rig;
+  cuda_rig_open(&rig);
+  tdm_program* program = make_program(&rig, &signal_shapes[2]);
+  tdm_program* other = make_program(&rig, &signal_shapes[0]);
+  tdm_graph* graph;
+  tdm_buffer* buffer;
+  uint8_t bytes[4];
+  cr_assert_eq(tdm_graph_capture(program, &graph), TDM_OK);
+  cr_assert_eq(tdm_buffer_create(rig.runtime, 4, &buffer), TDM_OK);
+  tdm_signal_fault* fault = fake_cuda_pinned();
+  const tdm_schedule* schedule = &program->schedule;
+  int32_t waiter = 0;
+  while (schedule->wait_begin[waiter + 1] == 0) waiter++;
+  char words[96];
+  snprintf(words, sizeof words, "'two lanes'|launch 7|'s%d'|250 ms|'s%d'|launch 6", waiter, schedule->signalers[0]);
+  int32_t signal = 0;
+  for (int32_t step = 0; step < schedule->signalers[0]; step++) {
+    bool gives = false;
+    for (int32_t k = 0; k < schedule->n_waits; k++) gives = gives || schedule->signalers[k] == step;
+    signal += gives;
+  }
+  for (uint32_t way = 0; way < 4; way++) {
+    *fault = (tdm_signal_fault){
+        .step = (uint32_t)waiter, .signaler = (uint32_t)signal, .epoch = 7, .seen = 6, .count = way + 1};
+    cr_assert_eq(launch(other, TDM_ORDER_LANES, NULL), TDM_OK, "another program was told");
+    const tdm_status status = way == 0   ? launch(program, TDM_ORDER_LANES, NULL)
+                              : way == 1 ? tdm_graph_replay(graph, NULL)
+                              : way == 2 ? tdm_runtime_synchronize(rig.runtime)
+                                         : tdm_buffer_read(buffer, 0, bytes, sizeof bytes);
+    test_expect_failure("told", status, TDM_TIMEOUT, words);
+    cr_assert_eq(tdm_runtime_synchronize(rig.runtime), TDM_OK);
+    cr_assert_eq(launch(program, TDM_ORDER_LANES, NULL), TDM_OK);
+    cr_assert_eq(tdm_graph_replay(graph, NULL), TDM_OK);
+  }
+  *fault = (tdm_signal_fault){.step = 1000, .count = 5};
+  test_expect_failure("nonsense", tdm_runtime_synchronize(rig.runtime), TDM_INTERNAL, "1000");
+  tdm_buffer_destroy(buffer);
+  tdm_graph_destroy(graph);
+  tdm_program_destroy(program);
+  tdm_program_destroy(other);
+  cuda_rig_close(&rig);
+}
+
+/* ---- streams of the caller's ------------------------------------------------------------------------------------ */
 
 /* What the caller put on its stream before comes before all steps, and all steps before what it puts there next. */
 Test(issue, runs_on_the_callers_stream) {

@@ -47,6 +47,7 @@ static float end_capture_and_time(gpu_rig* rig, int nodes) {
 }
 
 static void begin_capture(gpu_rig* rig) {
+  rig->follows = false;
   GPU_TRY(gpu.cuStreamBeginCapture(rig->stream, CU_STREAM_CAPTURE_MODE_RELAXED));
 }
 

@@ -242,7 +242,10 @@ void gpu_download(gpu_rig* rig) {
 }
 
 bool gpu_enqueue(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void* params) {
-  return gpu_enqueue_arguments(rig, stream, launch, (void*[]){params});
+  /* Every other launch fetches weights ahead, as in a program. */
+  static int turn;
+  tdm_step_sync sync = {.publishes = -1, .fetches_ahead = (int16_t)(rig->overlap || turn++ % 2)};
+  return gpu_enqueue_arguments(rig, stream, launch, (void*[]){params, &sync});
 }
 
 bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void** arguments) {
@@ -270,6 +273,13 @@ bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launc
                            .blockDimZ = 1,
                            .sharedMemBytes = launch->shared_bytes,
                            .hStream = stream};
+  CUlaunchAttribute overlaps = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                .value.programmaticStreamSerializationAllowed = 1};
+  if (rig->overlap && rig->follows) {
+    config.attrs = &overlaps;
+    config.numAttrs = 1;
+  }
+  rig->follows = true;
   GPU_TRY(gpu.cuLaunchKernelEx(&config, function, arguments, NULL));
   return true;
 }

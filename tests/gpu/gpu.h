@@ -17,6 +17,7 @@
 
 #include "kernels/device/launch.h"
 #include "runtime/op.h"
+#include "runtime/step_sync.h"
 
 enum { GPU_TENSORS = 24, GPU_GUARD_BYTES = 1024 };
 
@@ -41,7 +42,9 @@ typedef struct gpu_rig {
   char label[160]; /* of the running case */
   int32_t passed;
   int32_t failed;
-  bool ok; /* of the running case */
+  bool ok;      /* of the running case */
+  bool overlap; /* launches that follow others begin early */
+  bool follows;
 } gpu_rig;
 
 /* Opens driver, device and cubins. Answers NULL, or why there is no GPU to test on. */

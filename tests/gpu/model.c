@@ -22,8 +22,8 @@ static bool ok(gpu_rig* rig, tdm_status status, const char* what) {
   return status == TDM_OK;
 }
 
-static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, tdm_order order,
-                      tdm_strategy strategy) {
+static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, tdm_order order, tdm_strategy strategy,
+                      tdm_wait_form wait_form) {
   *s = (side){0};
   tdm_runtime_config config;
   tdm_model_config model;
@@ -38,6 +38,7 @@ static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, 
   model.use_graphs = graphs;
   model.order = order;
   model.strategy = strategy;
+  model.wait_form = wait_form;
   model.strict = true;
   if (!ok(rig, tdm_runtime_create(&config, &s->runtime), "runtime")) return false;
   return ok(rig, tdm_model_load(s->runtime, GPU_GOLDEN_V3, &model, &s->model), "model");
@@ -173,19 +174,24 @@ static void compare_bits(gpu_rig* rig) {
     bool graphs;
     tdm_order order;
     tdm_strategy strategy;
-  } ways[] = {{"soft lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT},
-              {"soft lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_SOFT},
-              {"steps in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT},
-              {"green lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN},
-              {"green lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN},
-              {"one lane, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SERIAL}};
+    tdm_wait_form wait_form;
+  } ways[] = {{"soft lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
+              {"soft lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
+              {"steps in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
+              {"green lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE},
+              {"green lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE},
+              {"green lanes with signals, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
+              {"green lanes with signals, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
+              {"signals in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
+              {"one lane, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE}};
   enum { WAYS = sizeof ways / sizeof *ways };
   static float logits[WAYS][128 * VOCAB];
   static int32_t drawn[WAYS][128];
   for (int way = 0; way < WAYS; way++) {
     gpu_begin(rig, "model: %s, the same bits", ways[way].name);
     side s;
-    if (open_side(rig, &s, TDM_DEVICE_CUDA, ways[way].graphs, ways[way].order, ways[way].strategy)) {
+    if (open_side(rig, &s, TDM_DEVICE_CUDA, ways[way].graphs, ways[way].order, ways[way].strategy,
+                  ways[way].wait_form)) {
       if (run_all(rig, &s, logits[way], drawn[way]) &&
           (memcmp(logits[way], logits[0], sizeof logits[0]) != 0 || memcmp(drawn[way], drawn[0], sizeof drawn[0]) != 0))
         gpu_fail(rig, "other bits than on soft lanes, replayed");
@@ -196,10 +202,10 @@ static void compare_bits(gpu_rig* rig) {
 }
 
 /* Decode steps with growing lengths, over and over: the same bits each time. */
-static void replay_often(gpu_rig* rig, side* cuda, int64_t rounds) {
+static void replay_often(gpu_rig* rig, side* cuda, const char* name, int64_t rounds) {
   static float first[128 * VOCAB], again[128 * VOCAB];
   static int32_t first_drawn[128], drawn[128];
-  gpu_begin(rig, "model: %d rounds of prefill and decode", (int)rounds);
+  gpu_begin(rig, "model: %d rounds of prefill and decode, %s", (int)rounds, name);
   bool fine = run_all(rig, cuda, first, first_drawn);
   for (int64_t i = 0; fine && i < rounds; i++) {
     fine = run_all(rig, cuda, again, drawn);
@@ -211,8 +217,8 @@ static void replay_often(gpu_rig* rig, side* cuda, int64_t rounds) {
 void test_model(gpu_rig* rig, bool quick) {
   side cuda, host;
   gpu_begin(rig, "model: loads on both devices");
-  const bool opened = open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT) &&
-                      open_side(rig, &host, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT);
+  const bool opened = open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE) &&
+                      open_side(rig, &host, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE);
   gpu_end(rig);
   if (!opened) return;
   compare_layers(rig, &cuda, &host);
@@ -233,7 +239,10 @@ void test_model(gpu_rig* rig, bool quick) {
     }
   }
   gpu_end(rig);
-  replay_often(rig, &cuda, quick ? 2 : 60);
+  replay_often(rig, &cuda, "soft lanes", quick ? 2 : 60);
+  close_side(rig, &cuda);
+  if (open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL))
+    replay_often(rig, &cuda, "green lanes with signals", quick ? 2 : 60);
   close_side(rig, &cuda);
   close_side(rig, &host);
   compare_bits(rig);

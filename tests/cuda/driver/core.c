@@ -105,7 +105,7 @@ int64_t fake_cuda_calls(void) {
 int fake_cuda_left(void) {
   const fake_live live = fake_cuda_live();
   return live.contexts + live.streams + live.events + live.pools + live.libraries + live.greens + live.graphs +
-         live.execs + live.blocks + live.pushed;
+         live.execs + live.blocks + live.pinned + live.pushed;
 }
 
 int fake_cuda_breaches(void) {

@@ -44,6 +44,7 @@ static void read_attributes(const elf* image, fake_entry* entry) {
       uint32_t words[3];
       memcpy(words, at + 4, sizeof words);
       entry->params_bytes += words[2] >> 18;
+      entry->n_params++;
     }
     if (at[1] == ATTRIBUTE_MAX_THREADS && at[0] == FORMAT_SIZED) {
       uint32_t threads[3];

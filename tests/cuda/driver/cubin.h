@@ -8,6 +8,7 @@
 typedef struct fake_entry {
   const char* name;    /* in the image */
   size_t params_bytes; /* of its parameters together */
+  int n_params;
   unsigned fixed_shared_bytes;
   unsigned most_threads; /* of a block; 0: not limited by the kernel */
 } fake_entry;

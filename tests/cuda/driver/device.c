@@ -19,16 +19,25 @@ typedef struct block {
   void* memory;
 } block;
 
+typedef struct pinned {
+  object base;
+  void* memory;
+} pinned;
+
 /* Partitions are ranges of SMs here; a resource carries its first SM in the bytes that the driver keeps for itself. */
 struct CUdevResourceDesc_st {
   object base;
   unsigned first, count;
+  bool balanced; /* work queues of its own */
 };
 
 struct CUgreenCtx_st {
   object base;
   unsigned first, count;
+  bool balanced;
 };
+
+enum { QUEUES = 1000 /* the type of work queues in CUDA 13.1 */ };
 
 static struct CUctx_st primary;
 static _Thread_local CUcontext pushed[16];
@@ -197,6 +206,38 @@ CUresult cuMemFreeAsync(CUdeviceptr address, CUstream stream) {
   return fake_end(injected);
 }
 
+CUresult cuMemHostAlloc(void** out_memory, size_t bytes, unsigned flags) {
+  FAKE_CALL(cuMemHostAlloc);
+  FAKE_NEED_CONTEXT();
+  FAKE_NEED(bytes > 0 && flags == (CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP), CUDA_ERROR_INVALID_VALUE,
+            "%s: %zu bytes, flags %u", name, bytes, flags);
+  pinned* one = fake_object_new(OBJECT_PINNED, sizeof *one);
+  if (one && !(one->memory = malloc(bytes))) {
+    fake_object_delete(one);
+    one = NULL;
+  }
+  if (!one) return fake_end(CUDA_ERROR_OUT_OF_MEMORY);
+  *out_memory = one->memory;
+  return fake_end(CUDA_SUCCESS);
+}
+
+CUresult cuMemFreeHost(void* memory) {
+  FAKE_CALL_ANYWAY(cuMemFreeHost);
+  pinned* found = NULL;
+  for (object* one = fake.objects; one && !found; one = one->next)
+    if (one->kind == OBJECT_PINNED && ((pinned*)(void*)one)->memory == memory) found = (pinned*)(void*)one;
+  FAKE_NEED(found, CUDA_ERROR_INVALID_VALUE, "%s: no pinned memory", name);
+  free(found->memory);
+  fake_object_delete(found);
+  return fake_end(injected);
+}
+
+void* fake_cuda_pinned(void) {
+  for (object* one = fake.objects; one; one = one->next)
+    if (one->kind == OBJECT_PINNED) return ((pinned*)(void*)one)->memory;
+  return NULL;
+}
+
 static CUresult put_copy(const char* name, CUstream stream) {
   if (!fake_context_is_current()) return fake_breach(CUDA_ERROR_INVALID_CONTEXT, "%s: no context is current", name);
   if (!fake_object_is(stream, OBJECT_STREAM)) return fake_breach(CUDA_ERROR_INVALID_HANDLE, "%s: no stream", name);
@@ -245,7 +286,14 @@ static unsigned first_sm(const CUdevResource* of) {
 
 CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource* out_resource, CUdevResourceType type) {
   FAKE_CALL(cuDeviceGetDevResource);
-  FAKE_NEED(device == 0 && type == CU_DEV_RESOURCE_TYPE_SM, CUDA_ERROR_INVALID_VALUE, "%s: type %d", name, (int)type);
+  FAKE_NEED(device == 0, CUDA_ERROR_INVALID_VALUE, "%s: device %d", name, device);
+  if (type == (CUdevResourceType)QUEUES && fake.device.work_queues) {
+    const int queues[3] = {device, 8, 0};
+    *out_resource = (CUdevResource){.type = type};
+    memcpy(out_resource->_oversize, queues, sizeof queues);
+    return fake_end(CUDA_SUCCESS);
+  }
+  if (type != CU_DEV_RESOURCE_TYPE_SM) return fake_end(CUDA_ERROR_INVALID_RESOURCE_TYPE);
   *out_resource = resource(0, (unsigned)fake.device.sms);
   return fake_end(CUDA_SUCCESS);
 }
@@ -268,11 +316,20 @@ CUresult cuDevSmResourceSplitByCount(CUdevResource* out_groups, unsigned* in_out
 
 CUresult cuDevResourceGenerateDesc(CUdevResourceDesc* out_description, CUdevResource* resources, unsigned n) {
   FAKE_CALL(cuDevResourceGenerateDesc);
-  FAKE_NEED(n == 1 && resources->type == CU_DEV_RESOURCE_TYPE_SM && resources->sm.smCount > 0,
+  int queues[3] = {0, 0, 0};
+  FAKE_NEED((n == 1 || n == 2) && resources->type == CU_DEV_RESOURCE_TYPE_SM && resources->sm.smCount > 0,
             CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION, "%s: %u resources", name, n);
+  if (n == 2) {
+    memcpy(queues, resources[1]._oversize, sizeof queues);
+    FAKE_NEED(fake.device.work_queues && resources[1].type == (CUdevResourceType)QUEUES && queues[0] == 0 &&
+                  queues[1] == 8 && queues[2] == 1,
+              CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION, "%s: work queues %d %d %d", name, queues[0], queues[1],
+              queues[2]);
+  }
   CUdevResourceDesc made = fake_object_new(OBJECT_DESC, sizeof *made); /* the driver has no way to give it back */
   made->first = first_sm(resources);
   made->count = resources->sm.smCount;
+  made->balanced = n == 2;
   *out_description = made;
   return fake_end(CUDA_SUCCESS);
 }
@@ -291,9 +348,17 @@ CUresult cuGreenCtxCreate(CUgreenCtx* out_green, CUdevResourceDesc description, 
   CUgreenCtx made = fake_object_new(OBJECT_GREEN, sizeof *made);
   made->first = description->first;
   made->count = description->count;
+  made->balanced = description->balanced;
   fake.contexts++; /* it retains the primary context */
   *out_green = made;
   return fake_end(CUDA_SUCCESS);
+}
+
+int fake_cuda_balanced(void) {
+  int n = 0;
+  for (const object* one = fake.objects; one; one = one->next)
+    n += one->kind == OBJECT_GREEN && ((const struct CUgreenCtx_st*)(const void*)one)->balanced;
+  return n;
 }
 
 CUresult cuGreenCtxDestroy(CUgreenCtx green) {
@@ -323,6 +388,7 @@ fake_live fake_cuda_live(void) {
                           .graphs = fake_object_count(OBJECT_GRAPH),
                           .execs = fake_object_count(OBJECT_EXEC),
                           .blocks = fake_object_count(OBJECT_BLOCK),
+                          .pinned = fake_object_count(OBJECT_PINNED),
                           .bytes = fake.pool_bytes,
                           .pushed = n_pushed};
   pthread_mutex_unlock(&fake.mutex);

@@ -18,7 +18,8 @@ typedef enum object_kind {
   OBJECT_GRAPH,
   OBJECT_EXEC,
   OBJECT_BLOCK,
-  OBJECT_DESC
+  OBJECT_DESC,
+  OBJECT_PINNED
 } object_kind;
 
 /* First member of everything that has a handle, which is its address. */

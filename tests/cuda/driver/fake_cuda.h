@@ -11,12 +11,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/step_sync.h"
+
 /* Before a runtime is made. */
 typedef struct fake_device {
   int count;        /* devices; default 1 */
   int major, minor; /* compute capability; default 9.0 */
   int sms;          /* default 132 */
   int step;         /* SMs come in multiples of it; default 8 */
+  bool work_queues; /* green contexts may have their own, as from CUDA 13.1 on; default false */
   size_t memory;    /* bytes that pools can give; default 0: no limit */
 } fake_device;
 void fake_cuda_reset(const fake_device* device); /* NULL: the defaults. Only while nothing is alive */
@@ -39,11 +42,14 @@ typedef struct fake_live {
   int contexts; /* references to the primary one */
   int streams, events, pools, libraries, greens, graphs, execs;
   int blocks; /* of memory */
+  int pinned; /* pieces of pinned host memory */
   size_t bytes;
   int pushed; /* contexts on this thread's stack */
 } fake_live;
 fake_live fake_cuda_live(void);
-int fake_cuda_left(void); /* all of these added up, without bytes */
+void* fake_cuda_pinned(void); /* the pinned host memory made last that is alive; NULL: none */
+int fake_cuda_balanced(void); /* green contexts alive with work queues of their own */
+int fake_cuda_left(void);     /* all of these added up, without bytes */
 
 /* Breaches of the driver's rules so far: a dead handle, no current context, an illegal launch, overlapping partitions.
  */
@@ -60,7 +66,9 @@ typedef struct fake_op {
   CUgraphExec exec;   /* FAKE_GRAPH */
   const char* kernel; /* FAKE_LAUNCH; the driver's: until its library is unloaded */
   unsigned grid, block, shared;
+  bool overlaps;       /* may begin while the stream's last launch runs */
   size_t params_bytes; /* that the kernel takes */
+  tdm_step_sync sync;  /* its second parameter, where it has one */
   int before[2];       /* ops that are done before: the stream's last, the one an event stands for; -1: none */
 } fake_op;
 

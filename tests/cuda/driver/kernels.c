@@ -103,13 +103,19 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   FAKE_NEED(config->sharedMemBytes <= kernel->dynamic_shared, CUDA_ERROR_INVALID_VALUE,
             "%s: %s, %u bytes of shared memory of at most %u", name, kernel->entry.name, config->sharedMemBytes,
             kernel->dynamic_shared);
+  for (unsigned i = 0; i < config->numAttrs; i++)
+    FAKE_NEED(config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION && config->numAttrs == 1,
+              CUDA_ERROR_INVALID_VALUE, "%s: attribute %d", name, (int)config->attrs[i].id);
   FAKE_NEED(params && params[0] && !extra, CUDA_ERROR_INVALID_VALUE, "%s: %s without parameters", name,
             kernel->entry.name);
+  const tdm_step_sync none = {0};
   fake_put(config->hStream, (fake_op){.kind = FAKE_LAUNCH,
                                       .kernel = kernel->entry.name,
                                       .grid = config->gridDimX,
                                       .block = block,
                                       .shared = config->sharedMemBytes,
+                                      .overlaps = config->numAttrs > 0,
+                                      .sync = kernel->entry.n_params > 1 ? *(const tdm_step_sync*)params[1] : none,
                                       .params_bytes = kernel->entry.params_bytes});
   return fake_end(CUDA_SUCCESS);
 }
