@@ -51,8 +51,10 @@ template <int32_t kHeads> struct Walk {
   /* False when there is no next one. Head tiles vary fastest, then tokens: neighbours read the same pages. */
   __device__ __forceinline__ bool next(const tdm_mla_decode_params& p, Unit& unit) {
     const int32_t tiles = (p.heads + kHeads - 1) / kHeads;
-    const auto units_of = [&](int32_t s) {
-      return seqs.kind[s] == kAbsorbed ? seqs.tokens(s) * tiles * splits_of(p, length(p, s)) : 0;
+    const auto units_of = [&](int32_t s) { /* all loads at once */
+                                           const int32_t kind = seqs.kind[s],
+                                                         units = seqs.tokens(s) * tiles * splits_of(p, length(p, s));
+                                           return kind == kAbsorbed ? units : 0;
     };
     for (;; index += static_cast<int32_t>(gridDim.x)) {
       const UnitPlace place = find_unit(seqs, index, cursor, units_of);
