@@ -35,14 +35,6 @@ namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_H64_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
 constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage;
-/* A page comes and goes in parts: the value columns of either warpgroup in two halves, then the rotated columns. */
-constexpr int kParts = 5;
-__device__ __forceinline__ constexpr int first_chunk(int part) {
-  return part == 4 ? 8 : part % 2 * 4 + part / 2 * 2;
-}
-__device__ __forceinline__ constexpr int end_chunk(int part) {
-  return first_chunk(part) + (part == 4 ? 1 : 2);
-}
 constexpr uint32_t kNoteFull = 1, kNoteEmpty = 2, kNoteThreads = 384, kClear = 3; /* named barriers; kClear and + 1 */
 
 /* What a page is to the values' warpgroups. */
@@ -77,8 +69,8 @@ struct Shared {
   Note note;
   uint64_t q_full;
   uint64_t q_empty;
-  uint64_t full[kStages][kParts];
-  uint64_t empty[kStages][kParts];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
 };
 static_assert(sizeof(Shared) <= TDM_MLA_DECODE_H64_SHARED, "launch size");
 
@@ -108,14 +100,11 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
       if (i % 32 == 0 && i + lane < count) numbers = unit.pages[first + i + lane];
       const int32_t page = __shfl_sync(~0u, numbers, i % 32);
       if (lane == 0) {
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) {
-          tdm::mbarrier_wait(&shared.empty[stage.slot][part], stage.parity ^ 1);
-          uint64_t* full = &shared.full[stage.slot][part];
-          tdm::mbarrier_arrive_expect(full, (end_chunk(part) - first_chunk(part)) * kChunkBytes);
-          for (int c = first_chunk(part); c < end_chunk(part); ++c)
-            tdm::tma_load_3d(shared.page[stage.slot] + c * kChunkBytes, &p.cache, full, often, c * 64, 0, page);
-        }
+        tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
+        uint64_t* full = &shared.full[stage.slot];
+        tdm::mbarrier_arrive_expect(full, kChunks * kChunkBytes);
+        for (int c = 0; c < kChunks; ++c)
+          tdm::tma_load_3d(shared.page[stage.slot] + c * kChunkBytes, &p.cache, full, often, c * 64, 0, page);
       }
       stage.advance();
       __syncwarp();
@@ -173,28 +162,22 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
     for (int32_t key = unit.begin; key < unit.end; key += kPage) {
       /* The same for all lanes, and by the shuffle the compiler knows: descriptors stay in uniform registers. */
       const uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)];
+      tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
+      stage.advance();
       float s[32];
+      tdm::wgmma_fence();
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        tdm::mbarrier_wait(&shared.full[stage.slot][part], stage.parity);
-        tdm::wgmma_fence();
+      for (int c = 0; c < kChunks; ++c) {
+        const uint64_t a = tdm::wgmma_descriptor(shared.q + c * kChunkBytes);
+        const uint64_t b = tdm::wgmma_descriptor(page + c * kChunkBytes);
 #pragma unroll
-        for (int c = first_chunk(part); c < end_chunk(part); ++c) {
-          const uint64_t a = tdm::wgmma_descriptor(shared.q + c * kChunkBytes);
-          const uint64_t b = tdm::wgmma_descriptor(page + c * kChunkBytes);
-#pragma unroll
-          for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<64>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
-        }
-        tdm::wgmma_commit();
+        for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<64>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
       }
+      tdm::wgmma_commit();
       tdm::wgmma_wait<0>();
       tdm::wgmma_settle(s);
-      if (lane == 0) {
-        tdm::mbarrier_arrive(&shared.empty[stage.slot][kParts - 1]);
-        /* The next unit's q may come while this one is finished. */
-        if (key + kPage >= unit.end) tdm::mbarrier_arrive(&shared.q_empty);
-      }
-      stage.advance();
+      /* The next unit's q may come while this one is finished. */
+      if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
 
       float factor[2];
       const int32_t valid = min(unit.end - key, kPage);
@@ -307,8 +290,7 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
     tdm::named_barrier_arrive(kNoteEmpty, kNoteThreads);
     uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)] + consumer * 4 * kChunkBytes;
     /* Over already, but each thread has to see it by itself to see what was copied. */
-    tdm::mbarrier_wait(&shared.full[stage.slot][consumer], stage.parity);
-    tdm::mbarrier_wait(&shared.full[stage.slot][consumer + 2], stage.parity);
+    tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
     if (valid < kPage) clear_rows(page, valid, consumer);
     if (!(state & kStartsLeaf) && __any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
@@ -318,19 +300,18 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
     tdm::wgmma_settle(o[1]);
     tdm::wgmma_fence();
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint64_t values = tdm::wgmma_descriptor(page + 2 * half * kChunkBytes, kChunkBytes);
+    for (int k = 0; k < 4; ++k) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
+      for (int half = 0; half < 2; ++half) {
+        const uint64_t values = tdm::wgmma_descriptor(page + 2 * half * kChunkBytes, kChunkBytes);
         tdm::wgmma_bf16_registers_n128(o[half], probabilities[k], values + 128 * k, k > 0 || !(state & kStartsLeaf));
-      tdm::wgmma_commit();
+      }
     }
-    tdm::wgmma_wait<1>();
-    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot][consumer]);
+    tdm::wgmma_commit();
     tdm::wgmma_wait<0>();
-    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot][consumer + 2]);
     tdm::wgmma_settle(o[0]);
     tdm::wgmma_settle(o[1]);
+    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
     stage.advance();
     if (state & kEndsLeaf) {
       store<0>(p, note.leaf[turn], o, consumer, state);
@@ -351,10 +332,8 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
     tdm::mbarrier_init(&shared.q_full, 1);
     tdm::mbarrier_init(&shared.q_empty, 4);
     for (int i = 0; i < kStages; ++i) {
-      for (int part = 0; part < kParts; ++part) {
-        tdm::mbarrier_init(&shared.full[i][part], 1);
-        tdm::mbarrier_init(&shared.empty[i][part], 4);
-      }
+      tdm::mbarrier_init(&shared.full[i], 1);
+      tdm::mbarrier_init(&shared.empty[i], 8);
     }
     tdm::fence_barrier_init();
     tdm::tma_prefetch_map(&p.q);
