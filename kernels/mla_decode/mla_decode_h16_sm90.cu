@@ -64,12 +64,14 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
   Walk walk(p);
   Slot slot;
-  tdm::Unit unit;
-  while (walk.next(p, unit)) {
-    const int32_t first = unit.begin / kPage, count = (unit.end - unit.begin + kPage - 1) / kPage;
-    int32_t numbers = 0;
+  tdm::Unit unit, following;
+  int32_t numbers = 0, following_numbers = 0;
+  bool more = walk.next(p, unit);
+  if (more && lane < unit.pages()) numbers = unit.page_numbers[lane];
+  while (more) {
+    const int32_t count = unit.pages();
     for (int32_t i = 0; i < count; ++i) {
-      if (i % 32 == 0 && i + lane < count) numbers = unit.pages[first + i + lane];
+      if (i % 32 == 0 && i > 0 && i + lane < count) numbers = unit.page_numbers[i + lane];
       const int32_t page = __shfl_sync(~0u, numbers, i % 32);
 #pragma unroll
       for (int third = 0; third < kThirds; ++third) {
@@ -85,7 +87,13 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
         slot.advance();
       }
       __syncwarp();
+      if (i == 0) { /* what comes next is looked up while copies are under way */
+        more = walk.next(p, following);
+        if (more && lane < following.pages()) following_numbers = following.page_numbers[lane];
+      }
     }
+    unit = following;
+    numbers = following_numbers;
   }
 }
 
@@ -276,11 +284,13 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
   Walk walk(p);
   Slot slot;
   uint32_t q_parity = 0;
-  tdm::Unit unit;
+  tdm::Unit unit, following;
   Sums leaf, group;
   leaf.clear();
-  while (walk.next(p, unit)) {
+  bool more = walk.next(p, unit);
+  while (more) {
     group.clear();
+    more = walk.next(p, following); /* while the first page is under way */
     tdm::mbarrier_wait(&shared.q_full, q_parity);
     q_parity ^= 1;
     for (int32_t key = unit.begin; key < unit.end; key += kPage) {
@@ -341,6 +351,7 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
     }
     store(p, unit, group);
     if (threadIdx.x == 0 && unit.split == 0) tdm::note_splits(p, unit.row, unit.splits);
+    unit = following;
   }
 }
 

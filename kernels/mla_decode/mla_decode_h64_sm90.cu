@@ -34,7 +34,7 @@
 namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_H64_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
-constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage;
+constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage, kAhead = 3;
 constexpr uint32_t kNoteFull = 1, kNoteEmpty = 2, kNoteThreads = 384, kClear = 3; /* named barriers; kClear and + 1 */
 
 /* What a page is to the values' warpgroups. */
@@ -94,11 +94,15 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
   Stage stage;
   tdm::Unit unit;
   while (walk.next(p, unit)) {
-    const int32_t first = unit.begin / kPage, count = (unit.end - unit.begin + kPage - 1) / kPage;
+    const int32_t count = unit.pages();
     int32_t numbers = 0;
     for (int32_t i = 0; i < count; ++i) {
-      if (i % 32 == 0 && i + lane < count) numbers = unit.pages[first + i + lane];
+      if (i % 32 == 0 && i + lane < count) numbers = unit.page_numbers[i + lane];
       const int32_t page = __shfl_sync(~0u, numbers, i % 32);
+      /* Two pages in shared memory do not cover the way from device memory: L2 has them before. */
+      const int32_t later = __shfl_sync(~0u, numbers, (i + kAhead) % 32);
+      if (lane < kChunks && unit.first_head == 0 && i % 32 + kAhead < 32 && i + kAhead < count)
+        tdm::tma_prefetch_3d(&p.cache, lane * 64, 0, later);
       if (lane == 0) {
         tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
         uint64_t* full = &shared.full[stage.slot];

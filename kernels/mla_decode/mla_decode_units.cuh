@@ -22,7 +22,11 @@ struct Unit {
   int32_t split;
   int32_t begin, end; /* keys */
   int32_t splits;     /* of the token */
-  const int32_t* pages;
+  const int32_t* page_numbers;
+
+  __device__ __forceinline__ int32_t pages() const {
+    return (end - begin + kPage - 1) / kPage;
+  }
 };
 
 __device__ __forceinline__ Sequences sequences(const tdm_mla_decode_params& p) {
@@ -69,7 +73,7 @@ template <int32_t kHeads> struct Walk {
                   begin,
                   min(begin + p.split_keys, keys),
                   splits_of(p, keys),
-                  p.block_table + s * p.block_table_stride};
+                  p.block_table + s * p.block_table_stride + begin / kPage};
       index += static_cast<int32_t>(gridDim.x);
       return true;
     }
