@@ -45,12 +45,6 @@ __device__ __forceinline__ void tma_load_3d(void* destination, const tdm_tensor_
                : "memory");
 }
 
-/* Into L2 only. */
-__device__ __forceinline__ void tma_prefetch_3d(const tdm_tensor_map* map, int32_t x0, int32_t x1, int32_t x2) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x0), "r"(x1), "r"(x2)
-               : "memory");
-}
-
 } // namespace tdm
 
 #endif

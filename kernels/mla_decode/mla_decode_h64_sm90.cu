@@ -34,7 +34,7 @@
 namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_H64_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
-constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage, kAhead = 3;
+constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage;
 constexpr uint32_t kNoteFull = 1, kNoteEmpty = 2, kNoteThreads = 384, kClear = 3; /* named barriers; kClear and + 1 */
 
 /* What a page is to the values' warpgroups. */
@@ -99,10 +99,6 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
     for (int32_t i = 0; i < count; ++i) {
       if (i % 32 == 0 && i + lane < count) numbers = unit.page_numbers[i + lane];
       const int32_t page = __shfl_sync(~0u, numbers, i % 32);
-      /* Two pages in shared memory do not cover the way from device memory: L2 has them before. */
-      const int32_t later = __shfl_sync(~0u, numbers, (i + kAhead) % 32);
-      if (lane < kChunks && unit.first_head == 0 && i % 32 + kAhead < 32 && i + kAhead < count)
-        tdm::tma_prefetch_3d(&p.cache, lane * 64, 0, later);
       if (lane == 0) {
         tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
         uint64_t* full = &shared.full[stage.slot];
@@ -253,12 +249,12 @@ __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const Leaf
   float2* sums = reinterpret_cast<float2*>(p.values + partial * tdm::kLatent + column);
   const int64_t offset = leaf.row * p.out_stride + head * p.out_head_stride + column;
 #pragma unroll
-  for (int i = 0; i < 32; i += 8) {
-    float2 v[8];
+  for (int i = 0; i < 32; i += 16) {
+    float2 v[16];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) v[j] = state & kStartsGroup ? make_float2(0.0f, 0.0f) : sums[4 * (i + j)];
+    for (int j = 0; j < 16; ++j) v[j] = state & kStartsGroup ? make_float2(0.0f, 0.0f) : sums[4 * (i + j)];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
+    for (int j = 0; j < 16; ++j) {
       tdm::fold(v[j].x, from, o[i / 16][4 * ((i + j) % 16) + 2 * kHalf], part);
       tdm::fold(v[j].y, from, o[i / 16][4 * ((i + j) % 16) + 2 * kHalf + 1], part);
       if (out) {
@@ -354,11 +350,11 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
       load_queries(p, shared);
     }
   } else if (group == 1) {
-    tdm::registers_lower<104>();
+    tdm::registers_lower<88>();
     make_scores(p, shared);
     tdm::clear_others(p, static_cast<int32_t>(threadIdx.x / 32) - 4, 4);
   } else {
-    tdm::registers_raise<184>();
+    tdm::registers_raise<192>();
     add_values(p, shared, group - 2);
   }
   tdm::step_end(sync);

@@ -10,12 +10,13 @@
 /* Groups bound the scratch: h * groups * 2 KiB a row. */
 enum {
   MAX_LEAF_HEADS = 4096,
-  MAX_LEAVES = TDM_MLA_DECODE_MERGE_GROUPS * 4,
+  MAX_LEAVES = 256,
   MANY_SPLITS = 9,
-  GROUP_LEAVES = 4,
   H16_LEAF_KEYS = 256, /* at least */
   H32_LEAF_KEYS = 512,
   H64_LEAF_KEYS = 1024,
+  H16_GROUP_LEAVES = 8,
+  H64_GROUP_LEAVES = 4,
   MERGES_PER_CTA = TDM_MLA_DECODE_MERGE_THREADS / 32,
   MERGE_PIECES = TDM_MLA_LATENT / TDM_MLA_DECODE_MERGE_COLUMNS
 };
@@ -40,7 +41,7 @@ static int64_t leaf_keys(int64_t heads, int64_t max_keys) {
 void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms, tdm_mla_decode_plan* out_plan) {
   int64_t rows = args->q.shape[0], heads = args->q.shape[1];
   int64_t max_keys = args->block_table.shape[1] * TDM_PAGE_TOKENS;
-  int64_t leaf = leaf_keys(heads, max_keys), group = leaf * GROUP_LEAVES;
+  int64_t leaf = leaf_keys(heads, max_keys), group_leaves = H64_GROUP_LEAVES, least_busy = 75;
   tdm_mla_decode_plan plan = {.attend = {.kernel = "tdm_mla_decode_h64_sm90",
                                          .block = TDM_MLA_DECODE_H64_THREADS,
                                          .shared_bytes = TDM_MLA_DECODE_H64_SHARED},
@@ -52,12 +53,15 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
                                       .block = TDM_MLA_DECODE_H16_THREADS,
                                       .shared_bytes = TDM_MLA_DECODE_H16_SHARED};
     plan.head_tile = TDM_MLA_DECODE_H16_HEADS;
+    group_leaves = H16_GROUP_LEAVES;
+    least_busy = 45;
   }
-  /* Leaves while groups would leave more than a quarter of the SMs without work. */
-  int64_t tiles = rows * ceil_div(heads, plan.head_tile);
-  bool groups = tiles * ceil_div(max_keys, group) * 4 >= (int64_t)sms * 3;
+  /* Leaves while groups would leave too many SMs without work, in percent: with 16 heads half of the SMs take nearly
+   * all of the bandwidth, with more they multiply half as fast. */
+  int64_t tiles = rows * ceil_div(heads, plan.head_tile), group = leaf * group_leaves;
+  bool groups = tiles * ceil_div(max_keys, group) * 100 >= sms * least_busy;
   plan.split_keys = (int32_t)(groups ? group : leaf);
-  plan.group_splits = groups ? 1 : GROUP_LEAVES;
+  plan.group_splits = groups ? 1 : (int32_t)group_leaves;
   plan.max_splits = (int32_t)ceil_div(max_keys, plan.split_keys);
   int64_t units = tiles * plan.max_splits, merges = rows * heads * MERGE_PIECES;
   if (plan.max_splits < MANY_SPLITS) {

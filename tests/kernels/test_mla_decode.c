@@ -315,7 +315,7 @@ Test(mla_decode, leaves_follow_from_heads_and_reach_alone) {
   static const int64_t shapes[][2] = {{1, 1}, {16, 64}, {16, 4096}, {17, 64}, {64, 10}, {128, 64}, {128, 2048}};
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
     int64_t heads = shapes[i][0], pages = shapes[i][1];
-    int32_t leaf = 0, cuts[2] = {0, 0};
+    int32_t leaf = 0, cuts[2] = {0, 0}, leaves = heads <= 16 ? 8 : 4; /* of a group */
     for (int64_t rows = 1; rows <= 257; rows *= 2) {
       for (int32_t sms = 1; sms <= 132; sms = sms * 3 + 1) {
         tdm_mla_decode_args args = {.q = {.shape = {rows, heads, CACHED}}, .block_table = {.shape = {rows, pages}}};
@@ -324,8 +324,8 @@ Test(mla_decode, leaves_follow_from_heads_and_reach_alone) {
         if (leaf == 0) leaf = plan.leaf_keys;
         cr_expect_eq(plan.leaf_keys, leaf, "%lld heads, %lld rows, %d SMs", (long long)heads, (long long)rows, sms);
         bool groups = plan.split_keys != leaf;
-        cr_expect_eq(plan.split_keys, groups ? 4 * leaf : leaf);
-        cr_expect_eq(plan.group_splits, groups ? 1 : 4);
+        cr_expect_eq(plan.split_keys, groups ? leaves * leaf : leaf);
+        cr_expect_eq(plan.group_splits, groups ? 1 : leaves);
         cr_expect(plan.max_splits * (int64_t)plan.split_keys >= pages * PAGE);
         cr_expect(plan.attend.grid <= (uint32_t)sms);
         cuts[groups]++;
