@@ -2,15 +2,14 @@
  * are folded into their group, groups into the whole, both ascending. What the kernels noted says how many parts a row
  * has, so no sequence is looked up.
  *
- * A few parts: a warp folds them all. Many: the warps of a CTA fold a group each, in turn, and the first warp folds the
- * groups. Limit: latency, one of the count, one of the parts. */
+ * A few parts: a warp folds them all. Many: the warps of a CTA, up to eight, fold a group each, in turn, and the first
+ * warp folds the groups. Limit: latency, one of the count, one of the parts. */
 
 #include "kernels/mla_decode/mla_decode_units.cuh"
 
 namespace {
 
 constexpr int32_t kColumns = TDM_MLA_DECODE_MERGE_COLUMNS, kPieces = tdm::kLatent / kColumns, kAhead = 4;
-constexpr int32_t kWarps = TDM_MLA_DECODE_MERGE_THREADS / 32, kMaxGroups = TDM_MLA_DECODE_MERGE_GROUPS;
 
 struct Part {
   float base = -tdm::kInfinity, sum = 0.0f, o[4] = {};
@@ -29,6 +28,8 @@ struct Part {
     fold(other.base, other.sum, make_float4(other.o[0], other.o[1], other.o[2], other.o[3]));
   }
 };
+
+static_assert(sizeof(Part) == TDM_MLA_DECODE_PART_BYTES, "launch size");
 
 /* A row's columns of a head. */
 struct Piece {
@@ -70,7 +71,7 @@ struct Rows {
 __device__ __forceinline__ void merge(const tdm_mla_decode_params& p) {
   const Rows rows(p);
   for (int32_t place = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-       place < rows.end * p.heads * kPieces; place += static_cast<int32_t>(gridDim.x) * kWarps) {
+       place < rows.end * p.heads * kPieces; place += static_cast<int32_t>(gridDim.x * blockDim.x / 32)) {
     const Piece piece(p, place, rows.begin, rows.end);
     if (piece.splits <= 1) continue;
     Part whole, group;
@@ -100,16 +101,17 @@ __device__ __forceinline__ void merge(const tdm_mla_decode_params& p) {
   }
 }
 
-__device__ __forceinline__ void merge_many(const tdm_mla_decode_params& p) {
-  __shared__ Part groups[kMaxGroups][32];
+/* groups: of a row, by lane */
+__device__ __forceinline__ void merge_many(const tdm_mla_decode_params& p, Part (*groups)[32]) {
   const Rows rows(p);
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+  const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
   for (int32_t place = static_cast<int32_t>(blockIdx.x); place < rows.end * p.heads * kPieces;
        place += static_cast<int32_t>(gridDim.x)) {
     const Piece piece(p, place, rows.begin, rows.end);
     if (piece.splits <= 1) continue;
     const int32_t count = (piece.splits + p.group_splits - 1) / p.group_splits;
-    for (int32_t g = warp; g < count; g += kWarps) {
+    for (int32_t g = warp; g < count; g += warps) {
       Part group;
       const int32_t begin = g * p.group_splits, end = min(begin + p.group_splits, piece.splits);
 #pragma unroll 4
@@ -142,7 +144,8 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
     tdm_mla_decode_merge_many_sm90(const __grid_constant__ tdm_mla_decode_params p,
                                    const __grid_constant__ tdm_step_sync sync) {
+  extern __shared__ __align__(16) uint8_t memory[];
   tdm::step_begin(sync);
-  merge_many(p);
+  merge_many(p, reinterpret_cast<Part(*)[32]>(memory));
   tdm::step_end(sync);
 }

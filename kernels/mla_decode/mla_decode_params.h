@@ -20,7 +20,7 @@ enum {
                               1024 * 1024,
   TDM_MLA_DECODE_MERGE_THREADS = 256,
   TDM_MLA_DECODE_MERGE_COLUMNS = 128, /* of a head, by one warp, or by all of a CTA for a row of many splits */
-  TDM_MLA_DECODE_MERGE_GROUPS = 64    /* the most that a CTA folds */
+  TDM_MLA_DECODE_PART_BYTES = 24      /* of a lane, for a group, there */
 };
 
 /* Strides count elements. */

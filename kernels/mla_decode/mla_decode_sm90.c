@@ -1,7 +1,5 @@
 #include "kernels/mla_decode/mla_decode_sm90.h"
 
-#include <stdio.h>
-
 #include "kernels/common/mla.h"
 #include "kernels/common/softmax.h"
 #include "runtime/op.h"
@@ -67,7 +65,10 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
   if (plan.max_splits < MANY_SPLITS) {
     merges = ceil_div(merges, MERGES_PER_CTA);
   } else {
-    (void)snprintf(plan.merge.kernel, sizeof plan.merge.kernel, "tdm_mla_decode_merge_many_sm90");
+    uint32_t n_groups = (uint32_t)ceil_div(plan.max_splits, plan.group_splits);
+    plan.merge = (tdm_kernel_launch){.kernel = "tdm_mla_decode_merge_many_sm90",
+                                     .block = 32 * (n_groups < MERGES_PER_CTA ? n_groups : MERGES_PER_CTA),
+                                     .shared_bytes = n_groups * 32 * TDM_MLA_DECODE_PART_BYTES};
   }
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);

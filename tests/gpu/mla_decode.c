@@ -163,7 +163,8 @@ void test_mla_decode(gpu_rig* rig, bool quick) {
       {16, 1, 1, TDM_BF16, 17, 0, false, true, {0}},
       {64, 2, 2, TDM_BF16, 4, 0, false, true, {0}},
   };
-  for (size_t i = 0; i < sizeof cases / sizeof *cases && !(quick && i == 4); i++) run_split(rig, &cases[i]);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    if (!quick || (cases[i].max_pages < 64 && !cases[i].chunk)) run_split(rig, &cases[i]);
   static const int32_t tokens[] = {1, 2, 3, 7, 16, 17, 37, 64, 65, 100, 128, 129, 257};
   for (size_t i = 0; i < sizeof tokens / sizeof *tokens && !quick; i++) {
     split_case few = {16, tokens[i], tokens[i], TDM_BF16, 6, 0, false, false, {0}};
