@@ -124,6 +124,23 @@ tdm_status tdm_check_count(const char* op, const char* name, const tdm_view* vie
   return TDM_OK;
 }
 
+tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_experts) {
+  if (!tdm_view_present(view)) return TDM_OK;
+  if (view->dtype != TDM_I32 || view->rank != 1 || view->shape[0] != 1 + n_experts || view->stride[0] != 1) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits is %s %s, not a contiguous i32 [%lld], 1 + the experts", op,
+                    tdm_dtype_name(view->dtype), shape_text(view->rank, view->shape).chars, (long long)(1 + n_experts));
+  }
+  if (view->offset_bytes % 4 != 0) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits starts at byte %lld of its buffer, not at a multiple of 4", op,
+                    (long long)view->offset_bytes);
+  }
+  if (n_experts > TDM_MAX_HITS) {
+    return TDM_FAIL(TDM_UNSUPPORTED, "%s: hits of %lld experts, the limit is %d", op, (long long)n_experts,
+                    TDM_MAX_HITS);
+  }
+  return TDM_OK;
+}
+
 /* A scale is there exactly when its data is e4m3. */
 static tdm_status check_scale_present(const char* op, const char* name, const tdm_view* scale, const char* data_name,
                                       const tdm_view* data) {
@@ -268,6 +285,23 @@ tdm_status tdm_live_rows(const char* op, const tdm_view* count, int64_t rows, in
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: the live count is %d, outside 0..%lld", op, live, (long long)rows);
   }
   *out_rows = live;
+  return TDM_OK;
+}
+
+tdm_status tdm_read_hits(const char* op, const tdm_view* view, int64_t n_experts, tdm_hits* out_hits) {
+  *out_hits = (tdm_hits){.n = n_experts};
+  if (!tdm_view_present(view)) return TDM_OK;
+  const int32_t* hits = tdm_view_data(view);
+  if (hits[0] < 0 || hits[0] > n_experts) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits counts %d of %lld experts", op, hits[0], (long long)n_experts);
+  }
+  for (int32_t i = 1; i <= hits[0]; i++) {
+    if (hits[i] < 0 || hits[i] >= n_experts || (i > 1 && hits[i] <= hits[i - 1])) {
+      return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits[%d] is %d, after %d; %lld experts should ascend", op, i, hits[i],
+                      i > 1 ? hits[i - 1] : -1, (long long)n_experts);
+    }
+  }
+  *out_hits = (tdm_hits){.list = hits + 1, .n = hits[0]};
   return TDM_OK;
 }
 

@@ -24,6 +24,9 @@ tdm_status tdm_check_strided(const char* op, const char* name, const tdm_view* v
 tdm_status tdm_check_distinct(const char* op, const char* name, const tdm_view* view);
 /* A live count: absent, or i32 [1] at a multiple of 4 bytes. */
 tdm_status tdm_check_count(const char* op, const char* name, const tdm_view* view);
+/* A list of experts: i32 [1 + n_experts] at a multiple of 4 bytes. UNSUPPORTED above TDM_MAX_HITS experts. */
+enum { TDM_MAX_HITS = 1024 };
+tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_experts);
 /* FP8 activation scales [n_cols/128, n_rows]: f32, row stride a multiple of 4 and >= tdm_scale_stride(n_rows), pad
  * columns of the last row inside the buffer too. Present exactly when `data` is e4m3. n_cols must divide by 128 when it
  * is. */
@@ -45,6 +48,17 @@ bool tdm_views_overlap(const tdm_view* a, const tdm_view* b);
 
 /* Live rows at run time: the count's value, or `rows` when absent. Fails when outside [0, rows]. */
 tdm_status tdm_live_rows(const char* op, const tdm_view* count, int64_t rows, int64_t* out_rows);
+
+/* The experts that an op works on: all of them where the view is absent. */
+typedef struct tdm_hits {
+  const int32_t* list; /* NULL: all */
+  int64_t n;
+} tdm_hits;
+/* Reads the list. INVALID_ARGUMENT unless it ascends within the experts. */
+tdm_status tdm_read_hits(const char* op, const tdm_view* view, int64_t n_experts, tdm_hits* out_hits);
+static inline int64_t tdm_hit(const tdm_hits* hits, int64_t i) {
+  return hits->list ? hits->list[i] : i;
+}
 
 /* Bytes of all elements of a view, 0 when absent: the least traffic. */
 double tdm_traffic(const tdm_view* view);

@@ -14,9 +14,10 @@ typedef struct tdm_gemm_fp8_params {
   const int32_t* n_tokens; /* NULL: all rows are live */
   void* out;               /* [M, N] bf16 or f32 */
   int64_t out_stride;
-  float* partials;    /* workspace of tdm_gemm_fp8_sm90_plan; NULL where it is 0 bytes */
-  uint32_t* counters; /* zero before the first launch; every launch leaves zeros */
-  const void* addend; /* moe_fc2: [M, N], added last; NULL: none */
+  float* partials;     /* workspace of tdm_gemm_fp8_sm90_plan; NULL where it is 0 bytes */
+  uint32_t* counters;  /* zero before the first launch; every launch leaves zeros */
+  const int32_t* hits; /* moe_fc2: [1 + n_experts] how many experts, then which, ascending; NULL: all */
+  const void* addend;  /* moe_fc2: [M, N], added last; NULL: none */
   int64_t addend_stride;
   int32_t addend_dtype;
   int32_t out_dtype;
@@ -24,8 +25,8 @@ typedef struct tdm_gemm_fp8_params {
   int32_t n;
   int32_t k_blocks;
   int32_t segments;
-  int32_t granule; /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
-  int32_t padding;
+  int32_t granule;   /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
+  int32_t n_experts; /* moe_fc2: k_blocks / granule */
 } tdm_gemm_fp8_params;
 
 static_assert(sizeof(tdm_gemm_fp8_params) == 512, "kernel ABI");

@@ -37,45 +37,65 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
    * at its end. */
   static constexpr bool kTwoCtas = kTokens <= 32;
-  static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
+  static constexpr size_t kMost = kTwoCtas ? 115712 : 232448; /* of half an SM, of a CTA */
+  static_assert(sizeof(Shared) <= kMost - (kMoe && !kTwoCtas ? 4 * Hits::kMost : 0), "shared memory of a Hopper CTA");
 
+  /* Stages of two blocks along K, counted through the experts that count; an expert's last stage has one block where
+   * their number is odd. Without experts (kMoe false) all of K is one sequence. */
   struct Walk {
     const tdm_gemm_fp8_params& p;
-    int32_t live, m_tiles, n_tiles, units;
+    const Hits hits;
+    int32_t live, m_tiles, n_tiles, units, expert_stages;
 
-    __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
-          units(m_tiles * n_tiles * p.segments) {
+    __device__ Walk(const tdm_gemm_fp8_params& params, const Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * p.segments),
+          expert_stages((p.granule + 1) / 2) {
     }
     __device__ Unit at(int32_t index) const {
       return unit_at(index, m_tiles, p.segments, n_tiles);
     }
+    /* First stage of a segment, and the one after its last. */
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+      return stage_of(segment_begin(unit.segment, p.segments, p.k_blocks, p.granule));
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+      return stage_of(segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule));
+    }
+    __device__ int32_t stage_of(int32_t block) const {
+      return kMoe ? hits.below(block / p.granule) * expert_stages : (block + 1) / 2;
+    }
+    __device__ int32_t block(int32_t stage) const {
+      if (!kMoe) return 2 * stage;
+      if (expert_stages == 1) return hits.expert(stage) * p.granule;
+      return hits.expert(stage / expert_stages) * p.granule + 2 * (stage % expert_stages);
+    }
+    /* Whether the stage's second block belongs to it. */
+    __device__ bool is_whole(int32_t stage) const {
+      if (!kMoe || p.granule % 2 == 0) return true;
+      return (stage + 1) % expert_stages != 0;
     }
   };
 
-  __device__ static void load_weights(const tdm_gemm_fp8_params& p, Shared& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared,
+                                      const tdm_step_sync& sync, bool ahead) {
     const uint64_t once = l2_evict_first();
     const auto live = [&] { return live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
     if (!ahead) step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
-    fill_weights<kStages, 2>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
-                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
-                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows, kb);
+    const Walk walk(p, hits, ahead ? p.m : live());
+    fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
+                             [&](const Unit& unit, int32_t stage, uint32_t slot) {
+                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows,
+                                           walk.block(stage));
                              });
   }
 
-  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, Shared& shared) {
+  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared) {
     const uint64_t often = l2_evict_last();
-    const Walk walk(p, live_rows(p.n_tokens, p.m));
-    fill_stages<kStages, 2>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
-                            [&](const Unit& unit, int32_t kb, uint32_t slot) {
-                              const int32_t m0 = unit.m_tile * kTokens;
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
+    fill_stages<kStages, 1>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
+                            [&](const Unit& unit, int32_t stage, uint32_t slot) {
+                              const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(stage);
                               tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
                               tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
                               return true;
@@ -98,8 +118,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   }
 
   /* A warpgroup: multiplies its units and stores them. */
-  __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
-    const Walk walk(p, live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared, uint32_t consumer) {
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
     Ring<kStages> ring;
@@ -109,18 +129,22 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       const Unit unit = walk.at(u);
       const int32_t begin = walk.begin(unit), end = walk.end(unit);
       if (kRows == 64 && turn != consumer) {
-        ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
+        ring.advance_by(static_cast<uint32_t>(end - begin));
         continue;
       }
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
       const int32_t m0 = unit.m_tile * kTokens;
-      /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
+      /* Lane l holds the weight scales of stage `batch + l`: one load for 32 stages, handed around by shuffles. */
       const float* w_scales = p.w_scale + min(n0, p.n - 1) / 128 * p.w_scale_stride;
       const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane);
-        return block < end ? __ldg(w_scales + block) : 0.0f;
+        const int32_t stage = batch + static_cast<int32_t>(lane);
+        if (stage >= end) return make_float2(0.0f, 0.0f);
+        const int32_t kb = walk.block(stage);
+        return make_float2(__ldg(w_scales + kb), kb + 1 < p.k_blocks ? __ldg(w_scales + kb + 1) : 0.0f);
       };
-      float scales = 0.0f, next_scales = fetch(begin);
+      /* Fetched a batch ahead where registers allow. */
+      constexpr bool kEarly = !kMoe || kTokens < 128;
+      float2 scales = make_float2(0.0f, 0.0f), next_scales = kEarly ? fetch(begin) : scales;
 
       float c[kTokens / 2], acc[2][kTokens / 2];
 #pragma unroll
@@ -130,11 +154,11 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
-      for (int32_t kb = begin; kb < end; kb += 2) {
-        const int32_t in_batch = (kb - begin) % 32;
+      for (int32_t stage = begin; stage < end; ++stage) {
+        const int32_t in_batch = (stage - begin) % 32;
         if (in_batch == 0) {
-          scales = next_scales;
-          next_scales = fetch(kb + 32);
+          scales = kEarly ? next_scales : fetch(stage);
+          if constexpr (kEarly) next_scales = fetch(stage + 32);
         }
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
         const float* scale = shared.scale[ring.slot];
@@ -146,8 +170,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
           for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
           wgmma_commit();
         };
-        const float first_scale = __shfl_sync(~0u, scales, in_batch),
-                    second_scale = __shfl_sync(~0u, scales, in_batch + 1);
+        const float first_scale = __shfl_sync(~0u, scales.x, in_batch),
+                    second_scale = __shfl_sync(~0u, scales.y, in_batch);
         issue(acc[0], 0);
         issue(acc[1], 1);
         wgmma_wait<1>();
@@ -155,8 +179,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         promote(c, acc[0], scale, first_scale);
         wgmma_wait<0>();
         wgmma_settle(acc[1]);
-        /* The stage's second block may be the next segment's. */
-        if (!kMoe || kb + 1 < end) promote(c, acc[1], scale + kTokens, second_scale);
+        if (walk.is_whole(stage)) promote(c, acc[1], scale + kTokens, second_scale);
         __syncwarp();
         if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
         ring.advance();
@@ -204,17 +227,25 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    Hits hits{p.n_experts, false};
+    if constexpr (kMoe) {
+      if (p.hits != nullptr) {
+        step_wait(sync);
+        hits = load_hits(p.hits, p.n_experts);
+      }
+    }
     if (threadIdx.x < 128) {
-      if constexpr (!kTwoCtas) registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if constexpr (!kTwoCtas) registers_lower<kMoe ? 56 : 40>();
+      const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync, ahead);
       if (threadIdx.x == 32) {
         step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
-      if constexpr (!kTwoCtas) registers_raise<232>();
+      if constexpr (!kTwoCtas) registers_raise<kMoe ? 224 : 232>();
       step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     step_end(sync);
   }

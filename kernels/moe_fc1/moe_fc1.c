@@ -11,10 +11,14 @@
 #define OP "moe_fc1"
 
 static const tdm_operand operands[] = {
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),   TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),    TDM_WEIGHT_OPERAND(tdm_moe_fc1_args, w13),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),  TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),
+    TDM_WEIGHT_OPERAND(tdm_moe_fc1_args, w13),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, out_scale, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, hits, TDM_READ),
 };
 
 static tdm_status check(void* void_args) {
@@ -42,6 +46,7 @@ static tdm_status check(void* void_args) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": swiglu_limit is %g, neither 0 (none) nor finite and above 0",
                     (double)args->swiglu_limit);
   }
+  TDM_TRY(tdm_check_hits(OP, &args->hits, experts));
   TDM_TRY(tdm_check_eps(OP, "quant_eps", &args->quant_eps, 1e-4f));
   return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
 }

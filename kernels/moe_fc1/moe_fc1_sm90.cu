@@ -39,7 +39,8 @@ template <int kTokens, int kStages> struct MoeFc1 {
   using Memory = Shared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_SHARED(kTokens, kStages), "launch size");
   static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
-  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
+  static constexpr size_t kMost = kTwoCtas ? 115712 : 232448 - 4 * tdm::Hits::kMost; /* of half an SM, of a CTA */
+  static_assert(sizeof(Memory) <= kMost, "shared memory of a Hopper CTA");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
   /* Gate and up together where the registers allow; else one after the other, while the other warpgroup multiplies. */
   static constexpr int kAccumulators = kTokens <= 64 ? 2 : 1;
@@ -47,14 +48,18 @@ template <int kTokens, int kStages> struct MoeFc1 {
 
   struct Walk {
     const tdm_moe_fc1_params& p;
-    int32_t live, m_tiles, units;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, units;
 
-    __device__ Walk(const tdm_moe_fc1_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          units(m_tiles * p.n_tiles * p.segments) {
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(hits.listed ? hits.count * p.expert_tiles : p.n_tiles), units(m_tiles * n_tiles * p.segments) {
     }
     __device__ tdm::Unit at(int32_t index) const {
-      return tdm::unit_at(index, m_tiles, p.segments, p.n_tiles);
+      tdm::Unit unit = tdm::unit_at(index, m_tiles, p.segments, n_tiles);
+      if (hits.listed)
+        unit.n_tile = hits.expert(unit.n_tile / p.expert_tiles) * p.expert_tiles + unit.n_tile % p.expert_tiles;
+      return unit;
     }
     __device__ int32_t begin(const tdm::Unit& unit) const {
       return tdm::segment_begin(unit.segment, p.segments, p.k_blocks, 1);
@@ -64,12 +69,12 @@ template <int kTokens, int kStages> struct MoeFc1 {
     }
   };
 
-  __device__ static void load_weights(const tdm_moe_fc1_params& p, Memory& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                      const tdm_step_sync& sync, bool ahead) {
     const uint64_t once = tdm::l2_evict_first();
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
     if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
+    const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
                                   [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                     tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
@@ -77,9 +82,9 @@ template <int kTokens, int kStages> struct MoeFc1 {
                                   });
   }
 
-  __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                    const int32_t m0 = unit.m_tile * kTokens;
@@ -108,8 +113,9 @@ template <int kTokens, int kStages> struct MoeFc1 {
     tdm::wgmma_commit();
   }
 
-  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, uint32_t consumer) {
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32;
     tdm::Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
@@ -284,17 +290,23 @@ template <int kTokens, int kStages> struct MoeFc1 {
       tdm::tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    tdm::Hits hits{p.n_experts, false};
+    if (p.hits != nullptr) {
+      tdm::step_wait(sync);
+      hits = tdm::load_hits(p.hits, p.n_experts);
+    }
     if (threadIdx.x < 128) {
       if constexpr (!kTwoCtas) tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync, ahead);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
       if constexpr (!kTwoCtas) tdm::registers_raise<232>();
       tdm::step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
   }

@@ -14,6 +14,7 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),  TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ), TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),   TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, hits, TDM_READ),
 };
 
 static tdm_status check(void* void_args) {
@@ -37,6 +38,7 @@ static tdm_status check(void* void_args) {
   if (tdm_view_present(&args->addend)) {
     TDM_TRY(tdm_check_tensor(OP, "addend", &args->addend, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
   }
+  TDM_TRY(tdm_check_hits(OP, &args->hits, args->n_experts));
   TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
   return tdm_check_overlap(&tdm_op_moe_fc2, args, NULL, NULL);
 }

@@ -76,7 +76,9 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                 .n = (int32_t)args->w2.shape[0],
                                 .k_blocks = (int32_t)(args->x.shape[1] / 128),
                                 .segments = plan->gemm.segments,
-                                .granule = plan->gemm.granule};
+                                .granule = plan->gemm.granule,
+                                .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
+                                .n_experts = args->n_experts};
   if (plan->folds) {
     float* folded = (float*)(void*)((char*)scratch + folded_offset(&plan->gemm));
     *out_fold = (tdm_moe_fc2_fold_params){.x_scale = x_scale,

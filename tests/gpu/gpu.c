@@ -241,29 +241,31 @@ void gpu_download(gpu_rig* rig) {
     GPU_TRY(gpu.cuMemcpyDtoH(rig->tensors[i].got, rig->tensors[i].device, rig->tensors[i].bytes));
 }
 
-bool gpu_enqueue(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void* params) {
-  /* Every other launch fetches weights ahead, as in a program. */
-  static int turn;
-  tdm_step_sync sync = {.publishes = -1, .fetches_ahead = (int16_t)(rig->overlap || turn++ % 2)};
-  return gpu_enqueue_arguments(rig, stream, launch, (void*[]){params, &sync});
-}
-
-bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void** arguments) {
-  /* tdm_gemm_fp8_swap_... lives in gemm_fp8_sm90: the cubin with the longest name that the kernel's begins with. */
-  CUfunction function = NULL;
+/* tdm_gemm_fp8_swap_... lives in gemm_fp8_sm90: the cubin with the longest name that the kernel's begins with. */
+static bool find_kernel(gpu_rig* rig, const char* name, CUfunction* out_function) {
   int module = -1;
   size_t longest = 0;
   for (int i = 0; i < n_modules; i++) {
     size_t length = strlen(tdm_cubins[i].name) - strlen("_sm90");
-    if (length > longest && strncmp(launch->kernel + strlen("tdm_"), tdm_cubins[i].name, length) == 0) {
+    if (length > longest && strncmp(name + strlen("tdm_"), tdm_cubins[i].name, length) == 0) {
       module = i;
       longest = length;
     }
   }
-  if (module < 0 || gpu.cuModuleGetFunction(&function, modules[module], launch->kernel) != CUDA_SUCCESS) {
-    gpu_fail(rig, "no kernel %s", launch->kernel);
-    return false;
-  }
+  if (module >= 0 && gpu.cuModuleGetFunction(out_function, modules[module], name) == CUDA_SUCCESS) return true;
+  gpu_fail(rig, "no kernel %s", name);
+  return false;
+}
+
+void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes) {
+  (void)params_bytes;
+  /* Every other launch fetches weights ahead, as in a program. */
+  static int turn;
+  tdm_step_sync sync = {.publishes = -1, .fetches_ahead = (int16_t)(turn++ % 2)};
+  CUfunction function = NULL;
+  /* A copy from pageable memory may still be on its way when its call returns. */
+  GPU_TRY(gpu.cuCtxSynchronize());
+  if (!find_kernel(rig, launch->kernel, &function)) return;
   GPU_TRY(gpu.cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)launch->shared_bytes));
   CUlaunchConfig config = {.gridDimX = launch->grid,
                            .gridDimY = 1,
@@ -272,23 +274,8 @@ bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launc
                            .blockDimY = 1,
                            .blockDimZ = 1,
                            .sharedMemBytes = launch->shared_bytes,
-                           .hStream = stream};
-  CUlaunchAttribute overlaps = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                                .value.programmaticStreamSerializationAllowed = 1};
-  if (rig->overlap && rig->follows) {
-    config.attrs = &overlaps;
-    config.numAttrs = 1;
-  }
-  rig->follows = true;
-  GPU_TRY(gpu.cuLaunchKernelEx(&config, function, arguments, NULL));
-  return true;
-}
-
-void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes) {
-  (void)params_bytes;
-  /* A copy from pageable memory may still be on its way when its call returns. */
-  GPU_TRY(gpu.cuCtxSynchronize());
-  if (!gpu_enqueue(rig, rig->stream, launch, params)) return;
+                           .hStream = rig->stream};
+  GPU_TRY(gpu.cuLaunchKernelEx(&config, function, (void*[]){params, &sync}, NULL));
   CUresult result = gpu.cuStreamSynchronize(rig->stream);
   if (result != CUDA_SUCCESS) (void)printf("FAIL %s: %s\n", rig->label, launch->kernel);
   GPU_TRY(result);

@@ -42,9 +42,7 @@ typedef struct gpu_rig {
   char label[160]; /* of the running case */
   int32_t passed;
   int32_t failed;
-  bool ok;      /* of the running case */
-  bool overlap; /* launches that follow others begin early */
-  bool follows;
+  bool ok; /* of the running case */
 } gpu_rig;
 
 /* Opens driver, device and cubins. Answers NULL, or why there is no GPU to test on. */
@@ -83,9 +81,6 @@ void gpu_upload(gpu_rig* rig);
 void gpu_upload_one(gpu_rig* rig, gpu_tensor* tensor);
 void gpu_download(gpu_rig* rig);
 void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes);
-/* As gpu_launch, onto a stream and without waiting. */
-bool gpu_enqueue(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void* params);
-bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void** arguments);
 tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* out_map);
 /* Device memory that lives until gpu_end. */
 CUdeviceptr gpu_scratch(gpu_rig* rig, size_t bytes, uint8_t value);
@@ -101,7 +96,7 @@ void gpu_expect_same_bits(gpu_rig* rig, const gpu_tensor* tensor);
 void gpu_expect_rows(gpu_rig* rig, const gpu_tensor* tensor, const uint8_t* want, int32_t dim, int64_t rows);
 double gpu_difference(const float* got, const float* want, int64_t count);
 
-/* Driver calls that the benchmarks use. */
+/* The driver calls in use. */
 typedef struct gpu_driver {
 #define GPU_FUNCTIONS(X)                                                                                               \
   X(cuInit, cuInit)                                                                                                    \
@@ -116,7 +111,6 @@ typedef struct gpu_driver {
   X(cuMemFree, cuMemFree_v2)                                                                                           \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2)                                                                                     \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2)                                                                                     \
-  X(cuMemcpyDtoD, cuMemcpyDtoD_v2)                                                                                     \
   X(cuMemsetD8, cuMemsetD8_v2)                                                                                         \
   X(cuModuleLoadData, cuModuleLoadData)                                                                                \
   X(cuModuleGetFunction, cuModuleGetFunction)                                                                          \
@@ -124,15 +118,6 @@ typedef struct gpu_driver {
   X(cuLaunchKernelEx, cuLaunchKernelEx)                                                                                \
   X(cuStreamCreate, cuStreamCreate)                                                                                    \
   X(cuStreamSynchronize, cuStreamSynchronize)                                                                          \
-  X(cuStreamBeginCapture, cuStreamBeginCapture_v2)                                                                     \
-  X(cuStreamEndCapture, cuStreamEndCapture)                                                                            \
-  X(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags)                                                          \
-  X(cuGraphLaunch, cuGraphLaunch)                                                                                      \
-  X(cuGraphExecDestroy, cuGraphExecDestroy)                                                                            \
-  X(cuGraphDestroy, cuGraphDestroy)                                                                                    \
-  X(cuEventCreate, cuEventCreate)                                                                                      \
-  X(cuEventRecord, cuEventRecord)                                                                                      \
-  X(cuEventElapsedTime, cuEventElapsedTime)                                                                            \
   X(cuTensorMapEncodeTiled, cuTensorMapEncodeTiled)
 #define X(name, symbol) __typeof__(symbol)* name;
   GPU_FUNCTIONS(X)
@@ -165,6 +150,5 @@ void test_mla_decode(gpu_rig* rig, bool quick);
 void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
-void bench(gpu_rig* rig, const char* only);
 
 #endif

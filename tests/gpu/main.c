@@ -1,5 +1,5 @@
-/* Hopper kernels against the references.  gpu_test [quick | bench | all] [op...]
- *   quick: small sizes only, for compute-sanitizer;  bench: timings of all ops or of one;  default: the tests. */
+/* Hopper kernels against the references.  gpu_test [test | quick] [op...]
+ *   test (default): everything;  quick: small sizes only, for compute-sanitizer. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +49,7 @@ int main(int argc, char** argv) {
     return 77;
   }
   int skipped = 0;
-  for (int i = 0; i < count && strncmp(mode, "bench", 5) != 0; i++) {
+  for (int i = 0; i < count; i++) {
     if (!wanted(argc, argv, tests[i].name)) {
       skipped++;
       continue;
@@ -58,8 +58,6 @@ int main(int argc, char** argv) {
     tests[i].run(&rig, strcmp(mode, "quick") == 0);
     (void)printf("%-16s %d passed, %d failed\n", tests[i].name, rig.passed - passed, rig.failed - failed);
   }
-  rig.overlap = strcmp(mode, "bench") == 0;
-  if (strncmp(mode, "bench", 5) == 0 || strcmp(mode, "all") == 0) bench(&rig, argc > 2 ? argv[2] : NULL);
   gpu_close(&rig);
   (void)printf("gpu: %d passed, %d failed, %d skipped\n", rig.passed, rig.failed, skipped);
   return rig.failed > 0;

@@ -23,7 +23,7 @@ static bool ok(gpu_rig* rig, tdm_status status, const char* what) {
 }
 
 static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, tdm_order order, tdm_strategy strategy,
-                      tdm_wait_form wait_form) {
+                      tdm_wait_form wait_form, tdm_moe_path moe_path) {
   *s = (side){0};
   tdm_runtime_config config;
   tdm_model_config model;
@@ -39,6 +39,7 @@ static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, 
   model.order = order;
   model.strategy = strategy;
   model.wait_form = wait_form;
+  model.moe_path = moe_path;
   model.strict = true;
   if (!ok(rig, tdm_runtime_create(&config, &s->runtime), "runtime")) return false;
   return ok(rig, tdm_model_load(s->runtime, GPU_GOLDEN_V3, &model, &s->model), "model");
@@ -175,23 +176,31 @@ static void compare_bits(gpu_rig* rig) {
     tdm_order order;
     tdm_strategy strategy;
     tdm_wait_form wait_form;
-  } ways[] = {{"soft lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
-              {"soft lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
-              {"steps in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
-              {"green lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE},
-              {"green lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE},
-              {"green lanes with signals, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
-              {"green lanes with signals, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
-              {"signals in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
-              {"one lane, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE}};
+    tdm_moe_path moe_path;
+  } ways[] = {
+      {"soft lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"soft lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"steps in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"green lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"green lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"green lanes with signals, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+       TDM_MOE_PATH_DENSE},
+      {"green lanes with signals, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+       TDM_MOE_PATH_DENSE},
+      {"signals in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, TDM_MOE_PATH_DENSE},
+      {"one lane, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"hit experts alone, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_HITS},
+      {"hit experts alone, signals", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, TDM_MOE_PATH_HITS},
+      {"hit experts alone, serial", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, TDM_MOE_PATH_HITS},
+      {"experts as the bucket has them", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO}};
   enum { WAYS = sizeof ways / sizeof *ways };
   static float logits[WAYS][128 * VOCAB];
   static int32_t drawn[WAYS][128];
   for (int way = 0; way < WAYS; way++) {
     gpu_begin(rig, "model: %s, the same bits", ways[way].name);
     side s;
-    if (open_side(rig, &s, TDM_DEVICE_CUDA, ways[way].graphs, ways[way].order, ways[way].strategy,
-                  ways[way].wait_form)) {
+    if (open_side(rig, &s, TDM_DEVICE_CUDA, ways[way].graphs, ways[way].order, ways[way].strategy, ways[way].wait_form,
+                  ways[way].moe_path)) {
       if (run_all(rig, &s, logits[way], drawn[way]) &&
           (memcmp(logits[way], logits[0], sizeof logits[0]) != 0 || memcmp(drawn[way], drawn[0], sizeof drawn[0]) != 0))
         gpu_fail(rig, "other bits than on soft lanes, replayed");
@@ -217,8 +226,10 @@ static void replay_often(gpu_rig* rig, side* cuda, const char* name, int64_t rou
 void test_model(gpu_rig* rig, bool quick) {
   side cuda, host;
   gpu_begin(rig, "model: loads on both devices");
-  const bool opened = open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE) &&
-                      open_side(rig, &host, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE);
+  const bool opened = open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE,
+                                TDM_MOE_PATH_AUTO) &&
+                      open_side(rig, &host, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE,
+                                TDM_MOE_PATH_AUTO);
   gpu_end(rig);
   if (!opened) return;
   compare_layers(rig, &cuda, &host);
@@ -241,7 +252,8 @@ void test_model(gpu_rig* rig, bool quick) {
   gpu_end(rig);
   replay_often(rig, &cuda, "soft lanes", quick ? 2 : 60);
   close_side(rig, &cuda);
-  if (open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL))
+  if (open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+                TDM_MOE_PATH_AUTO))
     replay_often(rig, &cuda, "green lanes with signals", quick ? 2 : 60);
   close_side(rig, &cuda);
   close_side(rig, &host);

@@ -31,6 +31,20 @@ static void launch_fc1(gpu_rig* rig, tdm_moe_fc1_args args, int64_t rows, int32_
   gpu_launch(rig, &plan.launch, &params, sizeof params);
 }
 
+/* A list of every other expert, from the second on (the first where there is but one). */
+static gpu_tensor* make_hits(gpu_rig* rig, int64_t experts) {
+  gpu_tensor* hits = gpu_make(rig, "hits", TDM_I32, 1, (int64_t[]){1 + experts});
+  int32_t* values = (int32_t*)(void*)(hits->host + GPU_GUARD_BYTES);
+  values[0] = 0;
+  for (int64_t e = experts > 1; e < experts; e += 2) values[1 + values[0]++] = (int32_t)e;
+  gpu_upload_one(rig, hits);
+  return hits;
+}
+
+static bool is_hit(int64_t e, int64_t experts) {
+  return e % 2 == (experts > 1);
+}
+
 /* Scales of live rows have want's bits, the pads to the next multiple of 4 are zero, all else is 0xff. */
 static void expect_scales(gpu_rig* rig, gpu_tensor* scale, uint8_t* want, int64_t live) {
   int64_t padded = (live + 3) / 4 * 4, stride = scale->view.stride[0];
@@ -118,6 +132,39 @@ static void run_fc1(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t int
         gpu_free_one(count);
       }
     }
+  }
+  /* With a list: the same bits in the columns of its experts, and nothing in the others. */
+  gpu_tensor* hits = make_hits(rig, experts);
+  for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
+    int64_t rows = row_counts[i];
+    if (rows > max_rows || (quick && rows > 37)) continue;
+    gpu_begin(rig, "moe_fc1 %lld, some of %lld x %lld x %lld", (long long)rows, (long long)experts,
+              (long long)intermediate, (long long)hidden);
+    uint8_t* want = malloc(out->bytes);
+    if (!want) abort();
+    memcpy(want, bits, out->bytes);
+    for (int64_t row = 0; row < rows; row++)
+      for (int64_t e = 0; e < experts; e++)
+        if (!is_hit(e, experts))
+          memset(want + GPU_GUARD_BYTES + row * out->view.stride[0] + e * intermediate, 0xff, (size_t)intermediate);
+    memcpy(scale_bits, all_scales, out_scale->bytes);
+    gpu_upload_one(rig, out);
+    gpu_upload_one(rig, out_scale);
+    tdm_moe_fc1_args listed = device;
+    listed.hits = hits->view;
+    gpu_to_device(rig, &tdm_op_moe_fc1, &listed);
+    launch_fc1(rig, listed, rows, i % 2 ? 5 : rig->sms);
+    gpu_download(rig);
+    gpu_expect_rows(rig, out, want, 0, rows);
+    for (int64_t e = 0; e < experts; e++)
+      for (int64_t b = e * intermediate / 128; b < (e + 1) * intermediate / 128; b++) {
+        const size_t at = GPU_GUARD_BYTES + (size_t)(b * out_scale->view.stride[0]) * 4;
+        if (is_hit(e, experts) ? memcmp(out_scale->got + at, scale_bits + at, (size_t)rows * 4) != 0
+                               : out_scale->got[at] != 0xff)
+          gpu_fail(rig, "scales of expert %lld, block %lld", (long long)e, (long long)b);
+      }
+    free(want);
+    gpu_end(rig);
   }
   free(bits);
   free(scale_bits);
@@ -225,6 +272,40 @@ static void run_fc2(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t int
     gpu_download(rig);
     gpu_expect_rows(rig, out, bits, 0, rows);
     gpu_end(rig);
+  }
+  if (routed) {
+    /* With a list and alpha 0 elsewhere: what a full run with the same alpha gives. */
+    gpu_tensor* hits = make_hits(rig, experts);
+    gpu_tensor* alpha = gpu_make(rig, "alpha of hits", TDM_F32, 2, (int64_t[]){max_rows, experts});
+    gpu_fill_uniform(rig, alpha, 0.1f, 1.0f);
+    float* values = (float*)(void*)(alpha->host + GPU_GUARD_BYTES);
+    for (int64_t i = 0; i < max_rows * experts; i++)
+      if (!is_hit(i % experts, experts)) values[i] = 0;
+    gpu_upload_one(rig, alpha);
+    tdm_moe_fc2_args full = device;
+    full.alpha = alpha->view;
+    gpu_to_device(rig, &tdm_op_moe_fc2, &full);
+    for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
+      int64_t rows = row_counts[i];
+      if (rows > max_rows || (quick && rows > 37)) continue;
+      gpu_begin(rig, "moe_fc2 %lld, some of %lld x %lld x %lld", (long long)rows, (long long)experts,
+                (long long)intermediate, (long long)hidden);
+      gpu_upload_one(rig, out);
+      launch_fc2(rig, full, rows, rig->sms);
+      gpu_download(rig);
+      uint8_t* want = malloc(out->bytes);
+      if (!want) abort();
+      memcpy(want, out->got, out->bytes);
+      tdm_moe_fc2_args listed = full;
+      listed.hits = hits->view;
+      gpu_to_device(rig, &tdm_op_moe_fc2, &listed);
+      gpu_upload_one(rig, out);
+      launch_fc2(rig, listed, rows, i % 2 ? 5 : rig->sms);
+      gpu_download(rig);
+      gpu_expect_rows(rig, out, want, 0, rows);
+      free(want);
+      gpu_end(rig);
+    }
   }
   gpu_begin(rig, "moe_fc2 1 live, %lld x %lld x %lld", (long long)experts, (long long)intermediate, (long long)hidden);
   gpu_tensor* count = gpu_make_count(rig, "n_tokens", 1);

@@ -199,6 +199,10 @@ void test_moe_route(gpu_rig* rig, bool quick) {
   }
   run_route(rig, &(route_case){37, 8, -1, 3, 4, 2, 0, true, true, true});
   run_route(rig, &(route_case){37, 384, -1, 6, 1, 1, 1, false, true, true});
+  run_route(rig, &(route_case){65, 384, 41, 8, 1, 1, 0, true, true, true});
+  run_route(rig, &(route_case){37, 256, -1, 8, 1, 1, 1, true, true, false});
+  run_route(rig, &(route_case){37, 256, -1, 32, 8, 1, 1, true, true, true});
+  run_route(rig, &(route_case){37, 256, -1, 8, 16, 4, 1, true, true, true});
   run_route(rig, &(route_case){37, 1024, -1, 32, 16, 7, 2, true, false, true});
   run_route(rig, &(route_case){37, 64, 3, 6, 64, 20, 0, true, true, false});
 }

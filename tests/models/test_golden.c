@@ -209,6 +209,7 @@ Test(golden, the_schedule_does_not_change_a_bit) {
     config.use_graphs = i != 2;
     config.taps = i % 2 == 0;
     config.strategy = i == 5 ? TDM_STRATEGY_SERIAL : i >= 6 ? TDM_STRATEGY_GREEN : TDM_STRATEGY_SOFT;
+    config.moe_path = i % 3 == 0 ? TDM_MOE_PATH_AUTO : i % 3 == 1 ? TDM_MOE_PATH_DENSE : TDM_MOE_PATH_HITS;
     if (i == 3) config.max_tokens = 512;
     golden_open(&g, NULL, &config);
     float* logits = golden_run(&g, 2, 30, 1);
