@@ -95,6 +95,27 @@ typedef struct tdm_bmm_fp8_args {
 TDM_API tdm_status tdm_append_bmm_fp8(tdm_program* program, tdm_lane* lane, const char* label,
                                       const tdm_bmm_fp8_args* args);
 
+/* Block-scaled FP8 linears of groups of rows, each group with weights of its own, such as tokens by expert: for the
+ * rows m of group g, row_start[g] up to row_start[g] + row_count[g], out[m,n] = sum over k of a[m,k] * w[g,n,k] with
+ * scales, as gemm_fp8. Groups may begin at any row, in any order, with gaps between them, and may be empty; they must
+ * not overlap. Rows of no group stay as they are. Contiguous layouts pass running sums as row_start, masked ones
+ * multiples of their capacity, with max_rows that capacity. A group outside a, or larger than max_rows, fails on the
+ * host device and is cut short on CUDA devices. The sum is never cut along K, so that a row has the same bits wherever
+ * its group lies; gemm_fp8 may cut it and then differs in the last bits. */
+typedef struct tdm_grouped_gemm_fp8_args {
+  size_t size;
+  tdm_view row_start; /* [G] i32 */
+  tdm_view row_count; /* [G] i32 */
+  tdm_view a;         /* [R, K] e4m3, or f32 activations; K a multiple of 128 */
+  tdm_view a_scale;   /* [K/128, R] f32, exactly when a is e4m3 */
+  tdm_view w;         /* [G, N, K] e4m3, any N */
+  tdm_view w_scale;   /* [G, ceil(N/128), K/128] f32 */
+  tdm_view out;       /* [R, N] bf16 or f32 */
+  int64_t max_rows;   /* most rows of a group; 0: R */
+} tdm_grouped_gemm_fp8_args;
+TDM_API tdm_status tdm_append_grouped_gemm_fp8(tdm_program* program, tdm_lane* lane, const char* label,
+                                               const tdm_grouped_gemm_fp8_args* args);
+
 /* BF16 linear, and strided batched GEMM: out[b,m,n] = sum over k of a[b,m,k] * w[b,n,k]; f32 accumulation, one
  * rounding. Rank 2, or rank 3 with a leading batch dimension. Any batch and row strides; of w's N and K one has stride
  * 1 (so that a [K, N] matrix is passed transposed, without a copy). */

@@ -180,6 +180,7 @@ void gpu_try(CUresult result, const char* call, const char* file, int line);
 void test_rmsnorm(gpu_rig* rig, bool quick);
 void test_quant(gpu_rig* rig, bool quick);
 void test_gemm_fp8(gpu_rig* rig, bool quick);
+void test_grouped_gemm_fp8(gpu_rig* rig, bool quick);
 void test_gemm_bf16(gpu_rig* rig, bool quick);
 void test_router_gemm(gpu_rig* rig, bool quick);
 void test_moe_fc1(gpu_rig* rig, bool quick);

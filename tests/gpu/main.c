@@ -15,6 +15,7 @@ static const struct {
              {"quant", test_quant},
              {"gemm_fp8", test_gemm_fp8},
              {"bmm_fp8", test_bmm_fp8},
+             {"grouped_gemm_fp8", test_grouped_gemm_fp8},
              {"gemm_bf16", test_gemm_bf16},
              {"router_gemm", test_router_gemm},
              {"moe_fc1", test_moe_fc1},
