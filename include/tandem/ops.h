@@ -275,9 +275,9 @@ typedef enum tdm_seq_kind {
 
 /* Paged MLA attention over the latent cache, absorbed form (section 6): causal; for the sequences of kind
  * TDM_SEQ_ABSORBED. Rows of other sequences get zeros. Scores and softmax in f32, probabilities rounded to bf16 before
- * they meet the values (not with an f32 cache), the denominator unrounded. A result depends on its own sequence only,
- * whatever else is in the batch. The tokens of sequence s are rows seq_start[s] .. seq_start[s+1]-1, the last tokens of
- * its kv_len[s]. */
+ * they meet the values (not with an f32 cache), the denominator sums the rounded. A result depends on its own sequence
+ * only, whatever else is in the batch. The tokens of sequence s are rows seq_start[s] .. seq_start[s+1]-1, the last
+ * tokens of its kv_len[s]. */
 typedef struct tdm_mla_decode_args {
   size_t size;
   tdm_view n_seqs;      /* i32 [1]: live sequences, 0 <= n <= S */
