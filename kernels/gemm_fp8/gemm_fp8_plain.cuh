@@ -241,8 +241,11 @@ struct GemmFp8Plain {
     if (walk.first >= walk.units) return;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t row = 64 * kPieces * consumer + 16 * warp + lane / 4;
-    /* Lane i hands a stage back to the producer of CTA i. */
-    const uint32_t empty = cluster_address(shared.empty, lane % kCluster);
+    /* A stage goes back to both producers of a pair. To the own one by an arrival in this CTA's shared memory, which
+     * stays behind the warp's reads of the scales; one by way of the cluster may overtake them, and needs only that the
+     * tensor cores are done with the tokens. */
+    const uint32_t others_empty =
+        kCluster > 1 ? cluster_address(shared.empty, cluster_rank() ^ 1) : 0; /* a cluster has one CTA or two */
     const uint64_t x_first = wgmma_descriptor(shared.x[0] + consumer * (kPieces * 64 * 128)),
                    w_first = wgmma_descriptor(shared.w[0]);
     uint64_t x = x_first, w = w_first;
@@ -293,7 +296,8 @@ struct GemmFp8Plain {
           wgmma_settle(acc);
           if (piece + 1 == kPieces) {
             __syncwarp();
-            if (lane < kCluster) mbarrier_arrive_at(empty + 8 * ring.slot);
+            if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+            if (kCluster > 1 && lane == 1) mbarrier_arrive_at(others_empty + 8 * ring.slot);
           }
           promote(c[piece], acc, upper, lower);
         }
