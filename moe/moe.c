@@ -148,7 +148,6 @@ static bool few_are_hit(const tdm_moe_config* config, int64_t rows) {
 
 static bool takes_hits(const tdm_builder* builder, const tdm_moe* moe) {
   if (!tdm_moe_routes(moe) || builder->moe_path == TDM_MOE_PATH_DENSE) return false;
-  if (moe->experts.w13.data.dtype == TDM_BF16 && builder->activation == TDM_BF16) return false;
   return builder->moe_path == TDM_MOE_PATH_HITS || few_are_hit(&moe->config, builder->rows);
 }
 

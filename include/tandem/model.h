@@ -83,8 +83,7 @@ typedef enum tdm_moe_path {
   TDM_MOE_PATH_AUTO = 1,  /* by token bucket: hits where, were choices uniform, at most nine tenths of the experts would
                              be  hit (for 8 of 256: up to 72 tokens), else dense */
   TDM_MOE_PATH_DENSE = 2, /* all of them: FC1 needs no routing, so the router runs beside it */
-  TDM_MOE_PATH_HITS = 3   /* those that a token chose: their weights alone are read, once routing is done. Experts with
-                             BF16 weights are computed densely */
+  TDM_MOE_PATH_HITS = 3   /* those that a token chose: their weights alone are read, once routing is done */
 } tdm_moe_path;
 
 /* A DeepSeek-V3 model: weights, paged cache, rotary table, programs by token bucket.

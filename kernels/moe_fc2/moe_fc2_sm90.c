@@ -56,8 +56,8 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                    void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
                                    tdm_moe_fc2_fold_params* out_fold, tdm_gemm_fp8_params* out_params) {
   if (args->x.dtype != TDM_E4M3 || args->w2.dtype != TDM_E4M3)
-    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc2: %s times %s has no kernel yet; the host device computes it",
-                    tdm_dtype_name(args->x.dtype), tdm_dtype_name(args->w2.dtype));
+    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc2: %s times %s needs the host device", tdm_dtype_name(args->x.dtype),
+                    tdm_dtype_name(args->w2.dtype));
   bool has_addend = tdm_view_present(&args->addend);
   const float* x_scale = tdm_view_data(&args->x_scale);
   int64_t x_scale_stride = args->x_scale.stride[0];

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/gpu/gpu.h"
 
@@ -13,11 +14,14 @@ static const struct {
 } tests[] = {{"rmsnorm", test_rmsnorm},
              {"quant", test_quant},
              {"gemm_fp8", test_gemm_fp8},
+             {"bmm_fp8", test_bmm_fp8},
+             {"grouped_gemm_fp8", test_grouped_gemm_fp8},
              {"gemm_bf16", test_gemm_bf16},
              {"router_gemm", test_router_gemm},
              {"moe_fc1", test_moe_fc1},
              {"moe_fc2", test_moe_fc2},
              {"rope", test_rope},
+             {"inverse_rope_quant", test_inverse_rope_quant},
              {"mla_kv_write", test_mla_kv_write},
              {"moe_route", test_moe_route},
              {"mla_decode", test_mla_decode},
@@ -27,15 +31,21 @@ static const struct {
              {"argmax", test_argmax},
              {"sample", test_sample},
              {"sample_edges", test_sample_edges},
-
              {"runtimes", test_runtimes},
              {"lanes", test_lanes},
+             {"memory", test_memory},
              {"model", test_model}};
 
 static bool wanted(int argc, char** argv, const char* name) {
   for (int i = 2; i < argc; i++)
     if (strcmp(argv[i], name) == 0) return true;
   return argc <= 2;
+}
+
+static double seconds(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 int main(int argc, char** argv) {
@@ -55,8 +65,14 @@ int main(int argc, char** argv) {
       continue;
     }
     int passed = rig.passed, failed = rig.failed;
+    const double start = seconds();
+    rig.worst = (gpu_worst){0};
     tests[i].run(&rig, strcmp(mode, "quick") == 0);
-    (void)printf("%-16s %d passed, %d failed\n", tests[i].name, rig.passed - passed, rig.failed - failed);
+    (void)printf("%-16s %d passed, %d failed, %.1f s\n", tests[i].name, rig.passed - passed, rig.failed - failed,
+                 seconds() - start);
+    if (rig.worst.part > 0)
+      (void)printf("  worst: tile %.1e of %.1e, all %.1e of %.1e: %s in %s\n", rig.worst.tile, 10 * rig.worst.tolerance,
+                   rig.worst.all, rig.worst.tolerance, rig.worst.tensor, rig.worst.label);
   }
   gpu_close(&rig);
   (void)printf("gpu: %d passed, %d failed, %d skipped\n", rig.passed, rig.failed, skipped);
