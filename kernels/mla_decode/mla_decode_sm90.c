@@ -52,10 +52,10 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
                                       .shared_bytes = TDM_MLA_DECODE_H16_SHARED};
     plan.head_tile = TDM_MLA_DECODE_H16_HEADS;
     group_leaves = H16_GROUP_LEAVES;
-    least_busy = 45;
+    least_busy = 60;
   }
-  /* Leaves while groups would leave too many SMs without work, in percent: with 16 heads half of the SMs take nearly
-   * all of the bandwidth, with more they multiply half as fast. */
+  /* Leaves while groups would keep too few SMs busy, in percent. A page of 16 heads takes an SM 1.8 us by itself
+   * and 2.3 when all share the bandwidth (H200, 2026-11-22), so few heads need fewer of them. */
   int64_t tiles = rows * ceil_div(heads, plan.head_tile), group = leaf * group_leaves;
   bool groups = tiles * ceil_div(max_keys, group) * 100 >= sms * least_busy;
   plan.split_keys = (int32_t)(groups ? group : leaf);
