@@ -39,6 +39,10 @@ const bench_case bench_cases[] = {
      {ROOF4(7.2, 3.2, 7.4, 3.6, 7.7, 4.2, 7.8, 4.8)}},
     {"gemm", "k_b", "k_b, bf16: 128 x [M,128].[128,512]", bench_make_bmm, 512, 128, 128,
      {ROOF4(7.0, 5.8, 7.2, 5.8, 8.6, 7.0, 11.1, 9.5)}},
+    {"gemm", "o_a", "o_a: 8 x [M,8192].[1024,8192]", bench_make_bmm_fp8, 1024, 8192, 8,
+     {ROOF4(23.5, 18.2, 24.1, 18.4, 24.6, 19.2, 26.8, 20.5)}},
+    {"gemm", "o_a_pro", "o_a of V4-Pro: 16 x [M,4096].[1024,4096]", bench_make_bmm_fp8, 1024, 4096, 16,
+     {{BENCH_SMALL, 1, 0, 0}, {BENCH_SMALL, 16, 0, 0}, {BENCH_SMALL, 64, 0, 0}, {BENCH_SMALL, 128, 0, 0}}},
 
     {"norm", "rmsnorm", "add + RMSNorm + quant", bench_make_rmsnorm, 7168, 1, 1, {SMALL4}},
     {"norm", "quant", "FP8 quantisation", bench_make_quant, 16384, 1, 1, {SMALL4}},
@@ -50,6 +54,9 @@ const bench_case bench_cases[] = {
     {"attention", "mla_decode_16h", "M sequences, context 4096", bench_make_mla_decode, 512, 576, 16, {SMALL4}},
     {"attention", "mla_decode_128h", "M sequences, context 4096", bench_make_mla_decode, 512, 576, 128, {SMALL4}},
     {"attention", "mla_kv_write", "norm + RoPE + cache write", bench_make_kv_write, 576, 1, 1, {SMALL4}},
+    {"attention", "inverse_rope_quant", "128 heads of 512, 8 groups; peer: Triton", bench_make_inverse_rope_quant, 128, 512, 8,
+     {{BENCH_SMALL, 1, 4.6, 2.5}, {BENCH_SMALL, 64, 10.4, 5.0}, {BENCH_SMALL, 256, 25.3, 15.5},
+      {BENCH_SMALL, 1024, 81.4, 54}, {BENCH_SMALL, 2048, 148.7, 103}, {BENCH_PREFILL, 8192, 568, 400}}},
     {"attention", "mla_prefill_16h", "one sequence of M tokens", bench_make_mla_prefill, 128, 192, 16,
      {{BENCH_SMALL, 512, 0, 0}, {BENCH_SMALL, 2048, 0, 0}}},
     /* clang-format on */

@@ -49,8 +49,10 @@ tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, b
 tdm_status bench_make_fc2_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_router(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_bmm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_bmm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_rmsnorm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_kv_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -255,3 +255,41 @@ tdm_status bench_make_bmm(bench_rig* rig, const bench_case* c, int64_t m, bench_
   cut_bmm(&work->product_check, batch, c->n);
   return TDM_OK;
 }
+
+/* The rows of [groups * rows, cols] as groups of their own. */
+static tdm_view grouped(tdm_view view, int64_t groups) {
+  view.rank = 3;
+  view.shape[2] = view.shape[1], view.stride[2] = view.stride[1];
+  view.shape[1] = view.shape[0] / groups, view.stride[1] = view.stride[0];
+  view.shape[0] = groups, view.stride[0] = view.stride[1] * view.shape[1];
+  return view;
+}
+
+/* a [G, M, K], w [G, N, K], out [M, G * N]. A piece: 16 columns of a block of 128 of the last group, or of the first.
+ */
+tdm_status bench_make_bmm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t groups = c->batch, rows = check_rows(m, CHECK_COLUMNS * c->k);
+  tdm_bmm_fp8_args args = {.size = sizeof args};
+  args.a = bench_values(rig, work, TDM_E4M3, 3, (const int64_t[]){groups, m, c->k}, 240, 0);
+  args.a_scale = grouped(bench_scales(rig, work, m, groups * c->k), groups);
+  args.w = bench_rotate(rig, work, offsetof(tdm_bmm_fp8_args, w), TDM_E4M3, 3, (const int64_t[]){groups, c->n, c->k});
+  args.w_scale = weight_scales(rig, work, 3, (const int64_t[]){groups, bench_blocks(c->n), c->k / 128});
+  args.out = bench_tensor(rig, work, TDM_BF16, 2, (const int64_t[]){m, groups * c->n});
+  bench_make_done(work, &tdm_op_bmm_fp8, &args, 1e-5);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_bmm_fp8_args, a), 1, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_bmm_fp8_args, a_scale), 2, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_bmm_fp8_args, out), 0, 0, 1, rows);
+  bench_axis(check, 1, groups);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_fp8_args, a), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_fp8_args, a_scale), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_fp8_args, w), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_fp8_args, w_scale), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_fp8_args, out), 1, 0, c->n, c->n);
+  bench_axis(check, 2, bench_blocks(c->n));
+  bench_cut_view(check, 2, offsetof(tdm_bmm_fp8_args, w), 1, 0, 128, CHECK_COLUMNS);
+  bench_cut_view(check, 2, offsetof(tdm_bmm_fp8_args, w_scale), 1, 0, 1, 1);
+  bench_cut_view(check, 2, offsetof(tdm_bmm_fp8_args, out), 1, 0, 128, CHECK_COLUMNS);
+  return TDM_OK;
+}

@@ -44,6 +44,39 @@ tdm_status bench_make_quant(bench_rig* rig, const bench_case* c, int64_t m, benc
   return TDM_OK;
 }
 
+/* n heads of k values, `batch` groups: x rotates, the outputs do not. A piece: one group of some tokens. */
+tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t heads = c->n, dim = c->k, groups = c->batch, width = heads / groups * dim, blocks = width / 128;
+  const int64_t rows = bench_least(m, CHECK_ROWS);
+  tdm_inverse_rope_quant_args args = {.size = sizeof args, .style = TDM_ROPE_INTERLEAVED};
+  int32_t* positions = calloc((size_t)m, sizeof *positions);
+  if (!positions) bench_die("no memory for %lld positions", (long long)m);
+  for (int64_t i = 0; i < m; i++) positions[i] = (int32_t)(bench_random(rig) % POSITIONS);
+  args.x =
+      bench_rotate(rig, work, offsetof(tdm_inverse_rope_quant_args, x), TDM_BF16, 3, (const int64_t[]){m, heads, dim});
+  args.positions = bench_ints(rig, work, positions, m);
+  free(positions);
+  args.cos_sin = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){POSITIONS, 64}, 0.7f, 0);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 3, (const int64_t[]){groups, m, width});
+  args.out_scale = bench_empty_scales(rig, work, m, heads * dim);
+  args.out_scale.rank = 3;
+  args.out_scale.shape[0] = groups, args.out_scale.shape[1] = blocks, args.out_scale.shape[2] = m;
+  args.out_scale.stride[1] = args.out_scale.stride[0], args.out_scale.stride[2] = 1;
+  args.out_scale.stride[0] = blocks * args.out_scale.stride[1];
+  bench_make_done(work, &tdm_op_inverse_rope_quant, &args, 1e-9);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, positions), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, out_q), 1, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, out_scale), 2, 0, 1, rows);
+  bench_axis(check, 1, groups);
+  bench_cut_view(check, 1, offsetof(tdm_inverse_rope_quant_args, x), 1, 0, heads / groups, heads / groups);
+  bench_cut_view(check, 1, offsetof(tdm_inverse_rope_quant_args, out_q), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_inverse_rope_quant_args, out_scale), 0, 0, 1, 1);
+  return TDM_OK;
+}
+
 /* DeepSeek-V3's: 8 of 256 experts, from 4 of 8 groups, one shared expert. Checked whole. */
 tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
   enum { TOP_K = 8, SHARED = 1 };

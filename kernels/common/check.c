@@ -158,19 +158,26 @@ tdm_status tdm_check_act_scale(const char* op, const char* name, const tdm_view*
                                const tdm_view* data) {
   TDM_TRY(check_scale_present(op, name, scale, data_name, data));
   if (!tdm_view_present(scale)) return TDM_OK;
-  int64_t rows = data->shape[0];
-  int64_t cols = data->shape[1];
+  int32_t r = data->rank - 2; /* the dimension of the rows; a leading one counts groups */
+  int64_t groups = r > 0 ? data->shape[0] : 1, rows = data->shape[r], cols = data->shape[r + 1];
   if (cols % 128 != 0) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has %lld columns, not a multiple of 128", op, data_name,
                     (long long)cols);
   }
-  TDM_TRY(tdm_check_tensor(op, name, scale, TDM_DTYPES(TDM_F32), 2, (int64_t[]){cols / 128, rows}));
-  int64_t padded = tdm_scale_stride(rows);
-  if (cols > 128 && (scale->stride[0] < padded || scale->stride[0] % 4 != 0)) {
+  int64_t blocks = cols / 128, padded = tdm_scale_stride(rows);
+  const int64_t shape[] = {groups, blocks, rows};
+  TDM_TRY(tdm_check_tensor(op, name, scale, TDM_DTYPES(TDM_F32), data->rank, r > 0 ? shape : shape + 1));
+  if (blocks > 1 && (scale->stride[r] < padded || scale->stride[r] % 4 != 0)) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has row stride %lld for %lld rows, not a multiple of 4 from %lld up",
-                    op, name, (long long)scale->stride[0], (long long)rows, (long long)padded);
+                    op, name, (long long)scale->stride[r], (long long)rows, (long long)padded);
   }
-  int64_t end = scale->offset_bytes + ((cols / 128 - 1) * scale->stride[0] + padded) * (int64_t)sizeof(float);
+  int64_t group = (blocks - 1) * (blocks > 1 ? scale->stride[r] : 0) + padded; /* elements of one, pads included */
+  if (groups > 1 && (scale->stride[0] < group || scale->stride[0] % 4 != 0)) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has group stride %lld, not a multiple of 4 from %lld up", op, name,
+                    (long long)scale->stride[0], (long long)group);
+  }
+  int64_t end =
+      scale->offset_bytes + ((groups > 1 ? (groups - 1) * scale->stride[0] : 0) + group) * (int64_t)sizeof(float);
   if ((uint64_t)end > tdm_buffer_bytes(scale->buffer)) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT,
                     "%s: %s needs %lld bytes up to the end of its pad columns, its buffer has %zu", op, name,

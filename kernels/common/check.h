@@ -27,9 +27,9 @@ tdm_status tdm_check_count(const char* op, const char* name, const tdm_view* vie
 /* A list of experts: i32 [1 + n_experts] at a multiple of 4 bytes. UNSUPPORTED above TDM_MAX_HITS experts. */
 enum { TDM_MAX_HITS = 1024 };
 tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_experts);
-/* FP8 activation scales [n_cols/128, n_rows]: f32, row stride a multiple of 4 and >= tdm_scale_stride(n_rows), pad
- * columns of the last row inside the buffer too. Present exactly when `data` is e4m3. n_cols must divide by 128 when it
- * is. */
+/* FP8 activation scales [n_cols/128, n_rows] of data [n_rows, n_cols], or with a leading dimension of groups in both:
+ * f32, row stride a multiple of 4 and >= tdm_scale_stride(n_rows), group stride a multiple of 4 too, pad columns of the
+ * last row inside the buffer. Present exactly when `data` is e4m3. n_cols must divide by 128 when it is. */
 tdm_status tdm_check_act_scale(const char* op, const char* name, const tdm_view* scale, const char* data_name,
                                const tdm_view* data);
 /* FP8 weight scales: f32 [.., ceil(N/128), ceil(K/128)] for the last two dimensions of `w` (leading ones equal).

@@ -12,7 +12,9 @@ typedef struct tdm_gemm_fp8_sm90_plan {
   bool swapped;
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
+  int32_t x_rows; /* plain: tokens that one copy brings */
   int32_t segments;
+  bool split; /* plain: segments are units of their own */
   int32_t granule;
   size_t partial_bytes; /* workspace, 256-byte aligned, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
@@ -20,8 +22,8 @@ typedef struct tdm_gemm_fp8_sm90_plan {
 
 /* For up to m rows on `sms` SMs; k a multiple of 128. */
 void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan);
-/* The same with the tile given (rows 64 or 128 and a token tile of the variants; rows 0: the plain form), for tuning.
- */
+/* The same with the tile given: rows 64 or 128 and a token tile of the swapped variants, or rows 0 and a token tile of
+ * the plain ones, which is 128 where the sum is cut. */
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan);
 
@@ -36,5 +38,9 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
 tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const void* x_scale, int64_t x_scale_stride,
                                     const tdm_view* w, const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode,
                                     void* encode_ctx, tdm_gemm_fp8_params* params);
+
+/* The output of a plain form, for stores by the copy engine where it can address it. */
+tdm_status tdm_gemm_fp8_sm90_encode_out(const tdm_view* out, tdm_tensor_map_fn encode, void* encode_ctx,
+                                        tdm_gemm_fp8_params* params);
 
 #endif

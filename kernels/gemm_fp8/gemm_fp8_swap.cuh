@@ -96,8 +96,11 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     fill_stages<kStages, 1>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
                             [&](const Unit& unit, int32_t stage, uint32_t slot) {
                               const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(stage);
-                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
-                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                              const int32_t group = p.group_n == 0 ? 0 : unit.n_tile * kRows / p.group_n;
+                              const int32_t row = group * p.group_rows + m0,
+                                            scale_row = group * p.group_scale_rows + kb;
+                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, row, kb);
+                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, scale_row);
                               return true;
                             });
   }

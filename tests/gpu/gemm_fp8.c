@@ -106,9 +106,12 @@ static void run_tiles(gpu_rig* rig, const gemm_case* c) {
   memcpy(bits, out->got, out->bytes);
   gpu_end(rig);
   for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
-    for (int form = 0; form < 13; form++) {
+    for (int form = 0; form < 15; form++) {
       int64_t rows = row_counts[i];
-      int32_t tile_rows = form == 12 ? 0 : form % 2 ? 128 : 64, tokens = form == 12 ? 128 : tiles[form / 2];
+      int32_t tile_rows = form >= 12 ? 0
+                          : form % 2 ? 128
+                                     : 64,
+              tokens = form >= 12 ? 64 * (form - 10) : tiles[form / 2];
       if (rows > 8 * tokens || rows > c->max_rows) continue;
       gpu_begin(rig, "gemm_fp8 %d x %d x %d tile %d x %d", (int)rows, (int)c->n, (int)c->k, tile_rows, tokens);
       gpu_poison_device(out);
@@ -127,7 +130,8 @@ void test_gemm_fp8(gpu_rig* rig, bool quick) {
   static const gemm_case cases[] = {{1500, 576, 384, TDM_BF16, 0, false},
                                     {1500, 2112, 512, TDM_F32, 0, false},
                                     {1500, 100, 1152, TDM_BF16, 1, false},
-                                    {300, 320, 7168, TDM_F32, 4, false}};
+                                    {300, 320, 7168, TDM_F32, 4, false},
+                                    {300, 576, 7168, TDM_BF16, 0, false}};
   /* DeepSeek-V3: q_a|kv_a; q_b, o and the shared expert of one rank and of one of eight. */
   static const gemm_case real[] = {
       {1500, 2112, 7168, TDM_BF16, 0, true}, {1500, 24576, 1536, TDM_BF16, 0, true},

@@ -14,11 +14,13 @@ static const struct {
 } tests[] = {{"rmsnorm", test_rmsnorm},
              {"quant", test_quant},
              {"gemm_fp8", test_gemm_fp8},
+             {"bmm_fp8", test_bmm_fp8},
              {"gemm_bf16", test_gemm_bf16},
              {"router_gemm", test_router_gemm},
              {"moe_fc1", test_moe_fc1},
              {"moe_fc2", test_moe_fc2},
              {"rope", test_rope},
+             {"inverse_rope_quant", test_inverse_rope_quant},
              {"mla_kv_write", test_mla_kv_write},
              {"moe_route", test_moe_route},
              {"mla_decode", test_mla_decode},
@@ -31,7 +33,8 @@ static const struct {
              {"runtimes", test_runtimes},
              {"lanes", test_lanes},
              {"memory", test_memory},
-             {"model", test_model}};
+             {"model", test_model},
+             {"grouped_gemm_fp8", test_grouped_gemm_fp8}};
 
 static bool wanted(int argc, char** argv, const char* name) {
   for (int i = 2; i < argc; i++)
