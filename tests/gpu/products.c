@@ -104,8 +104,11 @@ static void expect_live_rows(gpu_rig* rig, const gpu_tensor* tensor, const uint8
   uint8_t* want = malloc(tensor->bytes);
   if (!want) abort();
   memcpy(want, bits, tensor->bytes);
-  for (int64_t block = 0; block < tensor->view.shape[0]; block++)
+  static const uint8_t unwritten[4] = {0xff, 0xff, 0xff, 0xff}; /* of an expert that is not listed */
+  for (int64_t block = 0; block < tensor->view.shape[0]; block++) {
+    if (memcmp(bits + GPU_GUARD_BYTES + block * stride * 4, unwritten, 4) == 0) continue;
     for (int64_t i = live; i < padded; i++) memset(want + GPU_GUARD_BYTES + (block * stride + i) * 4, 0, 4);
+  }
   gpu_tensor with_pads = *tensor;
   with_pads.view.shape[1] = stride;
   gpu_expect_rows(rig, &with_pads, want, 1, padded);
