@@ -43,6 +43,9 @@ enum {
 #define TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)                                                                 \
   TDM_GEMM_FP8_ROUND((stages) * (256 * (rows) + 256 * (tokens) + TDM_GEMM_FP8_SCALE_BYTES(tokens) + 16) +              \
                      2 * 144 * TDM_GEMM_FP8_STAGED_ROWS(tokens) + 24)
+/* Upright form: weight rows and tokens of a tile, stages of one block. */
+#define TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)                                                              \
+  TDM_GEMM_FP8_ROUND((stages) * (128 * (rows) + 128 * (tokens) + 4 * (tokens) + 16) + 8 * 16 * 144 + 24)
 /* Plain form: 128 tokens x 128 weight rows, stages of one block. */
 #define TDM_GEMM_FP8_PLAIN_SHARED(stages) TDM_GEMM_FP8_ROUND((stages) * (2 * 16384 + 512 + 16) + 8 * 16 * 272)
 

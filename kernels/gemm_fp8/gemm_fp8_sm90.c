@@ -6,14 +6,17 @@
 #include "runtime/status.h"
 
 static const struct {
-  int32_t rows; /* 0: plain */
+  tdm_gemm_fp8_form form;
+  int32_t rows;
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define SWAP(rows, tokens, stages) {rows, tokens, TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)},
-#define PLAIN(stages)              {0, 128, TDM_GEMM_FP8_PLAIN_SHARED(stages)},
+#define SWAP(rows, tokens, stages)    {TDM_GEMM_FP8_SWAPPED, rows, tokens, TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)},
+#define UPRIGHT(rows, tokens, stages) {TDM_GEMM_FP8_UPRIGHT, rows, tokens, TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)},
+#define PLAIN(stages)                 {TDM_GEMM_FP8_PLAIN, 128, 128, TDM_GEMM_FP8_PLAIN_SHARED(stages)},
 #include "kernels/gemm_fp8/gemm_fp8_variants.inc"
 #undef SWAP
+#undef UPRIGHT
 #undef PLAIN
 };
 
@@ -21,36 +24,48 @@ static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+void tdm_gemm_fp8_sm90_segments(int64_t m, int64_t n, tdm_gemm_fp8_sm90_plan* plan) {
+  if (plan->form == TDM_GEMM_FP8_PLAIN || plan->segments == 1) return;
+  /* A partial a consumer: both have one of each upright tile of 128 tokens, and each its own of the swapped ones. */
+  int64_t rows = plan->form == TDM_GEMM_FP8_SWAPPED ? 64 : plan->rows;
+  int64_t tiles = ceil_div(n, rows) * ceil_div(m, plan->tokens);
+  bool halves = plan->form == TDM_GEMM_FP8_UPRIGHT && plan->tokens == 128;
+  plan->partial_bytes = (size_t)(tiles * plan->segments * rows * plan->tokens) * sizeof(float);
+  plan->counter_bytes = (size_t)(tiles * (halves ? 2 : 1)) * sizeof(uint32_t);
+}
+
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan) {
-  tdm_gemm_fp8_sm90_plan plan = {.swapped = rows != 0, .rows = rows == 0 ? 128 : rows, .tokens = tokens, .granule = 2};
+  tdm_gemm_fp8_sm90_plan plan = {.form = rows == 0       ? TDM_GEMM_FP8_PLAIN
+                                         : tokens <= 32 ? TDM_GEMM_FP8_SWAPPED
+                                                        : TDM_GEMM_FP8_UPRIGHT,
+                                 .rows = rows == 0 ? 128 : rows,
+                                 .tokens = tokens,
+                                 .granule = 2};
   plan.segments = tdm_gemm_segments(ceil_div(n, 64), 64, k / 128, plan.granule);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].rows == rows && variants[i].tokens == tokens) plan.launch.shared_bytes = variants[i].shared_bytes;
-  if (plan.swapped) {
-    (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_gemm_fp8_swap_n%dt%d_sm90", rows, tokens);
-  } else {
+    if (variants[i].form == plan.form && variants[i].rows == plan.rows && variants[i].tokens == tokens)
+      plan.launch.shared_bytes = variants[i].shared_bytes;
+  static const char* const names[] = {
+      [TDM_GEMM_FP8_SWAPPED] = "swap_", [TDM_GEMM_FP8_UPRIGHT] = "", [TDM_GEMM_FP8_PLAIN] = ""};
+  if (plan.form == TDM_GEMM_FP8_PLAIN) {
     (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_gemm_fp8_m128n128_sm90");
+  } else {
+    (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_gemm_fp8_%sn%dt%d_sm90", names[plan.form], rows,
+                   tokens);
   }
-  int64_t m_tiles = ceil_div(m, tokens), units = m_tiles * ceil_div(n, plan.rows);
-  if (plan.swapped) units *= plan.segments;
+  int64_t units = ceil_div(m, tokens) * ceil_div(n, plan.rows);
+  if (plan.form != TDM_GEMM_FP8_PLAIN) units *= plan.segments;
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_GEMM_FP8_THREADS;
-  plan.launch.shared_bytes =
-      tdm_gemm_shared_bytes(plan.launch.shared_bytes, ceil_div(units, plan.launch.grid) * (k / 128) / plan.segments);
-  if (plan.swapped && plan.segments > 1) {
-    int64_t tiles = ceil_div(n, 64) * m_tiles;
-    plan.partial_bytes = (size_t)(tiles * plan.segments * 64 * tokens) * sizeof(float);
-    plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
-  }
+  tdm_gemm_fp8_sm90_segments(m, n, &plan);
   *out_plan = plan;
 }
 
 void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan) {
   int32_t tokens = tdm_gemm_token_tile(m), rows = 64;
   /* Tiles of 128 weight rows halve the traffic of activations from L2 and pay once there are enough of them: fc1
-   * (131072 x 7168) at M = 16 and 128 takes 223 and 284 us against 229 and 381, o (7168 x 16384) at M = 64 takes 45
-   * against 34; H200, 2026-11-22. */
+   * (131072 x 7168) at M = 16 takes 223 us against 229; H200, 2026-11-22. */
   if (n / 128 >= 4 * (int64_t)sms) rows = 128;
   if (m > 128) rows = 0;
   tdm_gemm_fp8_sm90_make_plan_for(m, n, k, sms, rows, tokens, out_plan);
@@ -59,8 +74,8 @@ void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, t
 tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const void* x_scale, int64_t x_scale_stride,
                                     const tdm_view* w, const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode,
                                     void* encode_ctx, tdm_gemm_fp8_params* params) {
-  /* Blocks as a dimension of their own: one copy brings two of them, each as rows of 128 bytes under the swizzle. */
-  uint32_t blocks = plan->swapped ? 2 : 1;
+  /* Blocks as a dimension of their own: one copy may bring two of them, each as rows of 128 bytes under the swizzle. */
+  uint32_t blocks = plan->form == TDM_GEMM_FP8_SWAPPED ? 2 : 1;
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
   tdm_tensor_tile x_tile = {tdm_view_data(x),
                             TDM_E4M3,

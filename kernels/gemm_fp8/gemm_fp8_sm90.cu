@@ -18,6 +18,7 @@
  *   warpgroup 2              tokens  64 .. 127                    scale  [128] f32 */
 
 #include "kernels/gemm_fp8/gemm_fp8_swap.cuh"
+#include "kernels/gemm_fp8/gemm_fp8_upright.cuh"
 
 namespace {
 
@@ -187,6 +188,11 @@ template <int kStages> __device__ void plain_run(const tdm_gemm_fp8_params& p, c
       tdm_gemm_fp8_swap_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                       \
                                                   const __grid_constant__ tdm_step_sync sync) {                        \
     tdm::GemmFp8Swap<rows, tokens, stages, false>::run(p, sync);                                                       \
+  }
+#define UPRIGHT(rows, tokens, stages)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1) tdm_gemm_fp8_n##rows##t##tokens##_sm90(        \
+      const __grid_constant__ tdm_gemm_fp8_params p, const __grid_constant__ tdm_step_sync sync) {                     \
+    tdm::GemmFp8Upright<rows, tokens, stages, false>::run(p, sync);                                                    \
   }
 #define PLAIN(stages)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, 1) tdm_gemm_fp8_m128n128_sm90(                    \

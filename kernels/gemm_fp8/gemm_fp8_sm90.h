@@ -7,9 +7,15 @@
 #include "kernels/gemm_fp8/gemm_fp8_params.h"
 #include "tandem/ops.h"
 
+typedef enum tdm_gemm_fp8_form {
+  TDM_GEMM_FP8_SWAPPED = 1, /* weights on the 64-row side of the tensor cores: up to 32 tokens */
+  TDM_GEMM_FP8_UPRIGHT = 2, /* tokens on it, few weight rows a tile: up to 128 */
+  TDM_GEMM_FP8_PLAIN = 3    /* tokens on it, tiles of 128 x 128 */
+} tdm_gemm_fp8_form;
+
 typedef struct tdm_gemm_fp8_sm90_plan {
   tdm_kernel_launch launch;
-  bool swapped;
+  tdm_gemm_fp8_form form;
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
   int32_t segments;
@@ -20,10 +26,13 @@ typedef struct tdm_gemm_fp8_sm90_plan {
 
 /* For up to m rows on `sms` SMs; k a multiple of 128. */
 void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan);
-/* The same with the tile given (rows 64 or 128 and a token tile of the variants; rows 0: the plain form), for tuning.
- */
+/* The same with the tile given (rows 64 or 128 and a token tile of the variants, which decides the form; rows 0: the
+ * plain form), for tuning. */
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan);
+
+/* Fills in the memory through which the segments of `plan` meet. Shared with moe_fc2. */
+void tdm_gemm_fp8_sm90_segments(int64_t m, int64_t n, tdm_gemm_fp8_sm90_plan* plan);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 activations and for strides that the copy engine cannot take.
  */

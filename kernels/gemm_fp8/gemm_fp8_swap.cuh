@@ -37,6 +37,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
    * at its end. */
   static constexpr bool kTwoCtas = kTokens <= 32;
+  /* While a stage is promoted the tensor cores work on the next: where the registers of two CTAs allow. */
+  static constexpr bool kAhead = kTokens <= 16;
   static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
 
   struct Walk {
@@ -49,6 +51,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     }
     __device__ Unit at(int32_t index) const {
       return unit_at(index, m_tiles, p.segments, n_tiles);
+    }
+    /* Whether all units are under way at once. */
+    __device__ bool one_wave() const {
+      return units <= static_cast<int32_t>(gridDim.x);
     }
     __device__ int32_t begin(const Unit& unit) const {
       return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
@@ -97,6 +103,12 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     }
   }
 
+  /* Of the two blocks of a stage. */
+  struct Products {
+    float acc[2][kTokens / 2];
+    float w_scale[2];
+  };
+
   /* A warpgroup: multiplies its units and stores them. */
   __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
     const Walk walk(p, live_rows(p.n_tokens, p.m));
@@ -122,56 +134,90 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       };
       float scales = 0.0f, next_scales = fetch(begin);
 
-      float c[kTokens / 2], acc[2][kTokens / 2];
+      float c[kTokens / 2];
+      Products products[kAhead ? 2 : 1];
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
 
-      if (kRows == 64) {
-        mbarrier_wait(&shared.order[consumer], order_parity);
-        order_parity ^= 1;
-      }
-      for (int32_t kb = begin; kb < end; kb += 2) {
+      uint32_t slot = 0; /* of the stage that is promoted next */
+      const auto issue = [&](int32_t kb, Products& to) {
         const int32_t in_batch = (kb - begin) % 32;
         if (in_batch == 0) {
           scales = next_scales;
           next_scales = fetch(kb + 32);
         }
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        const float* scale = shared.scale[ring.slot];
-        const auto issue = [&](float(&d)[kTokens / 2], int block) {
+        wgmma_fence();
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
           const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
           const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
-          wgmma_fence();
 #pragma unroll
-          for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
+          for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(to.acc[block], w + 2 * k, x + 2 * k, k != 0);
           wgmma_commit();
-        };
-        const float first_scale = __shfl_sync(~0u, scales, in_batch),
-                    second_scale = __shfl_sync(~0u, scales, in_batch + 1);
-        issue(acc[0], 0);
-        issue(acc[1], 1);
-        wgmma_wait<1>();
-        wgmma_settle(acc[0]);
-        promote(c, acc[0], scale, first_scale);
-        wgmma_wait<0>();
-        wgmma_settle(acc[1]);
-        /* The stage's second block may be the next segment's. */
-        if (!kMoe || kb + 1 < end) promote(c, acc[1], scale + kTokens, second_scale);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+          to.w_scale[block] = __shfl_sync(~0u, scales, in_batch + block);
+        }
         ring.advance();
+      };
+      /* `pending`: how many blocks issued since may still be under way. */
+      const auto finish = [&](auto pending, Products& from, bool both) {
+        constexpr int kPending = decltype(pending)::value;
+        const float* scale = shared.scale[slot];
+        wgmma_wait<kPending + 1>();
+        wgmma_settle(from.acc[0]);
+        promote(c, from.acc[0], scale, from.w_scale[0]);
+        wgmma_wait<kPending>();
+        wgmma_settle(from.acc[1]);
+        if (both) promote(c, from.acc[1], scale + kTokens, from.w_scale[1]);
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
+        if (++slot == kStages) slot = 0;
+      };
+      using Two = Constant<2>;
+      using None = Constant<0>;
+
+      if (kRows == 64) {
+        mbarrier_wait(&shared.order[consumer], order_parity);
+        order_parity ^= 1;
+      }
+      /* The last stage's second block may be the next segment's. */
+      const bool whole = !kMoe || (end - begin) % 2 == 0;
+      slot = ring.slot;
+      if constexpr (kAhead) {
+        issue(begin, products[0]);
+        int32_t kb = begin + 2;
+        for (; kb + 2 < end; kb += 4) {
+          issue(kb, products[1]);
+          finish(Two(), products[0], true);
+          issue(kb + 2, products[0]);
+          finish(Two(), products[1], true);
+        }
+        if (kb < end) {
+          issue(kb, products[1]);
+          finish(Two(), products[0], true);
+          finish(None(), products[1], whole);
+        } else {
+          finish(None(), products[0], whole);
+        }
+      } else {
+        for (int32_t kb = begin; kb < end; kb += 2) {
+          issue(kb, products[0]);
+          finish(None(), products[0], whole || kb + 2 < end);
+        }
       }
       if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
+      uint32_t groups = kAllGroups;
       if (p.segments > 1) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
         if (n0 >= p.n) continue;
-        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, &shared.flag[consumer], barrier))
-          continue;
+        groups = add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, walk.one_wave(),
+                              &shared.flag[consumer], barrier);
+        if (groups == 0) continue;
       }
       if constexpr (kMoe) add(p, c, walk.live, m0, n0);
-      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0,
+      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0, groups,
                              shared.staged[consumer], barrier);
     }
   }
