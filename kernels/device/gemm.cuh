@@ -13,9 +13,7 @@
 namespace tdm {
 
 /* A number that a lambda can take as a compile-time constant. */
-template <int kValue> struct Constant {
-  static constexpr int value = kValue;
-};
+template <int kValue> struct Constant { static constexpr int value = kValue; };
 
 /* Where a role stands in a ring of kStages. Barriers: full[] ends a phase when a stage is filled, empty[] when it is
  * free. */
@@ -110,10 +108,10 @@ __device__ __forceinline__ void fill_weights(const tdm_step_sync& sync, bool ahe
   }
 }
 
-/* How the segments of a tile meet. Each leaves its partial in the workspace and arrives at the tile's counter. The sum is
- * divided into slices, one a segment: a segment that `waits` stays until all have arrived and adds up its own slice. One
- * that does not, or has waited in vain, gives its slice up, and the last to arrive adds up what was given up. So no CTA
- * depends on another that may have no SM, and the order of every sum is that of the segments whoever adds it up.
+/* How the segments of a tile meet. Each leaves its partial in the workspace and arrives at the tile's counter. The sum
+ * is divided into slices, one a segment: a segment that `waits` stays until all have arrived and adds up its own slice.
+ * One that does not, or has waited in vain, gives its slice up, and the last to arrive adds up what was given up. So no
+ * CTA depends on another that may have no SM, and the order of every sum is that of the segments whoever adds it up.
  *
  *   counter:  bits 0..7 arrived | 8..15 left | 16..31 a bit a segment: has given up its slice, and left
  *
@@ -222,8 +220,8 @@ __device__ __forceinline__ void store_bf16_8(const Output& out, int32_t row, int
 }
 
 /* Epilogue of the swapped form: the fragment of a warpgroup has weight rows (columns of the output, from n0) down and
- * kTokens tokens (from m0) across; of it the groups of 16 tokens whose bits are set. bf16 goes through `staged`, 16 bytes
- * of padding a row against bank conflicts; f32 directly, eight lanes to a 32-byte sector. */
+ * kTokens tokens (from m0) across; of it the groups of 16 tokens whose bits are set. bf16 goes through `staged`, 16
+ * bytes of padding a row against bank conflicts; f32 directly, eight lanes to a 32-byte sector. */
 constexpr int kStagedRowBytes = 64 * 2 + 16;
 
 template <int kTokens>

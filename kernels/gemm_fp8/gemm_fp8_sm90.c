@@ -11,9 +11,10 @@ static const struct {
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define SWAP(rows, tokens, stages)    {TDM_GEMM_FP8_SWAPPED, rows, tokens, TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)},
-#define UPRIGHT(rows, tokens, stages) {TDM_GEMM_FP8_UPRIGHT, rows, tokens, TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)},
-#define PLAIN(stages)                 {TDM_GEMM_FP8_PLAIN, 128, 128, TDM_GEMM_FP8_PLAIN_SHARED(stages)},
+#define SWAP(rows, tokens, stages) {TDM_GEMM_FP8_SWAPPED, rows, tokens, TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)},
+#define UPRIGHT(rows, tokens, stages)                                                                                  \
+  {TDM_GEMM_FP8_UPRIGHT, rows, tokens, TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)},
+#define PLAIN(stages) {TDM_GEMM_FP8_PLAIN, 128, 128, TDM_GEMM_FP8_PLAIN_SHARED(stages)},
 #include "kernels/gemm_fp8/gemm_fp8_variants.inc"
 #undef SWAP
 #undef UPRIGHT
@@ -36,7 +37,7 @@ void tdm_gemm_fp8_sm90_segments(int64_t m, int64_t n, tdm_gemm_fp8_sm90_plan* pl
 
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan) {
-  tdm_gemm_fp8_sm90_plan plan = {.form = rows == 0       ? TDM_GEMM_FP8_PLAIN
+  tdm_gemm_fp8_sm90_plan plan = {.form = rows == 0      ? TDM_GEMM_FP8_PLAIN
                                          : tokens <= 32 ? TDM_GEMM_FP8_SWAPPED
                                                         : TDM_GEMM_FP8_UPRIGHT,
                                  .rows = rows == 0 ? 128 : rows,

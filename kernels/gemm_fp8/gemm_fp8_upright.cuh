@@ -87,18 +87,26 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
                             });
   }
 
-  /* The scales of a block for the thread's two tokens, those of its upper and its lower row. */
+  /* The scales of a block for the thread's two tokens, those of its upper and its lower row, and for the weights. */
   struct Scales {
-    float upper, lower; /* activation scale * weight scale, the order of the reference */
-    bool takes_upper, takes_lower;
+    float upper, lower, weight;
   };
 
-  static __device__ __forceinline__ void promote(float (&c)[kCount], const float (&acc)[kCount], const Scales& scales) {
+  /* activation scale * weight scale, the order of the reference. Opaque, or the compiler multiplies once a predicate. */
+  static __device__ __forceinline__ float product(float token, float weight) {
+    float value = token * weight;
+    asm volatile("" : "+f"(value));
+    return value;
+  }
+
+  static __device__ __forceinline__ void promote(float (&c)[kCount], const float (&acc)[kCount], const Scales& scales,
+                                                 float upper, float lower) {
+    const bool takes_upper = scales.upper != 0.0f, takes_lower = scales.lower != 0.0f;
+    if (kMoe && !__any_sync(~0u, takes_upper || takes_lower)) return;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const bool upper = i / 2 % 2 == 0;
-      if (!kMoe || (upper ? scales.takes_upper : scales.takes_lower))
-        c[i] = fmaf(upper ? scales.upper : scales.lower, acc[i], c[i]);
+      const bool is_upper = i / 2 % 2 == 0;
+      if (!kMoe || (is_upper ? takes_upper : takes_lower)) c[i] = fmaf(is_upper ? upper : lower, acc[i], c[i]);
     }
   }
 
@@ -139,23 +147,23 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         }
         const float block_scale = __shfl_sync(~0u, w_scale, in_batch);
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        s = Scales{shared.scale[ring.slot][token], shared.scale[ring.slot][token + 8], block_scale};
         const uint64_t x = wgmma_descriptor(shared.x[ring.slot] + first_token * 128);
         const uint64_t w = wgmma_descriptor(shared.w[ring.slot]);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) wgmma_e4m3<kRows>::issue(d, x + 2 * k, w + 2 * k, k != 0);
         wgmma_commit();
-        const float upper = shared.scale[ring.slot][token], lower = shared.scale[ring.slot][token + 8];
-        s = Scales{upper * block_scale, lower * block_scale, upper != 0.0f, lower != 0.0f};
         ring.advance();
       };
       /* Block by block, at most `kPending` of the products issued since are still under way. */
       const auto finish = [&](auto pending, float(&d)[kCount], const Scales& s) {
+        const float upper = product(s.upper, s.weight), lower = product(s.lower, s.weight);
         wgmma_wait<decltype(pending)::value>();
         wgmma_settle(d);
         if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
         if (++slot == kStages) slot = 0;
-        promote(c, d, s);
+        promote(c, d, s, upper, lower);
       };
       using One = Constant<1>;
       using None = Constant<0>;
@@ -237,7 +245,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       for (int i = 0; i < 4; ++i) {
         const int32_t row = 4 * i + lane / 8, n = n0 + 2 * part + lane % 8 * 8;
         if ((groups >> (part / 8 + lane % 8 / 2) & 1) != 0 && m0 + row < out.rows && n < out.cols)
-          store_bf16_8(out, m0 + row, n, *reinterpret_cast<const uint4*>(staged + row * kStagedRowBytes + lane % 8 * 16));
+          store_bf16_8(out, m0 + row, n,
+                       *reinterpret_cast<const uint4*>(staged + row * kStagedRowBytes + lane % 8 * 16));
       }
     }
   }

@@ -36,7 +36,7 @@ enum {
 
 /* Launch size of a variant: what sizeof gives in the kernel, asserted there. */
 #define TDM_MOE_FC1_SCALE_BYTES(tokens) ((tokens)*4 < 128 ? 128 : (tokens)*4)
-#define TDM_MOE_FC1_ROUND(bytes)         (((bytes) + 1023) / 1024 * 1024)
+#define TDM_MOE_FC1_ROUND(bytes)        (((bytes) + 1023) / 1024 * 1024)
 #define TDM_MOE_FC1_SWAP_SHARED(tokens, stages)                                                                        \
   TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + TDM_MOE_FC1_SCALE_BYTES(tokens) + 16) +                   \
                     TDM_MOE_FC1_STAGED_ROW_BYTES * (tokens) + 8 * 4 * (tokens))

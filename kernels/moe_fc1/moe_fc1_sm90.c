@@ -30,7 +30,7 @@ void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, td
     if (variants[i].split == plan.splits && variants[i].tokens == plan.tokens)
       plan.launch.shared_bytes = variants[i].shared_bytes;
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_%st%d_sm90",
-                 plan.splits          ? "split_"
+                 plan.splits         ? "split_"
                  : plan.tokens <= 32 ? "swap_"
                                      : "",
                  plan.tokens);
@@ -58,10 +58,13 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                     "moe_fc1: experts of w13 (stride %lld) and w13_scale (stride %lld) must follow each other",
                     (long long)w->stride[0], (long long)w_scale->stride[0]);
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
-  tdm_tensor_tile w_tile = {
-      tdm_view_data(w), TDM_E4M3, 3, {128, (uint64_t)(experts * rows), k_blocks}, {(uint64_t)w->stride[1], 128},
-      {128, plan->splits ? 64 : 256, 1},
-      true};
+  tdm_tensor_tile w_tile = {tdm_view_data(w),
+                            TDM_E4M3,
+                            3,
+                            {128, (uint64_t)(experts * rows), k_blocks},
+                            {(uint64_t)w->stride[1], 128},
+                            {128, plan->splits ? 64 : 256, 1},
+                            true};
   tdm_tensor_tile x_tile = {tdm_view_data(x),
                             TDM_E4M3,
                             3,

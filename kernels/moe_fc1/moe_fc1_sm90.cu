@@ -263,10 +263,10 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   }
 };
 
-/* Tokens on the 64-row side of wgmma, from 33 tokens on. A thread has two tokens and the gate and up of the same columns,
- * and a token's 128 columns lie in four lanes, so that the epilogue needs neither the other warps nor a barrier.
- * kTokens = 64: consumers take tiles in turn, and one's epilogue runs under the other's products. kTokens = 128: a
- * consumer has 64 of the tokens; the ring holds what arrives during the epilogue. */
+/* Tokens on the 64-row side of wgmma, from 33 tokens on. A thread has two tokens and the gate and up of the same
+ * columns, and a token's 128 columns lie in four lanes, so that the epilogue needs neither the other warps nor a
+ * barrier. kTokens = 64: consumers take tiles in turn, and one's epilogue runs under the other's products. kTokens =
+ * 128: a consumer has 64 of the tokens; the ring holds what arrives during the epilogue. */
 template <int kTokens, int kStages> struct UprightShared {
   alignas(1024) uint8_t w[kStages][256 * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
@@ -372,8 +372,7 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
           constexpr uint32_t kHalf = 128 * 128 / 16; /* in descriptor units */
           tdm::wgmma_fence();
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
-            tdm::wgmma_e4m3<128>::issue(acc, x + 2 * k, w + half * kHalf + 2 * k, k != 0);
+          for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<128>::issue(acc, x + 2 * k, w + half * kHalf + 2 * k, k != 0);
           tdm::wgmma_commit();
           tdm::wgmma_wait<0>();
           tdm::wgmma_settle(acc);
@@ -386,7 +385,8 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
         ring.advance();
       }
       if (kTurns && lane == 0) tdm::mbarrier_arrive(&shared.order[consumer ^ 1]);
-      store(p, c, walk.live, m0 + static_cast<int32_t>(first_token + 16 * warp), tile, shared.staged[4 * consumer + warp]);
+      store(p, c, walk.live, m0 + static_cast<int32_t>(first_token + 16 * warp), tile,
+            shared.staged[4 * consumer + warp]);
     }
   }
 
@@ -459,8 +459,8 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
   }
 };
 
-/* Few tiles (a dense MLP, a shared expert): half a tile, 64 gate rows and their 64 up rows, and a segment of K a unit, so
- * that two blocks of weights a stage feed every SM. The parts of a tile, two halves of so many segments, meet in the
+/* Few tiles (a dense MLP, a shared expert): half a tile, 64 gate rows and their 64 up rows, and a segment of K a unit,
+ * so that two blocks of weights a stage feed every SM. The parts of a tile, two halves of so many segments, meet in the
  * workspace as f32 rows, and each quantises its share of the tokens, a warp a token: lanes 0..15 have four columns each
  * of the first half, lanes 16..31 of the second.
  *
@@ -483,8 +483,8 @@ template <int kTokens, int kStages> struct MoeFc1Split {
   static constexpr int kN = kByRows ? 64 : 128, kCount = kN / 2;
   static constexpr uint32_t kBothConsumers = 1;
 
-  /* Tokens vary fastest, then the parts of a tile, so that they end close together: what other walks call a segment is a
-   * part here, the segments of the first half, then those of the second. */
+  /* Tokens vary fastest, then the parts of a tile, so that they end close together: what other walks call a segment is
+   * a part here, the segments of the first half, then those of the second. */
   struct Walk {
     const tdm_moe_fc1_params& p;
     int32_t live, m_tiles, parts, units;
@@ -564,7 +564,8 @@ template <int kTokens, int kStages> struct MoeFc1Split {
           w_scale = next_w_scale;
           next_w_scale = fetch(kb + 16);
         }
-        const float gate_scale = __shfl_sync(~0u, w_scale, in_batch), up_scale = __shfl_sync(~0u, w_scale, 16 + in_batch);
+        const float gate_scale = __shfl_sync(~0u, w_scale, in_batch),
+                    up_scale = __shfl_sync(~0u, w_scale, 16 + in_batch);
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
         const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot] + first_token * 128);
         const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot] + first_row * 128);
@@ -649,8 +650,8 @@ template <int kTokens, int kStages> struct MoeFc1Split {
   }
 
   /* A warp: row m of a tile; `from` is the lane's four columns of the gate of the first segment. */
-  __device__ static void quantise(const tdm_moe_fc1_params& p, const float* from, int64_t part, int64_t matrix, int32_t m,
-                                  bool live, int32_t tile) {
+  __device__ static void quantise(const tdm_moe_fc1_params& p, const float* from, int64_t part, int64_t matrix,
+                                  int32_t m, bool live, int32_t tile) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     float* const scale = p.out_scale + tile * p.out_scale_stride + m;
     if (!live) {

@@ -9,8 +9,8 @@ static const struct {
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define Swap    TDM_GEMM_FP8_SWAP_SHARED
-#define Upright TDM_GEMM_FP8_UPRIGHT_SHARED
+#define Swap                      TDM_GEMM_FP8_SWAP_SHARED
+#define Upright                   TDM_GEMM_FP8_UPRIGHT_SHARED
 #define FC2(form, tokens, stages) {tokens, form(64, tokens, stages)},
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
 #undef FC2
