@@ -25,7 +25,7 @@ typedef struct tdm_gemm_fp8_params {
   int32_t k_blocks;
   int32_t segments;
   int32_t granule; /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
-  int32_t padding;
+  int32_t parts;   /* units that share the sum of a tile: `segments`, or 1, which goes through them in turn */
 } tdm_gemm_fp8_params;
 
 static_assert(sizeof(tdm_gemm_fp8_params) == 512, "kernel ABI");

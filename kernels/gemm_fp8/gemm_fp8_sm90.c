@@ -25,14 +25,32 @@ static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-void tdm_gemm_fp8_sm90_segments(int64_t m, int64_t n, tdm_gemm_fp8_sm90_plan* plan) {
-  if (plan->form == TDM_GEMM_FP8_PLAIN || plan->segments == 1) return;
-  /* A partial a consumer: both have one of each upright tile of 128 tokens, and each its own of the swapped ones. */
-  int64_t rows = plan->form == TDM_GEMM_FP8_SWAPPED ? 64 : plan->rows;
-  int64_t tiles = ceil_div(n, rows) * ceil_div(m, plan->tokens);
-  bool halves = plan->form == TDM_GEMM_FP8_UPRIGHT && plan->tokens == 128;
-  plan->partial_bytes = (size_t)(tiles * plan->segments * rows * plan->tokens) * sizeof(float);
-  plan->counter_bytes = (size_t)(tiles * (halves ? 2 : 1)) * sizeof(uint32_t);
+/* Tiles of 64 weight rows that give every SM one, over a long K: at 128 tokens, halves of the sum by tiles of 128 rows
+ * take less of L2 than whole sums by tiles of 64, fc2 (7168 x 65536) 134 us against 157 and o (7168 x 16384) 38 against
+ * 40. With fewer tokens, and always below, a unit goes through both segments. H200, 2026-11-22. */
+bool tdm_gemm_fp8_sm90_halved(int64_t n, int64_t k, int32_t granule) {
+  enum { FEWEST_TILES = 96, MOST_TILES = 132, FEWEST_BLOCKS = 96 };
+  int64_t tiles = ceil_div(n, 64);
+  return tiles >= FEWEST_TILES && tiles <= MOST_TILES && k / 128 >= FEWEST_BLOCKS && k / 128 >= 2 * granule;
+}
+
+int32_t tdm_gemm_fp8_sm90_segments(int64_t n, int64_t k, int32_t granule) {
+  return tdm_gemm_fp8_sm90_halved(n, k, granule) ? 2 : tdm_gemm_segments(ceil_div(n, 64), 64, k / 128, granule);
+}
+
+void tdm_gemm_fp8_sm90_divide(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* plan) {
+  bool upright = plan->form == TDM_GEMM_FP8_UPRIGHT,
+       serial = tdm_gemm_fp8_sm90_halved(n, k, plan->granule) && !(upright && plan->rows == 128);
+  plan->segments = tdm_gemm_fp8_sm90_segments(n, k, plan->granule);
+  plan->parts = serial || plan->form == TDM_GEMM_FP8_PLAIN ? 1 : plan->segments;
+  int64_t units = ceil_div(m, plan->tokens) * ceil_div(n, plan->rows) * plan->parts;
+  plan->launch.grid = (uint32_t)(units < sms ? units : sms);
+  plan->launch.block = TDM_GEMM_FP8_THREADS;
+  if (plan->parts == 1) return;
+  /* A partial a consumer: each has its own tile of 64 rows in the swapped form, its own tokens in the upright one. */
+  int64_t rows = upright ? plan->rows : 64, tiles = ceil_div(n, rows) * ceil_div(m, plan->tokens);
+  plan->partial_bytes = (size_t)(tiles * plan->parts * rows * plan->tokens) * sizeof(float);
+  plan->counter_bytes = (size_t)(tiles * (upright && plan->tokens == 128 ? 2 : 1)) * sizeof(uint32_t);
 }
 
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
@@ -43,7 +61,6 @@ void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sm
                                  .rows = rows == 0 ? 128 : rows,
                                  .tokens = tokens,
                                  .granule = 2};
-  plan.segments = tdm_gemm_segments(ceil_div(n, 64), 64, k / 128, plan.granule);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
     if (variants[i].form == plan.form && variants[i].rows == plan.rows && variants[i].tokens == tokens)
       plan.launch.shared_bytes = variants[i].shared_bytes;
@@ -55,11 +72,7 @@ void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sm
     (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_gemm_fp8_%sn%dt%d_sm90", names[plan.form], rows,
                    tokens);
   }
-  int64_t units = ceil_div(m, tokens) * ceil_div(n, plan.rows);
-  if (plan.form != TDM_GEMM_FP8_PLAIN) units *= plan.segments;
-  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
-  plan.launch.block = TDM_GEMM_FP8_THREADS;
-  tdm_gemm_fp8_sm90_segments(m, n, &plan);
+  tdm_gemm_fp8_sm90_divide(m, n, k, sms, &plan);
   *out_plan = plan;
 }
 
@@ -67,7 +80,7 @@ void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, t
   int32_t tokens = tdm_gemm_token_tile(m), rows = 64;
   /* Tiles of 128 weight rows halve the traffic of activations from L2 and pay once there are enough of them: fc1
    * (131072 x 7168) at M = 16 takes 223 us against 229; H200, 2026-11-22. */
-  if (n / 128 >= 4 * (int64_t)sms) rows = 128;
+  if (n / 128 >= 4 * (int64_t)sms || (tokens == 128 && tdm_gemm_fp8_sm90_halved(n, k, 2))) rows = 128;
   if (m > 128) rows = 0;
   tdm_gemm_fp8_sm90_make_plan_for(m, n, k, sms, rows, tokens, out_plan);
 }
@@ -125,6 +138,7 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
                                 .n = (int32_t)args->w.shape[0],
                                 .k_blocks = (int32_t)(args->a.shape[1] / 128),
                                 .segments = plan->segments,
+                                .parts = plan->parts,
                                 .granule = plan->granule};
   TDM_TRY(tdm_gemm_fp8_sm90_encode("gemm_fp8", &args->a, tdm_view_data(&args->a_scale), args->a_scale.stride[0],
                                    &args->w, plan, encode, encode_ctx, &params));

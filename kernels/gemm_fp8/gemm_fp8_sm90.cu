@@ -184,7 +184,7 @@ template <int kStages> __device__ void plain_run(const tdm_gemm_fp8_params& p, c
 } // namespace
 
 #define SWAP(rows, tokens, stages)                                                                                     \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 32 ? 2 : 1)                           \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 16 ? 2 : 1)                           \
       tdm_gemm_fp8_swap_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                       \
                                                   const __grid_constant__ tdm_step_sync sync) {                        \
     tdm::GemmFp8Swap<rows, tokens, stages, false>::run(p, sync);                                                       \

@@ -19,6 +19,7 @@ typedef struct tdm_gemm_fp8_sm90_plan {
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
   int32_t segments;
+  int32_t parts; /* units that share a tile's sum: `segments`, or 1 */
   int32_t granule;
   size_t partial_bytes; /* workspace, 256-byte aligned, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
@@ -31,8 +32,13 @@ void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, t
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan);
 
-/* Fills in the memory through which the segments of `plan` meet. Shared with moe_fc2. */
-void tdm_gemm_fp8_sm90_segments(int64_t m, int64_t n, tdm_gemm_fp8_sm90_plan* plan);
+/* Fills in segments, parts, grid and the memory through which parts meet, from form, rows, tokens and granule. Shared
+ * with moe_fc2. */
+void tdm_gemm_fp8_sm90_divide(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* plan);
+/* Whether K is cut in two although whole sums fill the SMs, so that at 128 tokens tiles can be twice as large. */
+bool tdm_gemm_fp8_sm90_halved(int64_t n, int64_t k, int32_t granule);
+/* Into how many segments K is cut: a function of the weights' shape. */
+int32_t tdm_gemm_fp8_sm90_segments(int64_t n, int64_t k, int32_t granule);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 activations and for strides that the copy engine cannot take.
  */

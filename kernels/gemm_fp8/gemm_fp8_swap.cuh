@@ -16,7 +16,7 @@
  * may begin on odd blocks; there may be an addend. */
 
 #include "kernels/device/gemm.cuh"
-#include "kernels/gemm_fp8/gemm_fp8_params.h"
+#include "kernels/gemm_fp8/gemm_fp8_serial.cuh"
 
 namespace tdm {
 
@@ -36,9 +36,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
   /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
    * at its end. */
-  static constexpr bool kTwoCtas = kTokens <= 32;
-  /* While a stage is promoted the tensor cores work on the next: where the registers of two CTAs allow. */
-  static constexpr bool kAhead = kTokens <= 16;
+  static constexpr bool kTwoCtas = kTokens <= 16;
   static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
 
   struct Walk {
@@ -47,20 +45,20 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
 
     __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
         : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
-          units(m_tiles * n_tiles * p.segments) {
+          units(m_tiles * n_tiles * p.parts) {
     }
     __device__ Unit at(int32_t index) const {
-      return unit_at(index, m_tiles, p.segments, n_tiles);
+      return unit_at(index, m_tiles, p.parts, n_tiles);
     }
     /* Whether all units are under way at once. */
     __device__ bool one_wave() const {
       return units <= static_cast<int32_t>(gridDim.x);
     }
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+      return segment_begin(unit.segment, p.parts, p.k_blocks, p.granule);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+      return segment_begin(unit.segment + 1, p.parts, p.k_blocks, p.granule);
     }
   };
 
@@ -109,7 +107,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     float w_scale[2];
   };
 
-  /* A warpgroup: multiplies its units and stores them. */
+  /* A warpgroup: multiplies its units and stores them. While a stage is promoted the tensor cores work on the next. */
   __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
     const Walk walk(p, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
@@ -135,7 +133,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       float scales = 0.0f, next_scales = fetch(begin);
 
       float c[kTokens / 2];
-      Products products[kAhead ? 2 : 1];
+      SerialSum<kTokens / 2> serial(p);
+      Products products[2];
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
 
@@ -160,15 +159,18 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         ring.advance();
       };
       /* `pending`: how many blocks issued since may still be under way. */
-      const auto finish = [&](auto pending, Products& from, bool both) {
+      const auto finish = [&](auto pending, int32_t kb, Products& from) {
         constexpr int kPending = decltype(pending)::value;
         const float* scale = shared.scale[slot];
         wgmma_wait<kPending + 1>();
         wgmma_settle(from.acc[0]);
         promote(c, from.acc[0], scale, from.w_scale[0]);
+        serial.at(p, c, kb + 1);
         wgmma_wait<kPending>();
         wgmma_settle(from.acc[1]);
-        if (both) promote(c, from.acc[1], scale + kTokens, from.w_scale[1]);
+        /* The last stage's second block may be the next segment's. */
+        if (!kMoe || kb + 1 < end) promote(c, from.acc[1], scale + kTokens, from.w_scale[1]);
+        serial.at(p, c, kb + 2);
         __syncwarp();
         if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
         if (++slot == kStages) slot = 0;
@@ -180,35 +182,27 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
-      /* The last stage's second block may be the next segment's. */
-      const bool whole = !kMoe || (end - begin) % 2 == 0;
       slot = ring.slot;
-      if constexpr (kAhead) {
-        issue(begin, products[0]);
-        int32_t kb = begin + 2;
-        for (; kb + 2 < end; kb += 4) {
-          issue(kb, products[1]);
-          finish(Two(), products[0], true);
-          issue(kb + 2, products[0]);
-          finish(Two(), products[1], true);
-        }
-        if (kb < end) {
-          issue(kb, products[1]);
-          finish(Two(), products[0], true);
-          finish(None(), products[1], whole);
-        } else {
-          finish(None(), products[0], whole);
-        }
-      } else {
-        for (int32_t kb = begin; kb < end; kb += 2) {
-          issue(kb, products[0]);
-          finish(None(), products[0], whole || kb + 2 < end);
-        }
+      issue(begin, products[0]);
+      int32_t kb = begin + 2;
+      for (; kb + 2 < end; kb += 4) {
+        issue(kb, products[1]);
+        finish(Two(), kb - 2, products[0]);
+        issue(kb + 2, products[0]);
+        finish(Two(), kb, products[1]);
       }
+      if (kb < end) {
+        issue(kb, products[1]);
+        finish(Two(), kb - 2, products[0]);
+        finish(None(), kb, products[1]);
+      } else {
+        finish(None(), kb - 2, products[0]);
+      }
+      serial.end(c);
       if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
       uint32_t groups = kAllGroups;
-      if (p.segments > 1) {
+      if (p.parts > 1) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
         if (n0 >= p.n) continue;

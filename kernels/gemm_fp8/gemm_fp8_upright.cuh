@@ -17,7 +17,7 @@
  * the other multiplies; order[] hands the turn over as in the swapped form. */
 
 #include "kernels/device/gemm.cuh"
-#include "kernels/gemm_fp8/gemm_fp8_params.h"
+#include "kernels/gemm_fp8/gemm_fp8_serial.cuh"
 
 namespace tdm {
 
@@ -46,20 +46,20 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
 
     __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
         : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
-          units(m_tiles * n_tiles * p.segments) {
+          units(m_tiles * n_tiles * p.parts) {
     }
     __device__ Unit at(int32_t index) const {
-      return unit_at(index, m_tiles, p.segments, n_tiles);
+      return unit_at(index, m_tiles, p.parts, n_tiles);
     }
     /* Whether all units are under way at once. */
     __device__ bool one_wave() const {
       return units <= static_cast<int32_t>(gridDim.x);
     }
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+      return segment_begin(unit.segment, p.parts, p.k_blocks, p.granule);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+      return segment_begin(unit.segment + 1, p.parts, p.k_blocks, p.granule);
     }
   };
 
@@ -92,7 +92,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     float upper, lower, weight;
   };
 
-  /* activation scale * weight scale, the order of the reference. Opaque, or the compiler multiplies once a predicate. */
+  /* activation scale * weight scale, the order of the reference. Opaque, or the compiler multiplies once a predicate.
+   */
   static __device__ __forceinline__ float product(float token, float weight) {
     float value = token * weight;
     asm volatile("" : "+f"(value));
@@ -134,6 +135,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       float w_scale = 0.0f, next_w_scale = fetch(begin);
 
       float c[kCount], acc[2][kCount];
+      SerialSum<kRows == 64 ? kCount : 0> serial(p);
       Scales scales[2];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
@@ -157,13 +159,14 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         ring.advance();
       };
       /* Block by block, at most `kPending` of the products issued since are still under way. */
-      const auto finish = [&](auto pending, float(&d)[kCount], const Scales& s) {
+      const auto finish = [&](auto pending, int32_t kb, float(&d)[kCount], const Scales& s) {
         const float upper = product(s.upper, s.weight), lower = product(s.lower, s.weight);
         wgmma_wait<decltype(pending)::value>();
         wgmma_settle(d);
         if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
         if (++slot == kStages) slot = 0;
         promote(c, d, s, upper, lower);
+        serial.at(p, c, kb + 1);
       };
       using One = Constant<1>;
       using None = Constant<0>;
@@ -177,21 +180,22 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       int32_t kb = begin + 1;
       for (; kb + 1 < end; kb += 2) {
         issue(kb, acc[1], scales[1]);
-        finish(One(), acc[0], scales[0]);
+        finish(One(), kb - 1, acc[0], scales[0]);
         issue(kb + 1, acc[0], scales[0]);
-        finish(One(), acc[1], scales[1]);
+        finish(One(), kb, acc[1], scales[1]);
       }
       if (kb < end) {
         issue(kb, acc[1], scales[1]);
-        finish(One(), acc[0], scales[0]);
-        finish(None(), acc[1], scales[1]);
+        finish(One(), kb - 1, acc[0], scales[0]);
+        finish(None(), kb, acc[1], scales[1]);
       } else {
-        finish(None(), acc[0], scales[0]);
+        finish(None(), kb - 1, acc[0], scales[0]);
       }
+      serial.end(c);
       if (kTurns && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
       uint32_t groups = kAllGroups;
-      if (p.segments > 1) {
+      if (p.parts > 1) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         int64_t tile = int64_t{unit.n_tile} * all_m_tiles + unit.m_tile;
         if (!kTurns) tile = 2 * tile + consumer;

@@ -6,12 +6,13 @@
 #include "runtime/status.h"
 
 static const struct {
+  int32_t rows;
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define Swap                      TDM_GEMM_FP8_SWAP_SHARED
-#define Upright                   TDM_GEMM_FP8_UPRIGHT_SHARED
-#define FC2(form, tokens, stages) {tokens, form(64, tokens, stages)},
+#define Swap                            TDM_GEMM_FP8_SWAP_SHARED
+#define Upright                         TDM_GEMM_FP8_UPRIGHT_SHARED
+#define FC2(form, rows, tokens, stages) {rows, tokens, form(rows, tokens, stages)},
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
 #undef FC2
 #undef Swap
@@ -39,17 +40,14 @@ void tdm_moe_fc2_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, in
   tdm_gemm_fp8_sm90_plan gemm = {
       .rows = 64, .tokens = tdm_gemm_token_tile(m), .granule = (int32_t)(intermediate / 128)};
   gemm.form = gemm.tokens <= 32 ? TDM_GEMM_FP8_SWAPPED : TDM_GEMM_FP8_UPRIGHT;
-  gemm.segments = tdm_gemm_segments((hidden + 63) / 64, 64, n_experts * gemm.granule, gemm.granule);
+  int64_t k = n_experts * intermediate;
+  /* As gemm_fp8: whole sums by tiles of 64 weight rows, or their halves by tiles of 128. */
+  if (m > 64 && m <= 128 && tdm_gemm_fp8_sm90_halved(hidden, k, gemm.granule)) gemm.rows = 128;
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].tokens == gemm.tokens) gemm.launch.shared_bytes = variants[i].shared_bytes;
-  (void)snprintf(gemm.launch.kernel, sizeof gemm.launch.kernel, "tdm_moe_fc2_t%d_sm90", gemm.tokens);
-  int64_t tiles = (m + gemm.tokens - 1) / gemm.tokens * ((hidden + 63) / 64), units = tiles * gemm.segments;
-  gemm.launch.grid = (uint32_t)(units < sms ? units : sms);
-  gemm.launch.block = TDM_GEMM_FP8_THREADS;
-  int64_t waves = (units + gemm.launch.grid - 1) / gemm.launch.grid;
-  gemm.launch.shared_bytes =
-      tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / gemm.segments);
-  tdm_gemm_fp8_sm90_segments(m, hidden, &gemm);
+    if (variants[i].rows == gemm.rows && variants[i].tokens == gemm.tokens)
+      gemm.launch.shared_bytes = variants[i].shared_bytes;
+  (void)snprintf(gemm.launch.kernel, sizeof gemm.launch.kernel, "tdm_moe_fc2_n%dt%d_sm90", gemm.rows, gemm.tokens);
+  tdm_gemm_fp8_sm90_divide(m, hidden, k, sms, &gemm);
   *out_plan = (tdm_moe_fc2_sm90_plan){.gemm = gemm, .folds = routed, .scratch_bytes = gemm.partial_bytes};
   if (routed) make_fold_plan(m, n_experts, sms, out_plan);
 }
@@ -78,6 +76,7 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                 .n = (int32_t)args->w2.shape[0],
                                 .k_blocks = (int32_t)(args->x.shape[1] / 128),
                                 .segments = plan->gemm.segments,
+                                .parts = plan->gemm.parts,
                                 .granule = plan->gemm.granule};
   if (plan->folds) {
     float* folded = (float*)(void*)((char*)scratch + folded_offset(&plan->gemm));

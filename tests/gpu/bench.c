@@ -341,9 +341,9 @@ void bench(gpu_rig* rig, const char* only) {
         for (int32_t segments = 1; c.m <= 128 && segments <= 8; segments++) {
           tdm_gemm_fp8_sm90_plan other = plan;
           int64_t tiles = (c.n + 63) / 64, units = (c.n + plan.rows - 1) / plan.rows * segments;
-          other.segments = segments;
+          other.segments = other.parts = segments;
           other.partial_bytes = (size_t)(tiles * segments * 64 * plan.tokens) * 4;
-          other.counter_bytes = (size_t)tiles * 4;
+          other.counter_bytes = (size_t)tiles * 2 * 4;
           other.launch.grid = (uint32_t)(units < rig->sms ? units : rig->sms);
           if (segments != plan.segments && only) time_gemm_fp8(rig, &c, w, &other);
         }

@@ -176,6 +176,15 @@ static void run_sampled(gpu_rig* rig, int64_t rows, int64_t n, int64_t k) {
   launch_rows(rig, &args, rows, -1, 0, rig->sms);
   gpu_download(rig);
   gpu_expect_rows(rig, out, bits, 0, rows);
+  static const int64_t fewer[] = {3, 30, 50, 100};
+  for (int i = 0; i < 8; i++) {
+    if (fewer[i / 2] >= rows) continue;
+    gpu_poison(out);
+    gpu_upload_one(rig, out);
+    launch_rows(rig, &args, fewer[i / 2], -1, 0, i % 2 ? 7 : rig->sms);
+    gpu_download(rig);
+    gpu_expect_rows(rig, out, bits, 0, fewer[i / 2]);
+  }
   free(bits);
   free(got);
   free(want);

@@ -201,7 +201,9 @@ static void run_fc2(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t int
   }
   gpu_upload(rig);
   tdm_moe_fc2_args device = args;
-  if (!gpu_reference(rig, &tdm_op_moe_fc2, &args)) {
+  /* Where the reference takes too long, the forms are compared with one another. */
+  bool compares = max_rows * hidden * depth < INT64_C(1) << 32;
+  if (compares && !gpu_reference(rig, &tdm_op_moe_fc2, &args)) {
     gpu_end(rig);
     gpu_free(rig);
     return;
@@ -209,7 +211,7 @@ static void run_fc2(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t int
   gpu_to_device(rig, &tdm_op_moe_fc2, &device);
   launch_fc2(rig, device, max_rows, rig->sms);
   gpu_download(rig);
-  gpu_expect_close(rig, out, dtype == TDM_F32 ? 1e-7 : 1e-6);
+  if (compares) gpu_expect_close(rig, out, dtype == TDM_F32 ? 1e-7 : 1e-6);
   uint8_t* bits = malloc(out->bytes);
   if (!bits) abort();
   memcpy(bits, out->got, out->bytes);
@@ -249,4 +251,5 @@ void test_moe_fc2(gpu_rig* rig, bool quick) {
   run_fc2(rig, 257, 5, 384, 384, TDM_F32, TDM_F32, true, false);
   run_fc2(rig, 130, 1, 1152, 576, TDM_F32, 0, false, false);
   run_fc2(rig, 65, 32, 256, 512, TDM_BF16, 0, true, false);
+  run_fc2(rig, 130, 99, 128, 6144, TDM_BF16, TDM_BF16, true, false); /* K cut in two: gemm_fp8_sm90.c */
 }
