@@ -15,6 +15,11 @@ namespace tdm {
 /* A number that a lambda can take as a compile-time constant. */
 template <int kValue> struct Constant { static constexpr int value = kValue; };
 
+/* Rows of a token tile that are loaded: not those that no batch of m tokens has, which the copy engine would fill. */
+__device__ __forceinline__ uint32_t loaded_rows(int32_t m, int32_t tile) {
+  return static_cast<uint32_t>(min((m + 7) / 8 * 8, tile));
+}
+
 /* Where a role stands in a ring of kStages. Barriers: full[] ends a phase when a stage is filled, empty[] when it is
  * free. */
 template <int kStages> struct Ring {

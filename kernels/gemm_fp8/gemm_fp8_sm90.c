@@ -91,13 +91,11 @@ tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const voi
   /* Blocks as a dimension of their own: one copy may bring two of them, each as rows of 128 bytes under the swizzle. */
   uint32_t blocks = plan->form == TDM_GEMM_FP8_SWAPPED ? 2 : 1;
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
-  tdm_tensor_tile x_tile = {tdm_view_data(x),
-                            TDM_E4M3,
-                            3,
-                            {128, (uint64_t)x->shape[0], k_blocks},
-                            {(uint64_t)x->stride[0], 128},
-                            {128, (uint32_t)plan->tokens, blocks},
-                            true};
+  uint32_t x_rows = (uint32_t)plan->tokens;
+  if (plan->form == TDM_GEMM_FP8_UPRIGHT) x_rows = tdm_gemm_loaded_rows(x->shape[0], plan->tokens);
+  tdm_tensor_tile x_tile = {
+      tdm_view_data(x),      TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},
+      {128, x_rows, blocks}, true};
   tdm_tensor_tile w_tile = {tdm_view_data(w),
                             TDM_E4M3,
                             3,
@@ -110,7 +108,7 @@ tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const voi
                                 2,
                                 {(uint64_t)x->shape[0], k_blocks},
                                 {(uint64_t)x_scale_stride * sizeof(float)},
-                                {(uint32_t)plan->tokens, blocks},
+                                {x_rows, blocks},
                                 false};
   if (!tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&scale_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,

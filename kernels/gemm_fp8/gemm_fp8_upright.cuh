@@ -78,7 +78,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
   __device__ static void load_tokens(const tdm_gemm_fp8_params& p, Shared& shared) {
     const uint64_t often = l2_evict_last();
     const Walk walk(p, live_rows(p.n_tokens, p.m));
-    fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
+    fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * loaded_rows(p.m, kTokens),
                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
                               const int32_t m0 = unit.m_tile * kTokens;
                               tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);

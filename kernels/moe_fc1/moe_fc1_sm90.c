@@ -58,6 +58,8 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                     "moe_fc1: experts of w13 (stride %lld) and w13_scale (stride %lld) must follow each other",
                     (long long)w->stride[0], (long long)w_scale->stride[0]);
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
+  uint32_t x_rows = (uint32_t)plan->tokens;
+  if (plan->tokens >= 64) x_rows = tdm_gemm_loaded_rows(x->shape[0], plan->tokens);
   tdm_tensor_tile w_tile = {tdm_view_data(w),
                             TDM_E4M3,
                             3,
@@ -65,19 +67,15 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                             {(uint64_t)w->stride[1], 128},
                             {128, plan->splits ? 64 : 256, 1},
                             true};
-  tdm_tensor_tile x_tile = {tdm_view_data(x),
-                            TDM_E4M3,
-                            3,
-                            {128, (uint64_t)x->shape[0], k_blocks},
-                            {(uint64_t)x->stride[0], 128},
-                            {128, (uint32_t)plan->tokens, 1},
-                            true};
+  tdm_tensor_tile x_tile = {
+      tdm_view_data(x), TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},
+      {128, x_rows, 1}, true};
   tdm_tensor_tile scale_tile = {tdm_view_data(x_scale),
                                 TDM_F32,
                                 2,
                                 {(uint64_t)x->shape[0], k_blocks},
                                 {(uint64_t)x_scale->stride[0] * sizeof(float)},
-                                {(uint32_t)plan->tokens, 1},
+                                {x_rows, 1},
                                 false};
   if (args->out.stride[0] % 16 != 0 || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&x_tile) ||
       !tdm_tensor_tile_valid(&scale_tile))

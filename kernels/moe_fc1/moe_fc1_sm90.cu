@@ -317,7 +317,7 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
   __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
-    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
+    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                    const int32_t m0 = unit.m_tile * kTokens;
                                    tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
@@ -522,7 +522,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
   __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
-    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
+    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                    const int32_t m0 = unit.m_tile * kTokens;
                                    tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
