@@ -15,6 +15,16 @@ namespace tdm {
 /* A number that a lambda can take as a compile-time constant. */
 template <int kValue> struct Constant { static constexpr int value = kValue; };
 
+/* No instruction: the compiler keeps the value in a register instead of computing it again in a loop. */
+template <class Value> __device__ __forceinline__ Value kept(Value value) {
+  if constexpr (sizeof(Value) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
+
 /* Rows of a token tile that are loaded: not those that no batch of m tokens has, which the copy engine would fill. */
 __device__ __forceinline__ uint32_t loaded_rows(int32_t m, int32_t tile) {
   return static_cast<uint32_t>(min((m + 7) / 8 * 8, tile));
@@ -111,6 +121,14 @@ __device__ __forceinline__ void fill_weights(const tdm_step_sync& sync, bool ahe
     mbarrier_arrive(&full[stage]);
     mbarrier_wait(&full[stage], 0);
   }
+}
+
+/* The sum of a CTA that goes through all segments of a tile itself: the same additions as when CTAs share them. After
+ * the last, c is the sum too. */
+template <int kCount>
+__device__ __forceinline__ void add_in_turn(float (&total)[kCount], float (&c)[kCount], bool first) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) c[i] = total[i] = (first ? 0.0f : total[i]) + c[i];
 }
 
 /* How the segments of a tile meet. Each leaves its partial in the workspace and arrives at the tile's counter. The sum

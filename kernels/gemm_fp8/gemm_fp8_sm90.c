@@ -46,6 +46,8 @@ void tdm_gemm_fp8_sm90_divide(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_
   int64_t units = ceil_div(m, plan->tokens) * ceil_div(n, plan->rows) * plan->parts;
   plan->launch.grid = (uint32_t)(units < sms ? units : sms);
   plan->launch.block = TDM_GEMM_FP8_THREADS;
+  if (plan->form == TDM_GEMM_FP8_SWAPPED && plan->launch.shared_bytes < TDM_GEMM_FP8_ALONE_SHARED)
+    plan->launch.shared_bytes = TDM_GEMM_FP8_ALONE_SHARED;
   if (plan->parts == 1) return;
   /* A partial a consumer: each has its own tile of 64 rows in the swapped form, its own tokens in the upright one. */
   int64_t rows = upright ? plan->rows : 64, tiles = ceil_div(n, rows) * ceil_div(m, plan->tokens);

@@ -32,8 +32,8 @@ void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, t
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan);
 
-/* Fills in segments, parts, grid and the memory through which parts meet, from form, rows, tokens and granule. Shared
- * with moe_fc2. */
+/* Fills in segments, parts, grid, block, shared memory and the memory through which parts meet, from form, rows, tokens
+ * and granule. Shared with moe_fc2. */
 void tdm_gemm_fp8_sm90_divide(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* plan);
 /* Whether K is cut in two although whole sums fill the SMs, so that at 128 tokens tiles can be twice as large. */
 bool tdm_gemm_fp8_sm90_halved(int64_t n, int64_t k, int32_t granule);

@@ -16,7 +16,7 @@
  * may begin on odd blocks; there may be an addend. */
 
 #include "kernels/device/gemm.cuh"
-#include "kernels/gemm_fp8/gemm_fp8_serial.cuh"
+#include "kernels/gemm_fp8/gemm_fp8_params.h"
 
 namespace tdm {
 
@@ -34,8 +34,7 @@ template <int kRows, int kTokens, int kStages> struct GemmFp8SwapShared {
 template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   using Shared = GemmFp8SwapShared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
-  /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
-   * at its end. */
+  /* With few tokens registers for two CTAs, so that a small next kernel of the lane begins beside this one. */
   static constexpr bool kTwoCtas = kTokens <= 16;
   static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
 
@@ -46,19 +45,31 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
         : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
           units(m_tiles * n_tiles * p.parts) {
+      if (!serial()) return;
+      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
+      units = cta + max(units - cta + ctas - 1, 0) / ctas * p.segments * ctas;
+    }
+    /* Whether a CTA goes through the segments of a tile one after the other, each as a unit. */
+    __device__ bool serial() const {
+      return p.segments > p.parts;
     }
     __device__ Unit at(int32_t index) const {
-      return unit_at(index, m_tiles, p.parts, n_tiles);
+      if (!serial()) return unit_at(index, m_tiles, p.segments, n_tiles);
+      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
+      const int32_t turn = (index - cta) / ctas;
+      Unit unit = unit_at(cta + turn / p.segments * ctas, m_tiles, 1, n_tiles);
+      unit.segment = turn % p.segments;
+      return unit;
     }
     /* Whether all units are under way at once. */
     __device__ bool one_wave() const {
       return units <= static_cast<int32_t>(gridDim.x);
     }
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.parts, p.k_blocks, p.granule);
+      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.parts, p.k_blocks, p.granule);
+      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
     }
   };
 
@@ -114,11 +125,14 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
-         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
+    float total[kTokens / 2];
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const Unit unit = walk.at(u);
+      const bool first = !walk.serial() || unit.segment == 0, last = !walk.serial() || unit.segment + 1 == p.segments;
+      const uint32_t whose = turn;
+      if (last) turn ^= 1;
       const int32_t begin = walk.begin(unit), end = walk.end(unit);
-      if (kRows == 64 && turn != consumer) {
+      if (kRows == 64 && whose != consumer) {
         ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
         continue;
       }
@@ -133,7 +147,6 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       float scales = 0.0f, next_scales = fetch(begin);
 
       float c[kTokens / 2];
-      SerialSum<kTokens / 2> serial(p);
       Products products[2];
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
@@ -165,12 +178,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         wgmma_wait<kPending + 1>();
         wgmma_settle(from.acc[0]);
         promote(c, from.acc[0], scale, from.w_scale[0]);
-        serial.at(p, c, kb + 1);
         wgmma_wait<kPending>();
         wgmma_settle(from.acc[1]);
         /* The last stage's second block may be the next segment's. */
         if (!kMoe || kb + 1 < end) promote(c, from.acc[1], scale + kTokens, from.w_scale[1]);
-        serial.at(p, c, kb + 2);
         __syncwarp();
         if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
         if (++slot == kStages) slot = 0;
@@ -178,7 +189,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       using Two = Constant<2>;
       using None = Constant<0>;
 
-      if (kRows == 64) {
+      if (kRows == 64 && first) {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
@@ -198,8 +209,11 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       } else {
         finish(None(), kb - 2, products[0]);
       }
-      serial.end(c);
-      if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
+      if (kRows == 64 && last && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
+      if (walk.serial()) {
+        add_in_turn(total, c, first);
+        if (!last) continue;
+      }
 
       uint32_t groups = kAllGroups;
       if (p.parts > 1) {

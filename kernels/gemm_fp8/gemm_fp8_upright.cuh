@@ -17,7 +17,7 @@
  * the other multiplies; order[] hands the turn over as in the swapped form. */
 
 #include "kernels/device/gemm.cuh"
-#include "kernels/gemm_fp8/gemm_fp8_serial.cuh"
+#include "kernels/gemm_fp8/gemm_fp8_params.h"
 
 namespace tdm {
 
@@ -47,19 +47,31 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
         : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
           units(m_tiles * n_tiles * p.parts) {
+      if (!serial()) return;
+      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
+      units = cta + max(units - cta + ctas - 1, 0) / ctas * p.segments * ctas;
+    }
+    /* Whether a CTA goes through the segments of a tile one after the other, each as a unit. */
+    __device__ bool serial() const {
+      return p.segments > p.parts;
     }
     __device__ Unit at(int32_t index) const {
-      return unit_at(index, m_tiles, p.parts, n_tiles);
+      if (!serial()) return unit_at(index, m_tiles, p.segments, n_tiles);
+      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
+      const int32_t turn = (index - cta) / ctas;
+      Unit unit = unit_at(cta + turn / p.segments * ctas, m_tiles, 1, n_tiles);
+      unit.segment = turn % p.segments;
+      return unit;
     }
     /* Whether all units are under way at once. */
     __device__ bool one_wave() const {
       return units <= static_cast<int32_t>(gridDim.x);
     }
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.parts, p.k_blocks, p.granule);
+      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.parts, p.k_blocks, p.granule);
+      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
     }
   };
 
@@ -118,60 +130,66 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
-         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
+    [[maybe_unused]] float total[kCount]; /* 128 rows have a unit a segment: no registers for this */
+    const uint32_t x_tiles = kept(wgmma_descriptor_lower(shared.x[0] + first_token * 128));
+    const uint32_t w_tiles = kept(wgmma_descriptor_lower(shared.w[0]));
+    const uint32_t scale_bytes = kept(4 * token);
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const Unit unit = walk.at(u);
+      const bool first = !walk.serial() || unit.segment == 0, last = !walk.serial() || unit.segment + 1 == p.segments;
+      const uint32_t whose = turn;
+      if (last) turn ^= 1;
       const int32_t begin = walk.begin(unit), end = walk.end(unit), n0 = unit.n_tile * kRows;
-      if (kTurns && turn != consumer) {
+      if (kTurns && whose != consumer) {
         ring.advance_by(static_cast<uint32_t>(end - begin));
         continue;
       }
       /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
-      const float* w_scales = p.w_scale + n0 / 128 * p.w_scale_stride;
+      const float* const w_scales = kept(p.w_scale + n0 / 128 * p.w_scale_stride);
       const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane);
-        return block < end ? __ldg(w_scales + block) : 0.0f;
+        return __ldg(w_scales + min(batch + static_cast<int32_t>(lane), end - 1));
       };
       float w_scale = 0.0f, next_w_scale = fetch(begin);
+      uint32_t in_batch = 32;
 
       float c[kCount], acc[2][kCount];
-      SerialSum<kRows == 64 ? kCount : 0> serial(p);
       Scales scales[2];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
 
       uint32_t slot = 0; /* of the block that is promoted next */
       const auto issue = [&](int32_t kb, float(&d)[kCount], Scales& s) {
-        const int32_t in_batch = (kb - begin) % 32;
-        if (in_batch == 0) {
+        if (in_batch == 32) {
+          in_batch = 0;
           w_scale = next_w_scale;
           next_w_scale = fetch(kb + 32);
         }
-        const float block_scale = __shfl_sync(~0u, w_scale, in_batch);
+        const float block_scale = __shfl_sync(~0u, w_scale, static_cast<int32_t>(in_batch++));
+        const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (kRows * 8);
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        s = Scales{shared.scale[ring.slot][token], shared.scale[ring.slot][token + 8], block_scale};
-        const uint64_t x = wgmma_descriptor(shared.x[ring.slot] + first_token * 128);
-        const uint64_t w = wgmma_descriptor(shared.w[ring.slot]);
+        const float* const scale =
+            reinterpret_cast<const float*>(reinterpret_cast<const char*>(shared.scale[ring.slot]) + scale_bytes);
+        s = Scales{scale[0], scale[8], block_scale};
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) wgmma_e4m3<kRows>::issue(d, x + 2 * k, w + 2 * k, k != 0);
+        for (uint32_t k = 0; k < 4; ++k)
+          wgmma_e4m3<kRows>::issue(d, wgmma_descriptor_whole(x + 2 * k), wgmma_descriptor_whole(w + 2 * k), k != 0);
         wgmma_commit();
         ring.advance();
       };
       /* Block by block, at most `kPending` of the products issued since are still under way. */
-      const auto finish = [&](auto pending, int32_t kb, float(&d)[kCount], const Scales& s) {
+      const auto finish = [&](auto pending, float(&d)[kCount], const Scales& s) {
         const float upper = product(s.upper, s.weight), lower = product(s.lower, s.weight);
         wgmma_wait<decltype(pending)::value>();
         wgmma_settle(d);
         if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
         if (++slot == kStages) slot = 0;
         promote(c, d, s, upper, lower);
-        serial.at(p, c, kb + 1);
       };
       using One = Constant<1>;
       using None = Constant<0>;
 
-      if (kTurns) {
+      if (kTurns && first) {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
@@ -180,19 +198,24 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       int32_t kb = begin + 1;
       for (; kb + 1 < end; kb += 2) {
         issue(kb, acc[1], scales[1]);
-        finish(One(), kb - 1, acc[0], scales[0]);
+        finish(One(), acc[0], scales[0]);
         issue(kb + 1, acc[0], scales[0]);
-        finish(One(), kb, acc[1], scales[1]);
+        finish(One(), acc[1], scales[1]);
       }
       if (kb < end) {
         issue(kb, acc[1], scales[1]);
-        finish(One(), kb - 1, acc[0], scales[0]);
-        finish(None(), kb, acc[1], scales[1]);
+        finish(One(), acc[0], scales[0]);
+        finish(None(), acc[1], scales[1]);
       } else {
-        finish(None(), kb - 1, acc[0], scales[0]);
+        finish(None(), acc[0], scales[0]);
       }
-      serial.end(c);
-      if (kTurns && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
+      if (kTurns && last && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
+      if constexpr (kRows == 64) {
+        if (walk.serial()) {
+          add_in_turn(total, c, first);
+          if (!last) continue;
+        }
+      }
 
       uint32_t groups = kAllGroups;
       if (p.parts > 1) {
