@@ -330,6 +330,8 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
     const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
+    const uint32_t x_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.x[0] + first_token * 128));
+    const uint32_t w_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.w[0]));
     tdm::Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
@@ -341,13 +343,14 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
       const tdm::Unit unit = walk.at(u);
       const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
       /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
-      const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
+      const float* const gate_scales = tdm::kept(p.w_scale + int64_t{2} * tile * p.w_scale_stride);
+      const float* const up_scales = tdm::kept(gate_scales + p.w_scale_stride);
       const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane);
-        if (block >= p.k_blocks) return make_float2(0.0f, 0.0f);
-        return make_float2(__ldg(w_scales + block), __ldg(w_scales + p.w_scale_stride + block));
+        const int32_t block = min(batch + static_cast<int32_t>(lane), p.k_blocks - 1);
+        return make_float2(__ldg(gate_scales + block), __ldg(up_scales + block));
       };
       float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
+      int32_t in_batch = 32;
 
       float c[2][64], acc[64]; /* gate and up */
 #pragma unroll
@@ -357,22 +360,24 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
         order_parity ^= 1;
       }
       for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
-        const int32_t in_batch = kb % 32;
-        if (in_batch == 0) {
+        if (in_batch == 32) {
+          in_batch = 0;
           scales = next_scales;
           next_scales = fetch(kb + 32);
         }
         const float w_scale[2] = {__shfl_sync(~0u, scales.x, in_batch), __shfl_sync(~0u, scales.y, in_batch)};
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        ++in_batch;
         const float upper = shared.scale[ring.slot][token], lower = shared.scale[ring.slot][token + 8];
-        const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot] + first_token * 128);
-        const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot]);
+        const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (256 * 8);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           constexpr uint32_t kHalf = 128 * 128 / 16; /* in descriptor units */
           tdm::wgmma_fence();
 #pragma unroll
-          for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<128>::issue(acc, x + 2 * k, w + half * kHalf + 2 * k, k != 0);
+          for (uint32_t k = 0; k < 4; ++k)
+            tdm::wgmma_e4m3<128>::issue(acc, tdm::wgmma_descriptor_whole(x + 2 * k),
+                                        tdm::wgmma_descriptor_whole(w + half * kHalf + 2 * k), k != 0);
           tdm::wgmma_commit();
           tdm::wgmma_wait<0>();
           tdm::wgmma_settle(acc);
