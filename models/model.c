@@ -16,6 +16,7 @@ tdm_status tdm_model_config_init(tdm_model_config* config, size_t size) {
                                      .prefill_threshold = 16,
                                      .strategy = TDM_STRATEGY_SOFT,
                                      .side_sms = 16,
+                                     .moe_path = TDM_MOE_PATH_AUTO,
                                      .wait_form = TDM_WAIT_EDGE,
                                      .signal_limit_ms = 10000,
                                      .order = TDM_ORDER_LANES,
@@ -81,6 +82,10 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.order is %d, no tdm_order", (int)config->order);
   if (config->strategy < TDM_STRATEGY_SERIAL || config->strategy > TDM_STRATEGY_GREEN)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.strategy is %d, no tdm_strategy", (int)config->strategy);
+  if (config->moe_path < TDM_MOE_PATH_AUTO || config->moe_path > TDM_MOE_PATH_HITS)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.moe_path is %d, no tdm_moe_path", (int)config->moe_path);
+  if (config->wait_form != TDM_WAIT_EDGE && config->wait_form != TDM_WAIT_SIGNAL)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.wait_form is %d, no tdm_wait_form", (int)config->wait_form);
   if (config->max_context == 0) config->max_context = smaller(shape->max_position_embeddings, DEFAULT_CONTEXT);
   if (config->cache_pages == 0) config->cache_pages = DEFAULT_PAGES;
   if (config->layers == 0) config->layers = shape->num_hidden_layers;
@@ -328,7 +333,7 @@ tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out
   if (!model->config.taps || !model->last)
     return TDM_FAIL(TDM_INVALID_STATE, "tdm_model_tap: '%s' %s", name,
                     model->config.taps ? "before the first forward call" : "of a model that was loaded without taps");
-  static const char* const values[] = {"in", "attn", "mlp_in", "mlp", "out", "topk_ids", "topk_weights"};
+  static const char* const values[] = {"in", "attn", "mlp_in", "mlp", "out", "topk_ids", "topk_weights", "hits"};
   int layer = 0, length = 0;
   bool known = false;
   if (sscanf(name, "layer%d.%n", &layer, &length) == 1 && length > 0)

@@ -74,7 +74,8 @@ static tdm_status build(const tdm_model_graphs* graphs, int64_t rows, bool prefi
                          .rows = rows,
                          .activation = model->weights.activation,
                          .pow2_scale = model->weights.config.pow2_activation_scales,
-                         .keep = model->config.taps};
+                         .keep = model->config.taps,
+                         .moe_path = model->config.moe_path};
   const tdm_mla_batch batch = attention_batch(model, rows, prefills);
   tdm_v3_stream stream = {0};
   if (range->whole)

@@ -1,5 +1,6 @@
 #include "moe/moe.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -139,8 +140,20 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
-/* Logits and routing; answers alpha [M, experts.n]. */
-static tdm_status append_routing(tdm_builder* builder, const tdm_moe* moe, const tdm_view* x, tdm_view* out_alpha) {
+/* Were choices uniform and independent, m tokens with k of E experts each would hit E (1 - (1 - k/E)^m). */
+static bool few_are_hit(const tdm_moe_config* config, int64_t rows) {
+  const double missed = pow(1.0 - (double)config->top_k / (double)config->n_routed, (double)rows);
+  return missed >= 0.1;
+}
+
+static bool takes_hits(const tdm_builder* builder, const tdm_moe* moe) {
+  if (!tdm_moe_routes(moe) || builder->moe_path == TDM_MOE_PATH_DENSE) return false;
+  return builder->moe_path == TDM_MOE_PATH_HITS || few_are_hit(&moe->config, builder->rows);
+}
+
+/* Logits and routing on `lane`; answers alpha [M, experts.n] and, where they are `listed`, the experts hit. */
+static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm_moe* moe, const tdm_view* x,
+                                 bool listed, tdm_view* out_alpha, tdm_view* out_hits) {
   const tdm_moe_config* config = &moe->config;
   char label[TDM_LABEL_BYTES];
   tdm_view logits, ids, weights;
@@ -150,8 +163,11 @@ static tdm_status append_routing(tdm_builder* builder, const tdm_moe* moe, const
   TDM_TRY(tdm_builder_rows(builder, "alpha", TDM_F32, moe->experts.n, out_alpha));
   const tdm_router_gemm_args router = {
       .size = sizeof router, .n_tokens = builder->n_tokens, .x = *x, .w = moe->router, .logits = logits};
-  TDM_TRY(tdm_append_router_gemm(builder->program, builder->side_lane, tdm_builder_label(builder, "router", label),
-                                 &router));
+  if (listed) {
+    TDM_TRY(tdm_builder_temp(builder, "hits", TDM_I32, 1, (int64_t[]){1 + moe->experts.n}, out_hits));
+    if (builder->keep) TDM_TRY(tdm_program_keep(builder->program, out_hits));
+  }
+  TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
   const tdm_moe_route_args route = {.size = sizeof route,
                                     .n_tokens = builder->n_tokens,
                                     .logits = logits,
@@ -159,18 +175,19 @@ static tdm_status append_routing(tdm_builder* builder, const tdm_moe* moe, const
                                     .ids = ids,
                                     .weights = weights,
                                     .alpha = *out_alpha,
+                                    .hits = *out_hits,
                                     .top_k = config->top_k,
                                     .n_group = config->n_group,
                                     .topk_group = config->topk_group,
                                     .n_shared = (int32_t)(moe->experts.n - config->n_routed),
                                     .norm_topk_prob = config->norm_topk_prob,
                                     .routed_scaling_factor = config->routed_scaling_factor};
-  return tdm_append_moe_route(builder->program, builder->side_lane, tdm_builder_label(builder, "route", label), &route);
+  return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
 }
 
 /* FC1 of a stack of experts on `lane`; answers FC2's input. */
 static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* name, const tdm_experts* experts,
-                             const tdm_activation* x, tdm_activation* out_c) {
+                             const tdm_activation* x, const tdm_view* hits, tdm_activation* out_c) {
   char label[TDM_LABEL_BYTES], c_name[32];
   const bool quantises = tdm_builder_quantises(builder, &experts->w13);
   snprintf(c_name, sizeof c_name, "%s_out", name);
@@ -181,6 +198,7 @@ static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* n
                                  .x_scale = quantises ? x->scale : (tdm_view){0},
                                  .w13 = experts->w13.data,
                                  .w13_scale = experts->w13.scale,
+                                 .hits = *hits,
                                  .out = quantises ? out_c->q : out_c->plain,
                                  .out_scale = out_c->scale,
                                  .pow2_scale = builder->pow2_scale};
@@ -188,8 +206,8 @@ static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* n
 }
 
 static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* name, const tdm_experts* experts,
-                             const tdm_activation* c, const tdm_view* alpha, const tdm_view* addend,
-                             const tdm_view* out) {
+                             const tdm_activation* c, const tdm_view* alpha, const tdm_view* hits,
+                             const tdm_view* addend, const tdm_view* out) {
   char label[TDM_LABEL_BYTES];
   const tdm_moe_fc2_args args = {.size = sizeof args,
                                  .n_tokens = builder->n_tokens,
@@ -198,6 +216,7 @@ static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* n
                                  .w2 = experts->w2.data,
                                  .w2_scale = experts->w2.scale,
                                  .alpha = *alpha,
+                                 .hits = *hits,
                                  .addend = *addend,
                                  .out = *out,
                                  .n_experts = (int32_t)experts->n};
@@ -206,15 +225,20 @@ static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* n
 
 tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_activation* x, tdm_view* out_mlp) {
   const tdm_view absent = {0};
-  tdm_view alpha = {0}, shared = {0};
+  tdm_view alpha = {0}, hits = {0}, shared = {0};
   tdm_activation c, shared_c;
   TDM_TRY(tdm_builder_tap(builder, "mlp", builder->activation, moe->config.hidden, out_mlp));
-  if (tdm_moe_routes(moe)) TDM_TRY(append_routing(builder, moe, &x->plain, &alpha));
+  if (tdm_moe_routes(moe)) {
+    const bool listed = takes_hits(builder, moe);
+    tdm_lane* lane = listed ? builder->main_lane : builder->side_lane;
+    TDM_TRY(append_routing(builder, lane, moe, &x->plain, listed, &alpha, &hits));
+  }
   if (moe->shared.n) {
     TDM_TRY(tdm_builder_rows(builder, "shared", TDM_F32, moe->config.hidden, &shared));
-    TDM_TRY(append_fc1(builder, builder->side_lane, "shared_fc1", &moe->shared, x, &shared_c));
-    TDM_TRY(append_fc2(builder, builder->side_lane, "shared_fc2", &moe->shared, &shared_c, &absent, &absent, &shared));
+    TDM_TRY(append_fc1(builder, builder->side_lane, "shared_fc1", &moe->shared, x, &absent, &shared_c));
+    TDM_TRY(append_fc2(builder, builder->side_lane, "shared_fc2", &moe->shared, &shared_c, &absent, &absent, &absent,
+                       &shared));
   }
-  TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &c));
-  return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &shared, out_mlp);
+  TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &hits, &c));
+  return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &hits, &shared, out_mlp);
 }

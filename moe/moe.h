@@ -5,8 +5,9 @@
  * FC2 with the routing weights folded in. A plain MLP is the case of one expert and no router. Shared experts are
  * experts at the end with weight 1; a shared expert n times as wide as a routed one counts as n.
  *
- *   main lane   ─┬─ FC1 ────────────┬─ FC2 ─       FC1 needs no routing, so the router runs beside it
- *   side lane    └─ router ─ route ─┘
+ *   dense:  main lane   ─┬─ FC1 ────────────┬─ FC2 ─       FC1 needs no routing, so the router runs beside it
+ *           side lane    └─ router ─ route ─┘
+ *   hits:   main lane   ─ router ─ route ─ FC1 ─ FC2 ─     of the experts that a token chose: fewer weights to read
  *
  * Where the shared expert has another dtype than the routed ones it gets a FC1 and FC2 of its own on the side lane, and
  * its result is added at the end of the routed FC2. */

@@ -24,6 +24,8 @@ typedef struct tdm_operand {
 /* Weights, which kernels fetch ahead. */
 #define TDM_WEIGHT_OPERAND(args_type, member)                                                                          \
   { #member, offsetof(args_type, member), TDM_READ, false, true }
+#define TDM_OPTIONAL_WEIGHT_OPERAND(args_type, member)                                                                 \
+  { #member, offsetof(args_type, member), TDM_READ, true, true }
 #define TDM_OPTIONAL_OPERAND(args_type, member, access)                                                                \
   { #member, offsetof(args_type, member), access, true, false }
 

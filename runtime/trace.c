@@ -19,8 +19,11 @@ static tdm_status check_traced(const char* function, const tdm_program* program)
 /* Times from the first event on. */
 static void rebase(tdm_trace_event* events, int64_t n) {
   uint64_t first = UINT64_MAX;
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
+    /* Two threads of a CTA read the clock: the one that waits for nothing may be the earlier one. */
+    if (events[i].resident_ns > events[i].begin_ns) events[i].resident_ns = events[i].begin_ns;
     if (events[i].resident_ns < first) first = events[i].resident_ns;
+  }
   for (int64_t i = 0; i < n; i++) {
     events[i].resident_ns -= first;
     events[i].begin_ns -= first;
@@ -265,8 +268,9 @@ static void print_legend(const writer* out, int32_t rows) {
           "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"hsl(%d 65%% 55%%)\"/><text x=\"%d\" y=\"%d\">", x,
           y - 10, hue(step), x + 18, y);
     print_text(out, program->steps[step].label);
-    print(out, " (%s) %.1f \xc2\xb5s</text>\n", lane_name(out, program->steps[step].lane),
-          end > begin ? (double)(end - begin) / 1e3 : 0.0);
+    print(out, " (");
+    print_text(out, lane_name(out, program->steps[step].lane));
+    print(out, ") %.1f \xc2\xb5s</text>\n", end > begin ? (double)(end - begin) / 1e3 : 0.0);
   }
 }
 

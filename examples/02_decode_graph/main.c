@@ -1,7 +1,7 @@
 /* Decode steps of DeepSeek-V3 layers of real dimensions, random FP8 weights: launched eagerly and replayed as captured
  * graphs, for several batch sizes at a given context. */
 
-#include "common/decode_step.h"
+#include "decode_step.h"
 #include <argp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +15,7 @@ typedef struct example_arguments {
   int64_t replays, side_sms;
   tdm_strategy strategy;
   tdm_wait_form wait_form;
+  tdm_moe_path moe_path;
   int64_t batches[MAX_BATCHES];
   int n_batches;
 } example_arguments;
@@ -28,6 +29,8 @@ static const struct argp_option options[] = {
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
     {"strategy", 's', "serial|soft|green|signal", 0,
      "on which lanes the steps run (default soft); signal: green lanes that wait by signals", 0},
+    {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
+     0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
@@ -69,6 +72,13 @@ static error_t parse(int key, char* text, struct argp_state* state) {
                                                                                       : (tdm_strategy)0;
     arguments->wait_form = strcmp(text, "signal") == 0 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE;
     ok = arguments->strategy != 0;
+    break;
+  case 'e':
+    arguments->moe_path = strcmp(text, "auto") == 0    ? TDM_MOE_PATH_AUTO
+                          : strcmp(text, "dense") == 0 ? TDM_MOE_PATH_DENSE
+                          : strcmp(text, "hits") == 0  ? TDM_MOE_PATH_HITS
+                                                       : (tdm_moe_path)0;
+    ok = arguments->moe_path != 0;
     break;
   case 'n':
     ok = decode_step_parse_number(text, 1, 1024, &arguments->side_sms);
@@ -119,6 +129,14 @@ static tdm_status time_launches(tdm_runtime* runtime, tdm_program* program, tdm_
   return status;
 }
 
+/* Experts that the first layer of the last launch computed; -1: all. */
+static int experts_hit(tdm_model* model) {
+  tdm_view hits;
+  int32_t count = -1;
+  if (tdm_model_tap(model, "layer0.hits", &hits) != TDM_OK) return -1;
+  return tdm_buffer_read(hits.buffer, (size_t)hits.offset_bytes, &count, sizeof count) == TDM_OK ? count : -1;
+}
+
 /* One line of the table: a decode step of `batch` sequences. */
 static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_arguments* arguments, int64_t batch) {
   static decode_step step;
@@ -136,8 +154,11 @@ static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_
     (void)tdm_model_get_info(model, &model_info);
     /* Weights once, and 576 bf16 values for each cached token: what a step cannot do without. */
     const double bytes = (double)model_info.weight_bytes + layers * (double)(batch * arguments->step.context) * 1152;
-    printf("  %-6d %-10.1f %-10.1f %-8.1f %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
-           (double)info.steps / layers, bytes / layers / 1e6, bytes / replayed / 1e3);
+    char experts[16] = "all";
+    const int hit = experts_hit(model);
+    if (hit >= 0) snprintf(experts, sizeof experts, "%d", hit);
+    printf("  %-6d %-10.1f %-10.1f %-8.1f %-8s %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
+           (double)info.steps / layers, experts, bytes / layers / 1e6, bytes / replayed / 1e3);
   }
   tdm_graph_destroy(graph);
   decode_step_end(&step);
@@ -153,6 +174,8 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   if (status != TDM_OK) return status;
   config.strategy = arguments->strategy;
   config.wait_form = arguments->wait_form;
+  config.moe_path = arguments->moe_path;
+  config.taps = true; /* to say how many experts were hit */
   config.side_sms = (int32_t)arguments->side_sms;
   tdm_model* model = NULL;
   status = decode_step_model(runtime, &arguments->step, largest, &config, &model);
@@ -170,8 +193,9 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
                                  : "TP8",
          arguments->step.layers > 1 ? "s" : "", (double)info.weight_bytes / 1e9, (int)arguments->step.context,
          (int)arguments->replays);
-  printf("  tokens eager us   replay us  steps    MB         GB/s of weights and cache (replay); us, steps and MB per "
-         "layer\n");
+  printf("  tokens eager us   replay us  steps    experts  MB         GB/s of all weights and the cache (replay); us, "
+         "steps "
+         "and MB per layer\n");
   for (int i = 0; i < arguments->n_batches && status == TDM_OK; i++)
     status = measure(runtime, model, arguments, arguments->batches[i]);
   const tdm_status destroyed = tdm_model_destroy(model);
@@ -187,6 +211,7 @@ int main(int argc, char** argv) {
                                  .side_sms = 16,
                                  .strategy = TDM_STRATEGY_SOFT,
                                  .wait_form = TDM_WAIT_EDGE,
+                                 .moe_path = TDM_MOE_PATH_AUTO,
                                  .replays = 50,
                                  .batches = {1, 16, 64, 128},
                                  .n_batches = 4};

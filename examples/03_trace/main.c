@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/decode_step.h"
+#include "decode_step.h"
 
 enum { EXIT_BAD_USAGE = 2, EXIT_TANDEM = 3, EXIT_FILE = 4 };
 

@@ -1,4 +1,4 @@
-#include "common/decode_step.h"
+#include "decode_step.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -78,6 +78,14 @@ typedef enum tdm_strategy {
   TDM_STRATEGY_GREEN = 3   /* two partitions that the hardware keeps: side_sms, and all others for the main lane */
 } tdm_strategy;
 
+/* Which experts a step computes. The results have the same bits. */
+typedef enum tdm_moe_path {
+  TDM_MOE_PATH_AUTO = 1,  /* by token bucket: hits where, were choices uniform, at most nine tenths of the experts would
+                             be  hit (for 8 of 256: up to 72 tokens), else dense */
+  TDM_MOE_PATH_DENSE = 2, /* all of them: FC1 needs no routing, so the router runs beside it */
+  TDM_MOE_PATH_HITS = 3   /* those that a token chose: their weights alone are read, once routing is done */
+} tdm_moe_path;
+
 /* A DeepSeek-V3 model: weights, paged cache, rotary table, programs by token bucket.
  * Threads: one thread at a time. */
 typedef struct tdm_model tdm_model;
@@ -98,6 +106,7 @@ typedef struct tdm_model_config {
   int64_t layers;          /* load only the first so many decoder layers; default 0: all */
   tdm_strategy strategy;   /* default TDM_STRATEGY_SOFT */
   int32_t side_sms;        /* SMs of the side lane, where router and cache writes run; default 16 */
+  tdm_moe_path moe_path;   /* default TDM_MOE_PATH_AUTO */
   tdm_wait_form wait_form; /* default TDM_WAIT_EDGE; TDM_WAIT_SIGNAL is for green lanes on a CUDA device (UNSUPPORTED on
                               soft ones) */
   uint32_t signal_limit_ms; /* default 10000; as in tdm_seal_config */
@@ -210,7 +219,8 @@ TDM_API tdm_status tdm_model_forward_layers(tdm_model* model, const tdm_batch_it
 
 /* An intermediate value of the last forward call, for a model loaded with `taps`: "layerL.in", "layerL.attn",
  * "layerL.mlp_in", "layerL.mlp", "layerL.out" [n_tokens, hidden_size] bf16 or f32; "layerL.topk_ids" i32 and
- * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; rows beyond the call's tokens are undefined. INVALID_STATE
+ * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; "layerL.hits" i32 as moe_route's, where the step computed
+ * hit experts alone; rows beyond the call's tokens are undefined. INVALID_STATE
  * without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next forward. */
 TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out_view);
 

@@ -79,6 +79,43 @@ typedef struct tdm_gemm_fp8_args {
 TDM_API tdm_status tdm_append_gemm_fp8(tdm_program* program, tdm_lane* lane, const char* label,
                                        const tdm_gemm_fp8_args* args);
 
+/* Grouped block-scaled FP8 linear, the einsum bhr,hdr->bhd: out[m, g*N + n] = sum over k of a[g,m,k] * w[g,n,k] with
+ * scales (section 15). Sums and rounding as for gemm_fp8; a row's bits depend on its own data and the weights' shape
+ * only. The GPU kernels take N and K/128 that divide by 128 and 2, and groups that lie whole rows apart; otherwise
+ * UNSUPPORTED. */
+typedef struct tdm_bmm_fp8_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1]: live rows of M */
+  tdm_view a;        /* [G, M, K] e4m3, or f32 activations; K a multiple of 128; M not padded */
+  tdm_view a_scale;  /* [G, K/128, M] f32, exactly when a is e4m3 */
+  tdm_view w;        /* [G, N, K] e4m3, any N */
+  tdm_view w_scale;  /* [G, ceil(N/128), K/128] f32 */
+  tdm_view out;      /* [M, G*N] bf16 or f32 */
+} tdm_bmm_fp8_args;
+TDM_API tdm_status tdm_append_bmm_fp8(tdm_program* program, tdm_lane* lane, const char* label,
+                                      const tdm_bmm_fp8_args* args);
+
+/* Block-scaled FP8 linears of groups of rows, each group with weights of its own, such as tokens by expert: for the
+ * rows m of group g, row_start[g] up to row_start[g] + row_count[g], out[m,n] = sum over k of a[m,k] * w[g,n,k] with
+ * scales, as gemm_fp8. Groups may begin at any row, in any order, with gaps between them, and may be empty; they must
+ * not overlap. Rows of no group stay as they are. Contiguous layouts pass running sums as row_start, masked ones
+ * multiples of their capacity, with max_rows that capacity. A group outside a, or larger than max_rows, fails on the
+ * host device and is cut short on CUDA devices. The sum is never cut along K, so that a row has the same bits wherever
+ * its group lies; gemm_fp8 may cut it and then differs in the last bits. */
+typedef struct tdm_grouped_gemm_fp8_args {
+  size_t size;
+  tdm_view row_start; /* [G] i32 */
+  tdm_view row_count; /* [G] i32 */
+  tdm_view a;         /* [R, K] e4m3, or f32 activations; K a multiple of 128 */
+  tdm_view a_scale;   /* [K/128, R] f32, exactly when a is e4m3 */
+  tdm_view w;         /* [G, N, K] e4m3, any N */
+  tdm_view w_scale;   /* [G, ceil(N/128), K/128] f32 */
+  tdm_view out;       /* [R, N] bf16 or f32 */
+  int64_t max_rows;   /* most rows of a group; 0: R */
+} tdm_grouped_gemm_fp8_args;
+TDM_API tdm_status tdm_append_grouped_gemm_fp8(tdm_program* program, tdm_lane* lane, const char* label,
+                                               const tdm_grouped_gemm_fp8_args* args);
+
 /* BF16 linear, and strided batched GEMM: out[b,m,n] = sum over k of a[b,m,k] * w[b,n,k]; f32 accumulation, one
  * rounding. Rank 2, or rank 3 with a leading batch dimension. Any batch and row strides; of w's N and K one has stride
  * 1 (so that a [K, N] matrix is passed transposed, without a copy). */
@@ -114,6 +151,8 @@ typedef struct tdm_moe_route_args {
   tdm_view ids;      /* optional [M, top_k] i32 */
   tdm_view weights;  /* optional [M, top_k] f32, in the order of ids */
   tdm_view alpha;  /* optional [M, E + n_shared] f32: the weight where chosen, 0 elsewhere, 1 for the shared experts */
+  tdm_view hits;   /* optional [1 + E + n_shared] i32, with alpha: how many experts have a weight other than 0 (NaN
+                      counts) in a live row, then these experts, ascending; the rest is undefined. At most 1024 experts */
   int32_t top_k;   /* 1..32, at most topk_group * E / n_group */
   int32_t n_group; /* divides E; 1: no groups */
   int32_t topk_group; /* 1..n_group */
@@ -135,6 +174,8 @@ typedef struct tdm_moe_fc1_args {
   tdm_view x_scale;   /* [H/128, M] f32, exactly when x is e4m3 */
   tdm_view w13;       /* [E, 2*I, H] e4m3, bf16 or f32; I a multiple of 128; rows as above */
   tdm_view w13_scale; /* [E, 2*I/128, H/128] f32, exactly when w13 is e4m3 */
+  tdm_view hits;      /* optional [1 + E] i32, as moe_route writes it: only these experts are computed, the same bits;
+                         columns      of the others are left as they are, their weights are not read */
   tdm_view out;       /* [M, E*I] e4m3 when x is e4m3, else x's dtype */
   tdm_view out_scale; /* [E*I/128, M] f32, exactly when out is e4m3 */
   float swiglu_limit; /* 0: none */
@@ -145,9 +186,10 @@ TDM_API tdm_status tdm_append_moe_fc1(tdm_program* program, tdm_lane* lane, cons
                                       const tdm_moe_fc1_args* args);
 
 /* Dense FC2: down projections of all experts as one GEMM with K = E*I, the routing weight multiplied into the
- * activation scale of each 128-block (section 13). Blocks whose weight is 0 are skipped, so NaN in an expert that a
- * token did not choose does not reach it. The sum over K is cut on expert boundaries into a number of splits that
- * follows from the shape alone; splits are added in ascending order. */
+ * activation scale of each 128-block (section 13); with bf16 weights, into the sum over a block or over the expert.
+ * Blocks whose weight is 0 are skipped, so NaN in an expert that a token did not choose does not reach it. The sum over
+ * K is cut on expert boundaries into a number of splits that follows from the shape alone; splits are added in
+ * ascending order. */
 typedef struct tdm_moe_fc2_args {
   size_t size;
   tdm_view n_tokens; /* optional i32 [1] */
@@ -156,6 +198,8 @@ typedef struct tdm_moe_fc2_args {
   tdm_view w2;       /* [H, E*I] e4m3, bf16 or f32 */
   tdm_view w2_scale; /* [ceil(H/128), E*I/128] f32, exactly when w2 is e4m3 */
   tdm_view alpha;    /* optional [M, E] f32: routing weights; absent: 1 everywhere */
+  tdm_view hits;     /* optional [1 + E] i32, as moe_route writes it: only these experts are summed, in the same order;
+                        neither weights nor activations of the others are read. Same bits where their alpha is 0 */
   tdm_view addend;   /* optional [M, H] f32 or bf16, added last */
   tdm_view out;      /* [M, H] bf16 or f32 */
   int32_t n_experts; /* E; I = columns of x / E, a multiple of 128 */
@@ -182,6 +226,26 @@ typedef struct tdm_rope_args {
   bool inverse; /* sines negated */
 } tdm_rope_args;
 TDM_API tdm_status tdm_append_rope(tdm_program* program, tdm_lane* lane, const char* label, const tdm_rope_args* args);
+
+/* Inverse rotary embedding of the last 64 values of every head, then FP8 quantisation, grouped for bmm_fp8 (section
+ * 15): DeepSeek-V4's way from attention to its output projection. Values before the last 64 pass; rotation in f32, and
+ * the quantiser takes the rotated f32 value. Head hh of group g fills columns hh*d .. hh*d + d-1 of the group's rows. A
+ * block with NaN or infinity gets scale NaN. UNSUPPORTED: TDM_ROPE_DEINTERLEAVE, d that 128 does not divide, a table of
+ * another width. */
+typedef struct tdm_inverse_rope_quant_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view x;         /* [M, h, d] bf16 or f32, any token and head stride; d a multiple of 128 */
+  tdm_view positions; /* [M] i32, each in [0, P) */
+  tdm_view cos_sin;   /* [P, 64] f32: 32 cosines, 32 sines; the op negates the sines */
+  tdm_view out_q;     /* [G, M, h/G*d] e4m3; G divides h */
+  tdm_view out_scale; /* [G, h/G*d/128, M] f32 */
+  tdm_rope_style style;
+  float quant_eps; /* floor of amax; default 1e-10 */
+  bool pow2_scale; /* scales rounded up to a power of two */
+} tdm_inverse_rope_quant_args;
+TDM_API tdm_status tdm_append_inverse_rope_quant(tdm_program* program, tdm_lane* lane, const char* label,
+                                                 const tdm_inverse_rope_quant_args* args);
 
 #define TDM_PAGE_TOKENS 64 /* tokens in a page of a paged cache */
 
@@ -211,9 +275,9 @@ typedef enum tdm_seq_kind {
 
 /* Paged MLA attention over the latent cache, absorbed form (section 6): causal; for the sequences of kind
  * TDM_SEQ_ABSORBED. Rows of other sequences get zeros. Scores and softmax in f32, probabilities rounded to bf16 before
- * they meet the values (not with an f32 cache), the denominator unrounded. A result depends on its own sequence only,
- * whatever else is in the batch. The tokens of sequence s are rows seq_start[s] .. seq_start[s+1]-1, the last tokens of
- * its kv_len[s]. */
+ * they meet the values (not with an f32 cache), the denominator sums the rounded. A result depends on its own sequence
+ * only, whatever else is in the batch. The tokens of sequence s are rows seq_start[s] .. seq_start[s+1]-1, the last
+ * tokens of its kv_len[s]. */
 typedef struct tdm_mla_decode_args {
   size_t size;
   tdm_view n_seqs;      /* i32 [1]: live sequences, 0 <= n <= S */

@@ -91,7 +91,8 @@ typedef struct tdm_lane_config {
   size_t size;
   const char* name;   /* at most 31 characters; shows in prints and traces; copied */
   tdm_lane_kind kind; /* default TDM_LANE_WHOLE */
-  int32_t sms;        /* SMs wanted; 0 with TDM_LANE_WHOLE. The host device records and otherwise ignores it */
+  int32_t sms;        /* SMs wanted; 0 with TDM_LANE_WHOLE. The hardware rounds green lanes up: to 2 below its smallest
+                         partition (8 SMs on an H200), else to 8. The host device records and otherwise ignores it */
 } tdm_lane_config;
 
 TDM_API tdm_status tdm_lane_config_init(tdm_lane_config* config, size_t size);

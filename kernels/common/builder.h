@@ -4,6 +4,7 @@
 /* What blocks share when they append steps: where they append, in which precision, and how a linear picks its op. */
 
 #include "kernels/common/weights.h"
+#include "tandem/model.h"
 
 /* Lives while one program is being built. */
 typedef struct tdm_builder {
@@ -15,7 +16,8 @@ typedef struct tdm_builder {
   tdm_dtype activation; /* bf16; f32 where nothing is quantised */
   bool pow2_scale;      /* of FP8 activations */
   bool keep;            /* keep the named intermediate values */
-  char prefix[32];      /* of labels, "layer3." */
+  tdm_moe_path moe_path;
+  char prefix[32]; /* of labels, "layer3." */
 } tdm_builder;
 
 /* Activations in the forms that their consumers want; absent ones are not made. */

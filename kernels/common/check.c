@@ -124,6 +124,23 @@ tdm_status tdm_check_count(const char* op, const char* name, const tdm_view* vie
   return TDM_OK;
 }
 
+tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_experts) {
+  if (!tdm_view_present(view)) return TDM_OK;
+  if (view->dtype != TDM_I32 || view->rank != 1 || view->shape[0] != 1 + n_experts || view->stride[0] != 1) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits is %s %s, not a contiguous i32 [%lld], 1 + the experts", op,
+                    tdm_dtype_name(view->dtype), shape_text(view->rank, view->shape).chars, (long long)(1 + n_experts));
+  }
+  if (view->offset_bytes % 4 != 0) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits starts at byte %lld of its buffer, not at a multiple of 4", op,
+                    (long long)view->offset_bytes);
+  }
+  if (n_experts > TDM_MAX_HITS) {
+    return TDM_FAIL(TDM_UNSUPPORTED, "%s: hits of %lld experts, the limit is %d", op, (long long)n_experts,
+                    TDM_MAX_HITS);
+  }
+  return TDM_OK;
+}
+
 /* A scale is there exactly when its data is e4m3. */
 static tdm_status check_scale_present(const char* op, const char* name, const tdm_view* scale, const char* data_name,
                                       const tdm_view* data) {
@@ -141,19 +158,26 @@ tdm_status tdm_check_act_scale(const char* op, const char* name, const tdm_view*
                                const tdm_view* data) {
   TDM_TRY(check_scale_present(op, name, scale, data_name, data));
   if (!tdm_view_present(scale)) return TDM_OK;
-  int64_t rows = data->shape[0];
-  int64_t cols = data->shape[1];
+  int32_t r = data->rank - 2; /* the dimension of the rows; a leading one counts groups */
+  int64_t groups = r > 0 ? data->shape[0] : 1, rows = data->shape[r], cols = data->shape[r + 1];
   if (cols % 128 != 0) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has %lld columns, not a multiple of 128", op, data_name,
                     (long long)cols);
   }
-  TDM_TRY(tdm_check_tensor(op, name, scale, TDM_DTYPES(TDM_F32), 2, (int64_t[]){cols / 128, rows}));
-  int64_t padded = tdm_scale_stride(rows);
-  if (cols > 128 && (scale->stride[0] < padded || scale->stride[0] % 4 != 0)) {
+  int64_t blocks = cols / 128, padded = tdm_scale_stride(rows);
+  const int64_t shape[] = {groups, blocks, rows};
+  TDM_TRY(tdm_check_tensor(op, name, scale, TDM_DTYPES(TDM_F32), data->rank, r > 0 ? shape : shape + 1));
+  if (blocks > 1 && (scale->stride[r] < padded || scale->stride[r] % 4 != 0)) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has row stride %lld for %lld rows, not a multiple of 4 from %lld up",
-                    op, name, (long long)scale->stride[0], (long long)rows, (long long)padded);
+                    op, name, (long long)scale->stride[r], (long long)rows, (long long)padded);
   }
-  int64_t end = scale->offset_bytes + ((cols / 128 - 1) * scale->stride[0] + padded) * (int64_t)sizeof(float);
+  int64_t group = (blocks - 1) * (blocks > 1 ? scale->stride[r] : 0) + padded; /* elements of one, pads included */
+  if (groups > 1 && (scale->stride[0] < group || scale->stride[0] % 4 != 0)) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: %s has group stride %lld, not a multiple of 4 from %lld up", op, name,
+                    (long long)scale->stride[0], (long long)group);
+  }
+  int64_t end =
+      scale->offset_bytes + ((groups > 1 ? (groups - 1) * scale->stride[0] : 0) + group) * (int64_t)sizeof(float);
   if ((uint64_t)end > tdm_buffer_bytes(scale->buffer)) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT,
                     "%s: %s needs %lld bytes up to the end of its pad columns, its buffer has %zu", op, name,
@@ -268,6 +292,23 @@ tdm_status tdm_live_rows(const char* op, const tdm_view* count, int64_t rows, in
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: the live count is %d, outside 0..%lld", op, live, (long long)rows);
   }
   *out_rows = live;
+  return TDM_OK;
+}
+
+tdm_status tdm_read_hits(const char* op, const tdm_view* view, int64_t n_experts, tdm_hits* out_hits) {
+  *out_hits = (tdm_hits){.n = n_experts};
+  if (!tdm_view_present(view)) return TDM_OK;
+  const int32_t* hits = tdm_view_data(view);
+  if (hits[0] < 0 || hits[0] > n_experts) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits counts %d of %lld experts", op, hits[0], (long long)n_experts);
+  }
+  for (int32_t i = 1; i <= hits[0]; i++) {
+    if (hits[i] < 0 || hits[i] >= n_experts || (i > 1 && hits[i] <= hits[i - 1])) {
+      return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits[%d] is %d, after %d; %lld experts should ascend", op, i, hits[i],
+                      i > 1 ? hits[i - 1] : -1, (long long)n_experts);
+    }
+  }
+  *out_hits = (tdm_hits){.list = hits + 1, .n = hits[0]};
   return TDM_OK;
 }
 

@@ -24,9 +24,12 @@ tdm_status tdm_check_strided(const char* op, const char* name, const tdm_view* v
 tdm_status tdm_check_distinct(const char* op, const char* name, const tdm_view* view);
 /* A live count: absent, or i32 [1] at a multiple of 4 bytes. */
 tdm_status tdm_check_count(const char* op, const char* name, const tdm_view* view);
-/* FP8 activation scales [n_cols/128, n_rows]: f32, row stride a multiple of 4 and >= tdm_scale_stride(n_rows), pad
- * columns of the last row inside the buffer too. Present exactly when `data` is e4m3. n_cols must divide by 128 when it
- * is. */
+/* A list of experts: i32 [1 + n_experts] at a multiple of 4 bytes. UNSUPPORTED above TDM_MAX_HITS experts. */
+enum { TDM_MAX_HITS = 1024 };
+tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_experts);
+/* FP8 activation scales [n_cols/128, n_rows] of data [n_rows, n_cols], or with a leading dimension of groups in both:
+ * f32, row stride a multiple of 4 and >= tdm_scale_stride(n_rows), group stride a multiple of 4 too, pad columns of the
+ * last row inside the buffer. Present exactly when `data` is e4m3. n_cols must divide by 128 when it is. */
 tdm_status tdm_check_act_scale(const char* op, const char* name, const tdm_view* scale, const char* data_name,
                                const tdm_view* data);
 /* FP8 weight scales: f32 [.., ceil(N/128), ceil(K/128)] for the last two dimensions of `w` (leading ones equal).
@@ -45,6 +48,17 @@ bool tdm_views_overlap(const tdm_view* a, const tdm_view* b);
 
 /* Live rows at run time: the count's value, or `rows` when absent. Fails when outside [0, rows]. */
 tdm_status tdm_live_rows(const char* op, const tdm_view* count, int64_t rows, int64_t* out_rows);
+
+/* The experts that an op works on: all of them where the view is absent. */
+typedef struct tdm_hits {
+  const int32_t* list; /* NULL: all */
+  int64_t n;
+} tdm_hits;
+/* Reads the list. INVALID_ARGUMENT unless it ascends within the experts. */
+tdm_status tdm_read_hits(const char* op, const tdm_view* view, int64_t n_experts, tdm_hits* out_hits);
+static inline int64_t tdm_hit(const tdm_hits* hits, int64_t i) {
+  return hits->list ? hits->list[i] : i;
+}
 
 /* Bytes of all elements of a view, 0 when absent: the least traffic. */
 double tdm_traffic(const tdm_view* view);

@@ -9,6 +9,17 @@ static int64_t min_i64(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
+tdm_view tdm_view_matrix(const tdm_view* view, int64_t batch) {
+  tdm_view result = *view;
+  result.rank = 2;
+  result.offset_bytes += batch * view->stride[0] * (int64_t)tdm_dtype_bytes(view->dtype);
+  for (int32_t i = 0; i < 2; i++) {
+    result.shape[i] = view->shape[i + 1];
+    result.stride[i] = view->stride[i + 1];
+  }
+  return result;
+}
+
 static double scale_at(const tdm_view* scale, int64_t i, int64_t j) {
   return (double)((const float*)tdm_view_data(scale))[i * scale->stride[0] + j * scale->stride[1]];
 }

@@ -6,6 +6,9 @@
 
 #include "runtime/op.h"
 
+/* Matrix number `batch` of a rank-3 view. */
+tdm_view tdm_view_matrix(const tdm_view* view, int64_t batch);
+
 /* out[m, n] = sum over k of a[m, k] * w[n, k] for the first `rows` rows of a, in blocks of 128 of K, ascending. Views
  * of rank 2: a [M, K] and w [N, K] bf16, f32 or e4m3 with any strides, out [M, N] bf16 or f32 with last stride 1.
  *   a_scale given (FP8 x FP8, docs/formulas.md, section 3): a block's exact sum is rounded to f32, multiplied by the

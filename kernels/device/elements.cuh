@@ -58,9 +58,10 @@ __device__ __forceinline__ void store_8(const float (&v)[8], void* data, int32_t
   }
 }
 
-/* Eight elements of a block that 16 neighbouring lanes hold: returns their e4m3 bytes and the block's scale. All 32
- * lanes take part. A block with NaN or infinity gets scale NaN, and v / NaN turns every byte into 0x7f. */
-__device__ __forceinline__ uint2 quant_8(const float (&v)[8], float eps, bool pow2, float* out_scale) {
+/* Eight elements of a block that 16 neighbouring lanes hold: returns their e4m3 bytes and the block's scale, and leaves
+ * the quotients in v. All 32 lanes take part. A block with NaN or infinity gets scale NaN, and v / NaN turns every byte
+ * into 0x7f. */
+__device__ __forceinline__ uint2 quant_8(float (&v)[8], float eps, bool pow2, float* out_scale) {
   float amax = 0.0f;
   bool broken = false;
 #pragma unroll
@@ -73,9 +74,8 @@ __device__ __forceinline__ uint2 quant_8(const float (&v)[8], float eps, bool po
   broken = (__ballot_sync(~0u, broken) & half) != 0;
   const float scale = quant_scale(lanes_max<16>(amax), broken, eps, pow2);
   *out_scale = scale;
-  return make_uint2(
-      e4m3x4(__fdiv_rn(v[0], scale), __fdiv_rn(v[1], scale), __fdiv_rn(v[2], scale), __fdiv_rn(v[3], scale)),
-      e4m3x4(__fdiv_rn(v[4], scale), __fdiv_rn(v[5], scale), __fdiv_rn(v[6], scale), __fdiv_rn(v[7], scale)));
+  quotients(v, scale);
+  return make_uint2(e4m3x4(v[0], v[1], v[2], v[3]), e4m3x4(v[4], v[5], v[6], v[7]));
 }
 
 __device__ __forceinline__ void store_bytes_8(uint8_t* target, uint2 bytes, bool vectors) {
@@ -88,6 +88,17 @@ __device__ __forceinline__ void store_bytes_8(uint8_t* target, uint2 bytes, bool
       target[4 + i] = static_cast<uint8_t>(bytes.y >> (8 * i));
     }
   }
+}
+
+/* 8 bytes, if `inside`: a predicate, no branch, so that what comes before and after can mix. */
+__device__ __forceinline__ void store_8_bytes_if(bool inside, void* target, uint2 bytes) {
+  asm volatile("{\n"
+               ".reg .pred p;\n"
+               "setp.ne.b32 p, %0, 0;\n"
+               "@p st.global.v2.b32 [%1], {%2, %3};\n"
+               "}\n" ::"r"(static_cast<int32_t>(inside)),
+               "l"(target), "r"(bytes.x), "r"(bytes.y)
+               : "memory");
 }
 
 /* Live rows: the count in device memory, or `rows`. */

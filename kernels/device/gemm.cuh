@@ -75,6 +75,44 @@ __device__ __forceinline__ int32_t segment_begin(int32_t segment, int32_t segmen
   return min(granules * segment / segments * granule, blocks);
 }
 
+/* The experts that a launch works on: those of a list in device memory, copied to shared memory once it may be read, or
+ * all. The list is bounded by what it may hold, whatever is there. */
+struct Hits {
+  static constexpr int32_t kMost = 1024;
+  int32_t count;
+  bool listed; /* false: all */
+
+  __device__ static __forceinline__ int32_t* list() {
+    __shared__ int32_t experts[kMost];
+    return experts;
+  }
+  __device__ __forceinline__ int32_t expert(int32_t index) const {
+    return listed ? list()[index] : index;
+  }
+  /* Experts of the list below `e`. */
+  __device__ __forceinline__ int32_t below(int32_t e) const {
+    if (!listed) return e;
+    int32_t low = 0, high = count;
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      if (list()[middle] < e)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+};
+
+/* All threads of the CTA, after step_wait. */
+__device__ __forceinline__ Hits load_hits(const int32_t* hits, int32_t n_experts) {
+  const int32_t count = min(max(__ldcg(hits), 0), min(n_experts, Hits::kMost));
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += static_cast<int32_t>(blockDim.x))
+    Hits::list()[i] = min(max(__ldcg(hits + 1 + i), 0), n_experts - 1);
+  __syncthreads();
+  return Hits{count, true};
+}
+
 /* Two threads fill the ring, each for its own part of a stage, so that neither waits while the other asks: weights, and
  * what belongs to tokens. Both arrive on full[], whose count is therefore 2.
  *

@@ -15,6 +15,7 @@ struct Sequences {
   const int32_t* start;
   const int32_t* kind;
   int32_t count; /* live ones */
+  int32_t most;  /* that the arrays have room for */
   int32_t rows;  /* of the batch */
 
   __device__ __forceinline__ int32_t begin(int32_t s) const {
@@ -27,7 +28,7 @@ struct Sequences {
 
 __device__ __forceinline__ Sequences live_sequences(const int32_t* n_seqs, const int32_t* start, const int32_t* kind,
                                                     int32_t most, int32_t rows) {
-  return Sequences{start, kind, min(max(*n_seqs, 0), most), rows};
+  return Sequences{start, kind, min(max(*n_seqs, 0), most), most, rows};
 }
 
 /* A unit of work of a sequence. */
@@ -47,8 +48,10 @@ template <class UnitsOf>
 __device__ __forceinline__ UnitPlace find_unit(const Sequences& seqs, int32_t unit, UnitCursor& cursor,
                                                UnitsOf units_of) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-  for (; cursor.first < seqs.count; cursor.first += 32) {
-    const int32_t s = cursor.first + lane, units = s < seqs.count ? units_of(s) : 0;
+  for (; cursor.first < seqs.most; cursor.first += 32) {
+    /* Asked before the number of live sequences is here; what lies beyond it does not count. */
+    const int32_t s = cursor.first + lane, asked = s < seqs.most ? units_of(s) : 0;
+    const int32_t units = s < seqs.count ? asked : 0;
     int32_t sum = units;
 #pragma unroll
     for (int distance = 1; distance < 32; distance *= 2) {
@@ -60,6 +63,7 @@ __device__ __forceinline__ UnitPlace find_unit(const Sequences& seqs, int32_t un
       const int32_t at = __ffs(static_cast<int32_t>(beyond)) - 1;
       return UnitPlace{cursor.first + at, unit - cursor.before - __shfl_sync(~0u, sum - units, at)};
     }
+    if (cursor.first + 32 >= seqs.count) break;
     cursor.before += __shfl_sync(~0u, sum, 31);
   }
   return UnitPlace{-1, 0};

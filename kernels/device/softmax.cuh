@@ -1,45 +1,73 @@
 #ifndef KERNELS_DEVICE_SOFTMAX_CUH
 #define KERNELS_DEVICE_SOFTMAX_CUH
 
-/* Online softmax over score fragments of 64 queries x 64 keys (wgmma.cuh has the layout): a thread has 16 keys of each
- * of two rows, lane / 4 and + 8; four lanes share a row. */
+/* Online softmax with scores in units of log2. The base that exponents are taken against is the running maximum rounded
+ * up to a whole number, so that going to a higher one multiplies by a power of two: exact, and seldom needed. A
+ * probability's bf16 mantissa is the same whatever the base, so kernels that meet the keys in another order, or in
+ * parts, round as the reference does (kernels/common/softmax.h). */
 
 #include "kernels/device/fp8.cuh"
 
 namespace tdm {
 
-struct Softmax {
-  float largest[2] = {-__builtin_huge_valf(), -__builtin_huge_valf()};
-  float sum[2] = {0.0f, 0.0f}; /* of the unrounded probabilities; the thread's own until finish() */
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
-  /* s: scores in, probabilities against the running maximum out. Keys from limit on do not count. factor: by how much
-   * what was summed up before has to be scaled. NaN scores make their row NaN. */
-  __device__ __forceinline__ void add(float (&s)[32], float (&factor)[2], float scale, const int32_t (&limit)[2]) {
-    constexpr float kLog2E = 1.4426950408889634f, kInfinity = __builtin_huge_valf();
-    const int32_t column = 2 * static_cast<int32_t>(threadIdx.x % 4);
-    float top[2] = {largest[0], largest[1]};
+/* What sums against base `from` are multiplied by to be against `to` >= from, both whole or minus infinity: exactly
+ * 2^(from - to), 0 from minus infinity. */
+__device__ __forceinline__ float base_factor(float from, float to) {
+  const int32_t exponent = max(__float2int_rn(from - to), -127); /* a NaN difference gives 0 */
+  return from == to ? 1.0f : __int_as_float((exponent + 127) << 23);
+}
+
+/* What is subtracted from scores: nothing while they are all minus infinity, or the difference would be NaN where the
+ * probability is 0. */
+__device__ __forceinline__ float finite_base(float base) {
+  return base == -__builtin_huge_valf() ? 0.0f : base;
+}
+
+/* Of score fragments of 64 queries x 64 keys (wgmma.cuh has the layout): a thread has 16 keys of each of two rows,
+ * lane / 4 and + 8; four lanes share a row. */
+struct Softmax {
+  float base[2] = {-__builtin_huge_valf(), -__builtin_huge_valf()};
+  float sum[2] = {0.0f, 0.0f}; /* of the probabilities rounded to bf16; the thread's own until finish() */
+
+  /* s: products in, probabilities against the new base out; log2_scale: what makes them scores, > 0. Keys from limit on
+   * do not count. factor: by how much what was summed up before has to be scaled; false when by 1 for the whole warp.
+   * NaN products make their row NaN. */
+  __device__ __forceinline__ bool add(float (&s)[32], float (&factor)[2], float log2_scale, const int32_t (&limit)[2]) {
+    constexpr float kInfinity = __builtin_huge_valf();
+    if (limit[0] < 64 || limit[1] < 64) {
+      const int32_t column = 2 * static_cast<int32_t>(threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const int half = i / 2 % 2;
-      s[i] = 8 * (i / 4) + column + i % 2 < limit[half] ? s[i] * scale : -kInfinity;
-      top[half] = fmaxf(top[half], s[i]);
+      for (int i = 0; i < 32; ++i)
+        if (8 * (i / 4) + column + i % 2 >= limit[i / 2 % 2]) s[i] = -kInfinity;
     }
+    float top[2] = {-kInfinity, -kInfinity};
+#pragma unroll
+    for (int i = 0; i < 32; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       top[half] = fmaxf(top[half], __shfl_xor_sync(~0u, top[half], 1));
       top[half] = fmaxf(top[half], __shfl_xor_sync(~0u, top[half], 2));
-      factor[half] = largest[half] == -kInfinity ? 0.0f : exp2f((largest[half] - top[half]) * kLog2E);
-      largest[half] = top[half];
+      top[half] = fmaxf(base[half], ceilf(top[half] * log2_scale));
+      factor[half] = base_factor(base[half], top[half]);
+      base[half] = top[half];
       sum[half] *= factor[half];
     }
+    const float subtract[2] = {finite_base(base[0]), finite_base(base[1])};
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < 32; i += 2) {
       const int half = i / 2 % 2;
-      /* Nothing but minus infinity so far: base 0, or the difference would be NaN where the probability is 0. */
-      const float base = top[half] == -kInfinity ? 0.0f : top[half];
-      s[i] = exp2f((s[i] - base) * kLog2E);
-      sum[half] += s[i];
+      s[i] = exp2_approx(fmaf(s[i], log2_scale, -subtract[half]));
+      s[i + 1] = exp2_approx(fmaf(s[i + 1], log2_scale, -subtract[half]));
+      const uint32_t rounded = bf16x2(s[i], s[i + 1]);
+      sum[half] += bf16_low(rounded) + bf16_high(rounded);
     }
+    return __any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f) != 0;
   }
 
   /* Sums of the whole rows. */

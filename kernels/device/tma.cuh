@@ -45,6 +45,28 @@ __device__ __forceinline__ void tma_load_3d(void* destination, const tdm_tensor_
                : "memory");
 }
 
+/* From shared to global memory, in the background: what lies outside the tensor is left out. The source is written
+ * before a fence_async_shared of its writers and may be written again after tma_store_wait_read by the same thread. */
+__device__ __forceinline__ void tma_store_2d(const tdm_tensor_map* map, const void* source, int32_t x0, int32_t x1) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+               "r"(shared_address(source)), "r"(x0), "r"(x1)
+               : "memory");
+}
+
+__device__ __forceinline__ void tma_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Until the sources of all stores committed by this thread have been read. */
+__device__ __forceinline__ void tma_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/* Until all stores committed by this thread are done and seen by whoever this thread tells. */
+__device__ __forceinline__ void tma_store_wait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
 } // namespace tdm
 
 #endif

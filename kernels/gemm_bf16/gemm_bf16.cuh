@@ -1,8 +1,9 @@
 #ifndef KERNELS_GEMM_BF16_GEMM_BF16_CUH
 #define KERNELS_GEMM_BF16_GEMM_BF16_CUH
 
-/* The BF16 GEMM, for gemm_bf16 and router_gemm: d[n, m] = w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and
- * order of turns these are; accumulation stays in the tensor cores' f32 over a whole segment.
+/* The BF16 GEMM, for gemm_bf16 and router_gemm (moe_fc2 has its stages, but walks and multiplies otherwise): d[n, m] =
+ * w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these are; accumulation stays in the tensor
+ * cores' f32 over a whole segment.
  *
  *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
  *           x  2 x [kTokens][64] bf16, swizzled */
@@ -153,9 +154,8 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     }
   }
 
-  __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
-    Shared& shared = *reinterpret_cast<Shared*>(memory);
+  /* Barriers; all threads, first of all. */
+  __device__ static void prepare(const tdm_gemm_bf16_params& p, Shared& shared, const tdm_step_sync& sync) {
     step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
@@ -169,6 +169,12 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
       tma_prefetch_map(&p.x);
     }
     __syncthreads();
+  }
+
+  __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    prepare(p, shared, sync);
     if (threadIdx.x < 128) {
       if constexpr (!kTwoCtas) registers_lower<40>();
       if (threadIdx.x == 0) load_weights(p, shared, sync);

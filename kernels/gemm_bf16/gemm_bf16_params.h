@@ -3,7 +3,7 @@
 
 #include "kernels/device/abi.h"
 
-/* Shared by gemm_bf16 and router_gemm. Blocks are 64 long along K (128 bytes). */
+/* Shared by gemm_bf16, router_gemm and, with additions, moe_fc2. Blocks are 64 long along K (128 bytes). */
 typedef struct tdm_gemm_bf16_params {
   tdm_tensor_map w;        /* bf16 [B][N][K], or [B][K][N] for the MN-major variants */
   tdm_tensor_map x;        /* bf16 [B][M][K] */
@@ -19,7 +19,8 @@ typedef struct tdm_gemm_bf16_params {
   int32_t n;
   int32_t k_blocks;
   int32_t segments;
-  int32_t padding[6];
+  int32_t granule; /* segments begin on multiples of so many blocks: 2; an expert's blocks for moe_fc2 */
+  int32_t padding[5];
 } tdm_gemm_bf16_params;
 
 static_assert(sizeof(tdm_gemm_bf16_params) == 384, "kernel ABI");

@@ -3,18 +3,6 @@
 #include "kernels/common/check.h"
 #include "kernels/common/matmul.h"
 
-/* Matrix `batch` of a rank-3 view. */
-static tdm_view matrix(const tdm_view* view, int64_t batch) {
-  tdm_view result = *view;
-  result.rank = 2;
-  result.offset_bytes += batch * view->stride[0] * (int64_t)tdm_dtype_bytes(view->dtype);
-  for (int32_t i = 0; i < 2; i++) {
-    result.shape[i] = view->shape[i + 1];
-    result.stride[i] = view->stride[i + 1];
-  }
-  return result;
-}
-
 tdm_status tdm_gemm_bf16_ref(const void* args_, const tdm_plan* plan, void* scratch) {
   const tdm_gemm_bf16_args* args = args_;
   (void)plan;
@@ -26,9 +14,9 @@ tdm_status tdm_gemm_bf16_ref(const void* args_, const tdm_plan* plan, void* scra
     return TDM_OK;
   }
   for (int64_t b = 0; b < args->a.shape[0]; b++) {
-    tdm_view a = matrix(&args->a, b);
-    tdm_view w = matrix(&args->w, b);
-    tdm_view out = matrix(&args->out, b);
+    tdm_view a = tdm_view_matrix(&args->a, b);
+    tdm_view w = tdm_view_matrix(&args->w, b);
+    tdm_view out = tdm_view_matrix(&args->out, b);
     tdm_matmul(&a, NULL, &w, NULL, &out, rows);
   }
   return TDM_OK;

@@ -26,8 +26,9 @@ bool tdm_gemm_bf16_sm90_mn_major(const tdm_view* w) {
 
 void tdm_gemm_bf16_sm90_make_plan(int64_t batch, int64_t m, int64_t n, int64_t k, bool mn_major, int32_t sms,
                                   tdm_gemm_bf16_sm90_plan* out_plan) {
-  tdm_gemm_bf16_sm90_plan plan = {.mn_major = mn_major, .tokens = tdm_gemm_token_tile(m), .rows = m > 128 ? 128 : 64};
-  plan.segments = tdm_gemm_segments(ceil_div(n, 64) * batch, 64, ceil_div(k, 64), 2);
+  tdm_gemm_bf16_sm90_plan plan = {
+      .mn_major = mn_major, .tokens = tdm_gemm_token_tile(m), .rows = m > 128 ? 128 : 64, .granule = 2};
+  plan.segments = tdm_gemm_segments(ceil_div(n, 64) * batch, 64, ceil_div(k, 64), plan.granule);
   char major = mn_major ? 'n' : 'k';
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
     if (variants[i].rows == plan.rows && variants[i].tokens == plan.tokens && variants[i].major == major)
@@ -81,7 +82,8 @@ tdm_status tdm_gemm_bf16_sm90_fill(const char* op, const tdm_view* n_tokens, con
                                  .m = (int32_t)a->shape[last - 1],
                                  .n = (int32_t)w->shape[last - 1],
                                  .k_blocks = (int32_t)ceil_div(a->shape[last], 64),
-                                 .segments = plan->segments};
+                                 .segments = plan->segments,
+                                 .granule = plan->granule};
   tdm_tensor_tile x_tile = tile_of(a, 1, 64, (uint32_t)plan->tokens);
   tdm_tensor_tile w_tile = plan->mn_major ? tile_of(w, 0, 64, 64) : tile_of(w, 1, 64, (uint32_t)plan->rows);
   if (a->stride[last] != 1 || !tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile))

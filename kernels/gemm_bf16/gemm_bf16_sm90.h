@@ -13,6 +13,7 @@ typedef struct tdm_gemm_bf16_sm90_plan {
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
   int32_t segments;
+  int32_t granule;
   size_t partial_bytes; /* workspace, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
 } tdm_gemm_bf16_sm90_plan;

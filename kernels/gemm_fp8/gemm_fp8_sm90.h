@@ -7,19 +7,15 @@
 #include "kernels/gemm_fp8/gemm_fp8_params.h"
 #include "tandem/ops.h"
 
-typedef enum tdm_gemm_fp8_form {
-  TDM_GEMM_FP8_SWAPPED = 1, /* weights on the 64-row side of the tensor cores: up to 32 tokens */
-  TDM_GEMM_FP8_UPRIGHT = 2, /* tokens on it, few weight rows a tile: up to 128 */
-  TDM_GEMM_FP8_PLAIN = 3    /* tokens on it, tiles of 128 x 128 */
-} tdm_gemm_fp8_form;
-
 typedef struct tdm_gemm_fp8_sm90_plan {
   tdm_kernel_launch launch;
-  tdm_gemm_fp8_form form;
+  bool swapped;
+  bool upright;   /* few tokens on the 64-row side of the tensor cores; neither: plain */
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
+  int32_t x_rows; /* plain and upright: tokens that one copy brings */
   int32_t segments;
-  int32_t parts; /* units that share a tile's sum: `segments`, or 1 */
+  bool split; /* plain: segments are units of their own */
   int32_t granule;
   size_t partial_bytes; /* workspace, 256-byte aligned, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
@@ -27,18 +23,10 @@ typedef struct tdm_gemm_fp8_sm90_plan {
 
 /* For up to m rows on `sms` SMs; k a multiple of 128. */
 void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan);
-/* The same with the tile given (rows 64 or 128 and a token tile of the variants, which decides the form; rows 0: the
- * plain form), for tuning. */
+/* The same with the tile given: rows 64 or 128 and a token tile of the swapped variants, or rows 0 and a token tile of
+ * the plain ones, which is 128 where the sum is cut. */
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan);
-
-/* Fills in segments, parts, grid, block, shared memory and the memory through which parts meet, from form, rows, tokens
- * and granule. Shared with moe_fc2. */
-void tdm_gemm_fp8_sm90_divide(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* plan);
-/* Whether K is cut in two although whole sums fill the SMs, so that at 128 tokens tiles can be twice as large. */
-bool tdm_gemm_fp8_sm90_halved(int64_t n, int64_t k, int32_t granule);
-/* Into how many segments K is cut: a function of the weights' shape. */
-int32_t tdm_gemm_fp8_sm90_segments(int64_t n, int64_t k, int32_t granule);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 activations and for strides that the copy engine cannot take.
  */
@@ -51,5 +39,9 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
 tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const void* x_scale, int64_t x_scale_stride,
                                     const tdm_view* w, const tdm_gemm_fp8_sm90_plan* plan, tdm_tensor_map_fn encode,
                                     void* encode_ctx, tdm_gemm_fp8_params* params);
+
+/* The output of a plain form, for stores by the copy engine where it can address it. */
+tdm_status tdm_gemm_fp8_sm90_encode_out(const tdm_view* out, tdm_tensor_map_fn encode, void* encode_ctx,
+                                        tdm_gemm_fp8_params* params);
 
 #endif

@@ -34,65 +34,73 @@ template <int kRows, int kTokens, int kStages> struct GemmFp8SwapShared {
 template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   using Shared = GemmFp8SwapShared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
-  /* With few tokens registers for two CTAs, so that a small next kernel of the lane begins beside this one. */
-  static constexpr bool kTwoCtas = kTokens <= 16;
-  static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
+  /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
+   * at its end. */
+  static constexpr bool kTwoCtas = kTokens <= 32;
+  static constexpr size_t kMost = kTwoCtas ? 115712 : 232448; /* of half an SM, of a CTA */
+  static_assert(sizeof(Shared) <= kMost - (kMoe && !kTwoCtas ? 4 * Hits::kMost : 0), "shared memory of a Hopper CTA");
 
+  /* Stages of two blocks along K, counted through the experts that count; an expert's last stage has one block where
+   * their number is odd. Without experts (kMoe false) all of K is one sequence. */
   struct Walk {
     const tdm_gemm_fp8_params& p;
-    int32_t live, m_tiles, n_tiles, units;
+    const Hits hits;
+    int32_t live, m_tiles, n_tiles, units, expert_stages;
 
-    __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
-          units(m_tiles * n_tiles * p.parts) {
-      if (!serial()) return;
-      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
-      units = cta + max(units - cta + ctas - 1, 0) / ctas * p.segments * ctas;
-    }
-    /* Whether a CTA goes through the segments of a tile one after the other, each as a unit. */
-    __device__ bool serial() const {
-      return p.segments > p.parts;
+    __device__ Walk(const tdm_gemm_fp8_params& params, const Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * p.segments),
+          expert_stages((p.granule + 1) / 2) {
     }
     __device__ Unit at(int32_t index) const {
-      if (!serial()) return unit_at(index, m_tiles, p.segments, n_tiles);
-      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
-      const int32_t turn = (index - cta) / ctas;
-      Unit unit = unit_at(cta + turn / p.segments * ctas, m_tiles, 1, n_tiles);
-      unit.segment = turn % p.segments;
-      return unit;
+      return unit_at(index, m_tiles, p.segments, n_tiles);
     }
-    /* Whether all units are under way at once. */
-    __device__ bool one_wave() const {
-      return units <= static_cast<int32_t>(gridDim.x);
-    }
+    /* First stage of a segment, and the one after its last. */
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+      return stage_of(segment_begin(unit.segment, p.segments, p.k_blocks, p.granule));
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+      return stage_of(segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule));
+    }
+    __device__ int32_t stage_of(int32_t block) const {
+      return kMoe ? hits.below(block / p.granule) * expert_stages : (block + 1) / 2;
+    }
+    __device__ int32_t block(int32_t stage) const {
+      if (!kMoe) return 2 * stage;
+      if (expert_stages == 1) return hits.expert(stage) * p.granule;
+      return hits.expert(stage / expert_stages) * p.granule + 2 * (stage % expert_stages);
+    }
+    /* Whether the stage's second block belongs to it. */
+    __device__ bool is_whole(int32_t stage) const {
+      if (!kMoe || p.granule % 2 == 0) return true;
+      return (stage + 1) % expert_stages != 0;
     }
   };
 
-  __device__ static void load_weights(const tdm_gemm_fp8_params& p, Shared& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared,
+                                      const tdm_step_sync& sync, bool ahead) {
     const uint64_t once = l2_evict_first();
     const auto live = [&] { return live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
     if (!ahead) step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
-    fill_weights<kStages, 2>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
-                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
-                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows, kb);
+    const Walk walk(p, hits, ahead ? p.m : live());
+    fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
+                             [&](const Unit& unit, int32_t stage, uint32_t slot) {
+                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows,
+                                           walk.block(stage));
                              });
   }
 
-  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, Shared& shared) {
+  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared) {
     const uint64_t often = l2_evict_last();
-    const Walk walk(p, live_rows(p.n_tokens, p.m));
-    fill_stages<kStages, 2>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
-                            [&](const Unit& unit, int32_t kb, uint32_t slot) {
-                              const int32_t m0 = unit.m_tile * kTokens;
-                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
-                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
+    fill_stages<kStages, 1>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
+                            [&](const Unit& unit, int32_t stage, uint32_t slot) {
+                              const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(stage);
+                              const int32_t group = p.group_n == 0 ? 0 : unit.n_tile * kRows / p.group_n;
+                              const int32_t row = group * p.group_rows + m0,
+                                            scale_row = group * p.group_scale_rows + kb;
+                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, row, kb);
+                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, scale_row);
                               return true;
                             });
   }
@@ -112,120 +120,85 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     }
   }
 
-  /* Of the two blocks of a stage. */
-  struct Products {
-    float acc[2][kTokens / 2];
-    float w_scale[2];
-  };
-
-  /* A warpgroup: multiplies its units and stores them. While a stage is promoted the tensor cores work on the next. */
-  __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
-    const Walk walk(p, live_rows(p.n_tokens, p.m));
+  /* A warpgroup: multiplies its units and stores them. */
+  __device__ static void multiply(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared, uint32_t consumer) {
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
-    float total[kTokens / 2];
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
+         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
       const Unit unit = walk.at(u);
-      const bool first = !walk.serial() || unit.segment == 0, last = !walk.serial() || unit.segment + 1 == p.segments;
-      const uint32_t whose = turn;
-      if (last) turn ^= 1;
       const int32_t begin = walk.begin(unit), end = walk.end(unit);
-      if (kRows == 64 && whose != consumer) {
-        ring.advance_by(static_cast<uint32_t>((end - begin + 1) / 2));
+      if (kRows == 64 && turn != consumer) {
+        ring.advance_by(static_cast<uint32_t>(end - begin));
         continue;
       }
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
       const int32_t m0 = unit.m_tile * kTokens;
-      /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
+      /* Lane l holds the weight scales of stage `batch + l`: one load for 32 stages, handed around by shuffles. */
       const float* w_scales = p.w_scale + min(n0, p.n - 1) / 128 * p.w_scale_stride;
       const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane);
-        return block < end ? __ldg(w_scales + block) : 0.0f;
+        const int32_t stage = batch + static_cast<int32_t>(lane);
+        if (stage >= end) return make_float2(0.0f, 0.0f);
+        const int32_t kb = walk.block(stage);
+        return make_float2(__ldg(w_scales + kb), kb + 1 < p.k_blocks ? __ldg(w_scales + kb + 1) : 0.0f);
       };
-      float scales = 0.0f, next_scales = fetch(begin);
+      /* Fetched a batch ahead where registers allow. */
+      constexpr bool kEarly = !kMoe || kTokens < 128;
+      float2 scales = make_float2(0.0f, 0.0f), next_scales = kEarly ? fetch(begin) : scales;
 
-      float c[kTokens / 2];
-      Products products[2];
+      float c[kTokens / 2], acc[2][kTokens / 2];
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
 
-      uint32_t slot = 0; /* of the stage that is promoted next */
-      const auto issue = [&](int32_t kb, Products& to) {
-        const int32_t in_batch = (kb - begin) % 32;
-        if (in_batch == 0) {
-          scales = next_scales;
-          next_scales = fetch(kb + 32);
-        }
-        mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        wgmma_fence();
-#pragma unroll
-        for (int block = 0; block < 2; ++block) {
-          const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
-          const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
-#pragma unroll
-          for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(to.acc[block], w + 2 * k, x + 2 * k, k != 0);
-          wgmma_commit();
-          to.w_scale[block] = __shfl_sync(~0u, scales, in_batch + block);
-        }
-        ring.advance();
-      };
-      /* `pending`: how many blocks issued since may still be under way. */
-      const auto finish = [&](auto pending, int32_t kb, Products& from) {
-        constexpr int kPending = decltype(pending)::value;
-        const float* scale = shared.scale[slot];
-        wgmma_wait<kPending + 1>();
-        wgmma_settle(from.acc[0]);
-        promote(c, from.acc[0], scale, from.w_scale[0]);
-        wgmma_wait<kPending>();
-        wgmma_settle(from.acc[1]);
-        /* The last stage's second block may be the next segment's. */
-        if (!kMoe || kb + 1 < end) promote(c, from.acc[1], scale + kTokens, from.w_scale[1]);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&shared.empty[slot]);
-        if (++slot == kStages) slot = 0;
-      };
-      using Two = Constant<2>;
-      using None = Constant<0>;
-
-      if (kRows == 64 && first) {
+      if (kRows == 64) {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
-      slot = ring.slot;
-      issue(begin, products[0]);
-      int32_t kb = begin + 2;
-      for (; kb + 2 < end; kb += 4) {
-        issue(kb, products[1]);
-        finish(Two(), kb - 2, products[0]);
-        issue(kb + 2, products[0]);
-        finish(Two(), kb, products[1]);
+      for (int32_t stage = begin; stage < end; ++stage) {
+        const int32_t in_batch = (stage - begin) % 32;
+        if (in_batch == 0) {
+          scales = kEarly ? next_scales : fetch(stage);
+          if constexpr (kEarly) next_scales = fetch(stage + 32);
+        }
+        mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        const float* scale = shared.scale[ring.slot];
+        const auto issue = [&](float(&d)[kTokens / 2], int block) {
+          const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
+          const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+          wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
+          wgmma_commit();
+        };
+        const float first_scale = __shfl_sync(~0u, scales.x, in_batch),
+                    second_scale = __shfl_sync(~0u, scales.y, in_batch);
+        issue(acc[0], 0);
+        issue(acc[1], 1);
+        wgmma_wait<1>();
+        wgmma_settle(acc[0]);
+        promote(c, acc[0], scale, first_scale);
+        wgmma_wait<0>();
+        wgmma_settle(acc[1]);
+        if (walk.is_whole(stage)) promote(c, acc[1], scale + kTokens, second_scale);
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+        ring.advance();
       }
-      if (kb < end) {
-        issue(kb, products[1]);
-        finish(Two(), kb - 2, products[0]);
-        finish(None(), kb, products[1]);
-      } else {
-        finish(None(), kb - 2, products[0]);
-      }
-      if (kRows == 64 && last && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
-      if (walk.serial()) {
-        add_in_turn(total, c, first);
-        if (!last) continue;
-      }
+      if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
-      uint32_t groups = kAllGroups;
-      if (p.parts > 1) {
+      if (p.segments > 1) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
         if (n0 >= p.n) continue;
-        groups = add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, walk.one_wave(),
-                              &shared.flag[consumer], barrier);
-        if (groups == 0) continue;
+        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, false, &shared.flag[consumer],
+                          barrier))
+          continue;
       }
       if constexpr (kMoe) add(p, c, walk.live, m0, n0);
-      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0, groups,
+      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0, kAllGroups,
                              shared.staged[consumer], barrier);
     }
   }
@@ -258,17 +231,25 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    Hits hits{p.n_experts, false};
+    if constexpr (kMoe) {
+      if (p.hits != nullptr) {
+        step_wait(sync);
+        hits = load_hits(p.hits, p.n_experts);
+      }
+    }
     if (threadIdx.x < 128) {
-      if constexpr (!kTwoCtas) registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if constexpr (!kTwoCtas) registers_lower<kMoe ? 56 : 40>();
+      const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync, ahead);
       if (threadIdx.x == 32) {
         step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
-      if constexpr (!kTwoCtas) registers_raise<232>();
+      if constexpr (!kTwoCtas) registers_raise<kMoe ? 224 : 232>();
       step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     step_end(sync);
   }

@@ -46,22 +46,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
 
     __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
         : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
-          units(m_tiles * n_tiles * p.parts) {
-      if (!serial()) return;
-      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
-      units = cta + max(units - cta + ctas - 1, 0) / ctas * p.segments * ctas;
-    }
-    /* Whether a CTA goes through the segments of a tile one after the other, each as a unit. */
-    __device__ bool serial() const {
-      return p.segments > p.parts;
+          units(m_tiles * n_tiles * p.segments) {
     }
     __device__ Unit at(int32_t index) const {
-      if (!serial()) return unit_at(index, m_tiles, p.segments, n_tiles);
-      const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
-      const int32_t turn = (index - cta) / ctas;
-      Unit unit = unit_at(cta + turn / p.segments * ctas, m_tiles, 1, n_tiles);
-      unit.segment = turn % p.segments;
-      return unit;
+      return unit_at(index, m_tiles, p.segments, n_tiles);
     }
     /* Whether all units are under way at once. */
     __device__ bool one_wave() const {
@@ -130,15 +118,13 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
-    [[maybe_unused]] float total[kCount]; /* 128 rows have a unit a segment: no registers for this */
     const uint32_t x_tiles = kept(wgmma_descriptor_lower(shared.x[0] + first_token * 128));
     const uint32_t w_tiles = kept(wgmma_descriptor_lower(shared.w[0]));
     const uint32_t scale_bytes = kept(4 * token);
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const Unit unit = walk.at(u);
-      const bool first = !walk.serial() || unit.segment == 0, last = !walk.serial() || unit.segment + 1 == p.segments;
       const uint32_t whose = turn;
-      if (last) turn ^= 1;
+      turn ^= 1;
       const int32_t begin = walk.begin(unit), end = walk.end(unit), n0 = unit.n_tile * kRows;
       if (kTurns && whose != consumer) {
         ring.advance_by(static_cast<uint32_t>(end - begin));
@@ -189,7 +175,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       using One = Constant<1>;
       using None = Constant<0>;
 
-      if (kTurns && first) {
+      if (kTurns) {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
@@ -209,16 +195,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       } else {
         finish(None(), acc[0], scales[0]);
       }
-      if (kTurns && last && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
-      if constexpr (kRows == 64) {
-        if (walk.serial()) {
-          add_in_turn(total, c, first);
-          if (!last) continue;
-        }
-      }
+      if (kTurns && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
       uint32_t groups = kAllGroups;
-      if (p.parts > 1) {
+      if (p.segments > 1) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         int64_t tile = int64_t{unit.n_tile} * all_m_tiles + unit.m_tile;
         if (!kTurns) tile = 2 * tile + consumer;

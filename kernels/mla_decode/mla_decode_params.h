@@ -4,14 +4,23 @@
 #include "kernels/device/abi.h"
 
 enum {
-  TDM_MLA_DECODE_THREADS = 384, /* a producer and two consumer warpgroups */
-  TDM_MLA_DECODE_HEADS = 64,    /* of a tile */
-  TDM_MLA_DECODE_STAGES = 2,
-  TDM_MLA_DECODE_TILE_BYTES = 64 * 576 * 2,
-  TDM_MLA_DECODE_SHARED =
-      ((1 + TDM_MLA_DECODE_STAGES) * TDM_MLA_DECODE_TILE_BYTES + (2 + 2 * TDM_MLA_DECODE_STAGES) * 8 + 1023) / 1024 *
-      1024,
-  TDM_MLA_DECODE_MERGE_THREADS = 256
+  TDM_MLA_DECODE_PAGE_BYTES = 64 * 576 * 2,
+  TDM_MLA_DECODE_H64_THREADS = 512, /* producers, a warpgroup for scores, two for values */
+  TDM_MLA_DECODE_H64_HEADS = 64,    /* of a tile */
+  TDM_MLA_DECODE_H64_STAGES = 2,
+  TDM_MLA_DECODE_H64_SHARED = ((1 + TDM_MLA_DECODE_H64_STAGES) * TDM_MLA_DECODE_PAGE_BYTES + 64 * 64 * 2 + 9 * 64 * 4 +
+                               64 + (2 + 2 * TDM_MLA_DECODE_H64_STAGES) * 8 + 1023) /
+                              1024 * 1024,
+  TDM_MLA_DECODE_H16_THREADS = 192, /* a warpgroup, a warp for pages, one for q */
+  TDM_MLA_DECODE_H16_HEADS = 16,    /* the most that this kernel takes */
+  TDM_MLA_DECODE_H16_SLOTS = 8,     /* thirds of a page */
+  TDM_MLA_DECODE_H16_SHARED = (TDM_MLA_DECODE_H16_HEADS * 576 * 2 + TDM_MLA_DECODE_H16_HEADS * 128 +
+                               TDM_MLA_DECODE_H16_SLOTS * TDM_MLA_DECODE_PAGE_BYTES / 3 +
+                               2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + (2 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
+                              1024 * 1024,
+  TDM_MLA_DECODE_MERGE_THREADS = 256,
+  TDM_MLA_DECODE_MERGE_COLUMNS = 128, /* of a head, by one warp, or by all of a CTA for a row of many splits */
+  TDM_MLA_DECODE_PART_BYTES = 24      /* of a lane, for a group, there */
 };
 
 /* Strides count elements. */
@@ -23,9 +32,10 @@ typedef struct tdm_mla_decode_params {
   const int32_t* seq_kind;
   const int32_t* kv_len;
   const int32_t* block_table;
-  void* out;     /* [M, h, 512] bf16 or f32 */
-  float* values; /* [M][h][max_splits][512]: sums of p v, relative to the split's own maximum */
-  float* stats;  /* [M][h][max_splits][2]: that maximum and the sum of p */
+  void* out;       /* [M, h, 512] bf16 or f32 */
+  float* values;   /* [M][h][max_splits][512]: sums of p v, relative to the split's own base */
+  float* stats;    /* [M][h][max_splits][2]: that base and the sum of p */
+  int32_t* splits; /* [M]: parts that the merge finds of a row */
   int64_t block_table_stride;
   int64_t out_stride;
   int64_t out_head_stride;
@@ -34,13 +44,14 @@ typedef struct tdm_mla_decode_params {
   int32_t seqs;
   int32_t max_keys; /* what a row of the block table reaches */
   int32_t split_keys;
+  int32_t leaf_keys;    /* h16: what is summed up before it joins its group; divides split_keys */
+  int32_t group_splits; /* that the merge sums up by themselves first */
   int32_t max_splits;
   int32_t out_dtype;
   int32_t vectors; /* 1: strides of out divide by 8 */
-  float scale;
-  int32_t padding;
+  float log2_scale;
 } tdm_mla_decode_params;
 
-static_assert(sizeof(tdm_mla_decode_params) == 384, "kernel ABI");
+static_assert(sizeof(tdm_mla_decode_params) == 448, "kernel ABI");
 
 #endif

@@ -98,7 +98,7 @@ static void attend(const tdm_mla_decode_args* args, int64_t row, const keys* k, 
       int64_t start = row * args->q.stride[0] + (begin + h) * args->q.stride[1];
       tdm_load_f32_row(q, args->q.dtype, start, 1, TDM_MLA_CACHED, g.q + h * TDM_MLA_CACHED);
     }
-    score(&g, k, args->scale);
+    score(&g, k, tdm_softmax_log2_scale(args->scale));
     double denominators[GROUP_HEADS];
     for (int64_t h = 0; h < g.heads; h++) denominators[h] = tdm_softmax_row(g.scores + h * g.max_keys, k->n, round);
     add_values(&g, k);

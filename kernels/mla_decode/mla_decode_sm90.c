@@ -1,17 +1,22 @@
 #include "kernels/mla_decode/mla_decode_sm90.h"
 
 #include "kernels/common/mla.h"
+#include "kernels/common/softmax.h"
 #include "runtime/op.h"
 #include "runtime/status.h"
 
-/* 16 heads, 4096 keys; 1, 16, 64, 128 tokens: splits of 256 keys 23, 46, 131, 245 us, of 512 31, 36, 113, 214, whole
- * 157, 165, 176, 176 (H200, 2026-11-22). The number of splits bounds the scratch, h * splits * 2 KiB a row; with more
- * heads there are more CTAs anyway. */
+/* Groups bound the scratch: h * groups * 2 KiB a row. */
 enum {
-  MIN_SPLIT_KEYS = 512,
-  MAX_SPLIT_HEADS = 1024,
-  MAX_SPLITS = 64,
-  MERGES_PER_CTA = TDM_MLA_DECODE_MERGE_THREADS / 32
+  MAX_LEAF_HEADS = 4096,
+  MAX_LEAVES = 256,
+  MANY_SPLITS = 9,
+  H16_LEAF_KEYS = 256, /* at least */
+  H32_LEAF_KEYS = 512,
+  H64_LEAF_KEYS = 1024,
+  H16_GROUP_LEAVES = 8,
+  H64_GROUP_LEAVES = 4,
+  MERGES_PER_CTA = TDM_MLA_DECODE_MERGE_THREADS / 32,
+  MERGE_PIECES = TDM_MLA_LATENT / TDM_MLA_DECODE_MERGE_COLUMNS
 };
 
 static int64_t ceil_div(int64_t a, int64_t b) {
@@ -22,38 +27,67 @@ static size_t value_bytes(const tdm_mla_decode_args* args, const tdm_mla_decode_
   return (size_t)(args->q.shape[0] * args->q.shape[1] * plan->max_splits * TDM_MLA_LATENT) * sizeof(float);
 }
 
+/* In whole pages; more for more heads, which keep more SMs busy. */
+static int64_t leaf_keys(int64_t heads, int64_t max_keys) {
+  int64_t least = heads <= TDM_MLA_DECODE_H16_HEADS ? H16_LEAF_KEYS : heads <= 32 ? H32_LEAF_KEYS : H64_LEAF_KEYS;
+  int64_t leaves = heads < MAX_LEAF_HEADS ? MAX_LEAF_HEADS / heads : 1;
+  if (leaves > MAX_LEAVES) leaves = MAX_LEAVES;
+  int64_t keys = ceil_div(ceil_div(max_keys, leaves), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS;
+  return keys > least ? keys : least;
+}
+
 void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms, tdm_mla_decode_plan* out_plan) {
   int64_t rows = args->q.shape[0], heads = args->q.shape[1];
-  int64_t max_keys = args->block_table.shape[1] * TDM_PAGE_TOKENS, splits = MAX_SPLIT_HEADS / heads;
-  if (splits > MAX_SPLITS) splits = MAX_SPLITS;
-  if (splits < 1) splits = 1;
-  int64_t split_keys = ceil_div(ceil_div(max_keys, splits), TDM_PAGE_TOKENS) * TDM_PAGE_TOKENS;
-  if (split_keys < MIN_SPLIT_KEYS) split_keys = MIN_SPLIT_KEYS;
-  tdm_mla_decode_plan plan = {.split_keys = (int32_t)split_keys,
-                              .max_splits = (int32_t)ceil_div(max_keys, split_keys),
-                              .attend = {.kernel = "tdm_mla_decode_sm90",
-                                         .block = TDM_MLA_DECODE_THREADS,
-                                         .shared_bytes = TDM_MLA_DECODE_SHARED},
-                              .merge = {.kernel = "tdm_mla_decode_merge_sm90", .block = TDM_MLA_DECODE_MERGE_THREADS}};
-  int64_t units = rows * ceil_div(heads, TDM_MLA_DECODE_HEADS) * plan.max_splits;
-  int64_t merges = ceil_div(rows * heads, MERGES_PER_CTA);
+  int64_t max_keys = args->block_table.shape[1] * TDM_PAGE_TOKENS;
+  int64_t leaf = leaf_keys(heads, max_keys), group_leaves = H64_GROUP_LEAVES, least_busy = 75;
+  tdm_mla_decode_plan plan = {.attend = {.kernel = "tdm_mla_decode_h64_sm90",
+                                         .block = TDM_MLA_DECODE_H64_THREADS,
+                                         .shared_bytes = TDM_MLA_DECODE_H64_SHARED},
+                              .merge = {.kernel = "tdm_mla_decode_merge_sm90", .block = TDM_MLA_DECODE_MERGE_THREADS},
+                              .head_tile = TDM_MLA_DECODE_H64_HEADS,
+                              .leaf_keys = (int32_t)leaf};
+  if (heads <= TDM_MLA_DECODE_H16_HEADS) {
+    plan.attend = (tdm_kernel_launch){.kernel = "tdm_mla_decode_h16_sm90",
+                                      .block = TDM_MLA_DECODE_H16_THREADS,
+                                      .shared_bytes = TDM_MLA_DECODE_H16_SHARED};
+    plan.head_tile = TDM_MLA_DECODE_H16_HEADS;
+    group_leaves = H16_GROUP_LEAVES;
+    least_busy = 45;
+  }
+  /* Leaves while groups would leave too many SMs without work, in percent: with 16 heads half of the SMs take nearly
+   * all of the bandwidth, with more they multiply half as fast. */
+  int64_t tiles = rows * ceil_div(heads, plan.head_tile), group = leaf * group_leaves;
+  bool groups = tiles * ceil_div(max_keys, group) * 100 >= sms * least_busy;
+  plan.split_keys = (int32_t)(groups ? group : leaf);
+  plan.group_splits = groups ? 1 : (int32_t)group_leaves;
+  plan.max_splits = (int32_t)ceil_div(max_keys, plan.split_keys);
+  int64_t units = tiles * plan.max_splits, merges = rows * heads * MERGE_PIECES;
+  if (plan.max_splits < MANY_SPLITS) {
+    merges = ceil_div(merges, MERGES_PER_CTA);
+  } else {
+    uint32_t n_groups = (uint32_t)ceil_div(plan.max_splits, plan.group_splits);
+    plan.merge = (tdm_kernel_launch){.kernel = "tdm_mla_decode_merge_many_sm90",
+                                     .block = 32 * (n_groups < MERGES_PER_CTA ? n_groups : MERGES_PER_CTA),
+                                     .shared_bytes = n_groups * 32 * TDM_MLA_DECODE_PART_BYTES};
+  }
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);
-  if (plan.max_splits > 1) {
-    plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float);
+  if (plan.max_splits > 1 || plan.split_keys > plan.leaf_keys) {
+    plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float) +
+                         (size_t)rows * sizeof(int32_t);
     plan.partial_bytes = (plan.partial_bytes + 255) / 256 * 256;
   }
   *out_plan = plan;
 }
 
-/* [d0, d1, 576] bf16 in boxes of 64 rows by 64 values. */
-static tdm_tensor_tile tile_of(const tdm_view* view) {
+/* [d0, d1, 576] bf16 in boxes of `rows` rows by 64 values. */
+static tdm_tensor_tile tile_of(const tdm_view* view, int32_t rows) {
   return (tdm_tensor_tile){tdm_view_data(view),
                            TDM_BF16,
                            3,
                            {(uint64_t)view->shape[2], (uint64_t)view->shape[1], (uint64_t)view->shape[0]},
                            {(uint64_t)view->stride[1] * 2, (uint64_t)view->stride[0] * 2},
-                           {64, 64, 1},
+                           {64, (uint32_t)rows, 1},
                            true};
 }
 
@@ -62,7 +96,7 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
   if (args->q.dtype != TDM_BF16 || args->cache.dtype != TDM_BF16)
     return TDM_FAIL(TDM_UNSUPPORTED, "mla_decode: %s queries over a %s cache need the host device",
                     tdm_dtype_name(args->q.dtype), tdm_dtype_name(args->cache.dtype));
-  tdm_tensor_tile q_tile = tile_of(&args->q), cache_tile = tile_of(&args->cache);
+  tdm_tensor_tile q_tile = tile_of(&args->q, plan->head_tile), cache_tile = tile_of(&args->cache, TDM_PAGE_TOKENS);
   if (!tdm_tensor_tile_valid(&q_tile) || !tdm_tensor_tile_valid(&cache_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "mla_decode: strides of q (%lld, %lld) and cache (%lld, %lld) must be multiples of 8",
@@ -83,13 +117,16 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
                                   .seqs = (int32_t)args->seq_kind.shape[0],
                                   .max_keys = (int32_t)(max_keys < INT32_MAX ? max_keys : INT32_MAX),
                                   .split_keys = plan->split_keys,
+                                  .leaf_keys = plan->leaf_keys,
+                                  .group_splits = plan->group_splits,
                                   .max_splits = plan->max_splits,
                                   .out_dtype = (int32_t)args->out.dtype,
-                                  .scale = args->scale};
+                                  .log2_scale = tdm_softmax_log2_scale(args->scale)};
   params.vectors = (params.out_stride | params.out_head_stride) % 8 == 0;
-  if (plan->max_splits > 1) {
+  if (plan->partial_bytes > 0) {
     params.values = partials;
     params.stats = (float*)(void*)((char*)partials + value_bytes(args, plan));
+    params.splits = (int32_t*)(void*)(params.stats + args->q.shape[0] * args->q.shape[1] * plan->max_splits * 2);
   }
   TDM_TRY(encode(encode_ctx, &q_tile, &params.q));
   TDM_TRY(encode(encode_ctx, &cache_tile, &params.cache));

@@ -2,11 +2,10 @@
 #define KERNELS_MLA_PREFILL_MLA_PREFILL_H
 
 /* Causal MLA attention over the new tokens, expanded form (docs/formulas.md, section 6). For j <= i
- *   score[j] = f32(q_nope[i] . k[j] + q_rope[i] . k_rope[j]) * scale      in double, rounded once; the rest f32
- *   p[j]     = expf(score[j] - max)                                       f32
- *   out[i]   = sum of bf16(p[j]) * v[j] / sum of p[j]                     sums in double; bf16() unless kv is f32
- * rounded to f32, then once to out's dtype.
- * On the host device wrong sequence data fails the step before anything is written. */
+ *   score[j] = f32(q_nope[i] . k[j] + q_rope[i] . k_rope[j]) * f32(scale * log2(e))    in double, rounded once; then
+ * f32 p[j]     = exp2f(score[j] - base)                                     f32; base = ceil(max) out[i]   = sum of
+ * bf16(p[j]) * v[j] / sum of bf16(p[j])                     sums in double; bf16() unless kv is f32 rounded to f32,
+ * then once to out's dtype. On the host device wrong sequence data fails the step before anything is written. */
 
 #include "runtime/op.h"
 

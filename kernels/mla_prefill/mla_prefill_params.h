@@ -18,7 +18,7 @@ typedef struct tdm_mla_prefill_params {
   int32_t heads;
   int32_t max_seqs;
   int32_t out_dtype;
-  float scale;
+  float log2_scale;
 } tdm_mla_prefill_params;
 
 static_assert(sizeof(tdm_mla_prefill_params) == 576, "kernel ABI");

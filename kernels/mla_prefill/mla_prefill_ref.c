@@ -63,12 +63,13 @@ static void attend(const tdm_mla_prefill_args* args, int64_t h, int64_t row, int
                    row * args->q_nope.stride[0] + h * args->q_nope.stride[1], 1, TDM_MLA_NOPE, nope);
   tdm_load_f32_row(tdm_view_data(&args->q_rope), args->q_rope.dtype,
                    row * args->q_rope.stride[0] + h * args->q_rope.stride[1], 1, TDM_MLA_ROPE, rope);
+  float scale = tdm_softmax_log2_scale(args->scale);
   for (int64_t tile = 0; tile <= i / TDM_TILE_ROWS; tile++) {
     double with_nope[TDM_TILE_ROWS], with_rope[TDM_TILE_ROWS];
     tdm_tile_dot(&hd->keys[tile].nope, nope, with_nope);
     tdm_tile_dot(&hd->keys[tile].rope, rope, with_rope);
     for (int r = 0; r < TDM_TILE_ROWS; r++) {
-      hd->scores[tile * TDM_TILE_ROWS + r] = (float)(with_nope[r] + with_rope[r]) * args->scale;
+      hd->scores[tile * TDM_TILE_ROWS + r] = (float)(with_nope[r] + with_rope[r]) * scale;
     }
   }
   /* Scores of the last tile beyond i are of later keys: never looked at. */

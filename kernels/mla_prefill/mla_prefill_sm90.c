@@ -1,5 +1,6 @@
 #include "kernels/mla_prefill/mla_prefill_sm90.h"
 
+#include "kernels/common/softmax.h"
 #include "runtime/op.h"
 #include "runtime/status.h"
 
@@ -45,7 +46,7 @@ tdm_status tdm_mla_prefill_sm90_params(const tdm_mla_prefill_args* args, tdm_ten
                                    .heads = (int32_t)args->q_nope.shape[1],
                                    .max_seqs = (int32_t)args->seq_kind.shape[0],
                                    .out_dtype = (int32_t)args->out.dtype,
-                                   .scale = args->scale};
+                                   .log2_scale = tdm_softmax_log2_scale(args->scale)};
   TDM_TRY(encode(encode_ctx, &q_nope, &params.q_nope));
   TDM_TRY(encode(encode_ctx, &q_rope, &params.q_rope));
   TDM_TRY(encode(encode_ctx, &kv, &params.kv));

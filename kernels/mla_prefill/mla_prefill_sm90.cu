@@ -229,9 +229,10 @@ __device__ void attend(const tdm_mla_prefill_params& p, Shared& shared, uint32_t
 
       float factor[2];
       const int32_t limit[2] = {query - key + 1, query + 8 - key + 1};
-      softmax.add(s, factor, p.scale, limit);
+      if (softmax.add(s, factor, p.log2_scale, limit)) {
 #pragma unroll
-      for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+        for (int i = 0; i < 64; ++i) o[i] *= factor[i / 2 % 2];
+      }
       const uint8_t* v = chunks + 3 * kChunkBytes;
       if (key + 63 > first_query && values_broken(shared, v, consumer)) {
         add_values_slowly(shared, o, s, v, limit);

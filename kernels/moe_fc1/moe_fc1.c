@@ -5,16 +5,21 @@
 #include "kernels/common/block_dot.h"
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/moe_fc1/moe_fc1_bf16_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/ops.h"
 
 #define OP "moe_fc1"
 
 static const tdm_operand operands[] = {
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),   TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),    TDM_WEIGHT_OPERAND(tdm_moe_fc1_args, w13),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),  TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),
+    TDM_WEIGHT_OPERAND(tdm_moe_fc1_args, w13),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, out_scale, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, hits, TDM_READ),
 };
 
 static tdm_status check(void* void_args) {
@@ -42,6 +47,7 @@ static tdm_status check(void* void_args) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": swiglu_limit is %g, neither 0 (none) nor finite and above 0",
                     (double)args->swiglu_limit);
   }
+  TDM_TRY(tdm_check_hits(OP, &args->hits, experts));
   TDM_TRY(tdm_check_eps(OP, "quant_eps", &args->quant_eps, 1e-4f));
   return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
 }
@@ -49,6 +55,11 @@ static tdm_status check(void* void_args) {
 static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
   const tdm_moe_fc1_args* args = args_;
   tdm_moe_fc1_sm90_make_plan(args->x.shape[0], args->out.shape[1], args->x.shape[1], sms, out_plan);
+}
+
+static void plan_bf16(const void* args_, int32_t sms, tdm_moe_fc1_bf16_sm90_plan* out_plan) {
+  const tdm_moe_fc1_args* args = args_;
+  tdm_moe_fc1_bf16_sm90_make_plan(args->x.shape[0], args->out.shape[1], args->x.shape[1], sms, out_plan);
 }
 
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
@@ -60,14 +71,30 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
     out_plan->scratch_bytes = tdm_moe_fc1_ref_scratch_bytes(args);
     return;
   }
+  if (args->x.dtype == TDM_BF16) {
+    tdm_moe_fc1_bf16_sm90_plan kernel;
+    plan_bf16(void_args, sms, &kernel);
+    tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
+    return;
+  }
   tdm_moe_fc1_sm90_plan kernel;
   plan_sm90(void_args, sms, &kernel);
   tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
 }
 
+static tdm_status encode_bf16(const void* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
+  tdm_moe_fc1_bf16_sm90_plan kernel;
+  tdm_moe_fc1_bf16_params params;
+  plan_bf16(args, env->sms, &kernel);
+  TDM_TRY(tdm_moe_fc1_bf16_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                       &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+}
+
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  if (((const tdm_moe_fc1_args*)args)->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
   tdm_moe_fc1_sm90_plan kernel;
   tdm_moe_fc1_params params;
   plan_sm90(args, env->sms, &kernel);

@@ -15,8 +15,9 @@ typedef struct tdm_moe_fc1_params {
   int64_t out_stride;
   float* out_scale; /* [E*I/128, M] */
   int64_t out_scale_stride;
-  float* partials;    /* workspace of the plan; NULL where it is 0 bytes */
-  uint32_t* counters; /* zero before the first launch; every launch leaves zeros */
+  float* partials;     /* workspace of the plan; NULL where it is 0 bytes */
+  uint32_t* counters;  /* zero before the first launch; every launch leaves zeros */
+  const int32_t* hits; /* [1 + n_experts] how many experts, then which, ascending; NULL: all */
   int32_t m;
   int32_t n_tiles; /* E*I/128 */
   int32_t k_blocks;
@@ -24,7 +25,9 @@ typedef struct tdm_moe_fc1_params {
   float quant_eps;
   int32_t pow2_scale;
   int32_t segments; /* runs of blocks that are summed apart and added in ascending order */
-  int32_t padding[7];
+  int32_t n_experts;
+  int32_t expert_tiles; /* tiles of an expert: I/128 */
+  int32_t padding[3];
 } tdm_moe_fc1_params;
 
 static_assert(sizeof(tdm_moe_fc1_params) == 512, "kernel ABI");

@@ -99,7 +99,10 @@ tdm_status tdm_moe_fc1_ref(const void* void_args, const tdm_plan* plan, void* sc
   b.c = scratch;
   b.x = (float*)(b.c + b.rows * GATE_UP);
   int64_t blocks = args->w13.shape[1] / GATE_UP; /* of an expert */
-  for (int64_t expert = 0; expert < args->w13.shape[0]; expert++) {
+  tdm_hits hits;
+  TDM_TRY(tdm_read_hits("moe_fc1", &args->hits, args->w13.shape[0], &hits));
+  for (int64_t hit = 0; hit < hits.n; hit++) {
+    const int64_t expert = tdm_hit(&hits, hit);
     for (int64_t i = 0; i < blocks; i++) {
       multiply(args, expert, i, &b);
       store(args, (expert * blocks + i) * TDM_QUANT_BLOCK, &b);

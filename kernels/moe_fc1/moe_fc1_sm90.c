@@ -50,8 +50,8 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                                    tdm_moe_fc1_params* out_params) {
   const tdm_view *x = &args->x, *x_scale = &args->x_scale, *w = &args->w13, *w_scale = &args->w13_scale;
   if (x->dtype != TDM_E4M3 || w->dtype != TDM_E4M3)
-    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc1: %s times %s has no kernel yet; the host device computes it",
-                    tdm_dtype_name(x->dtype), tdm_dtype_name(w->dtype));
+    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc1: %s times %s needs the host device", tdm_dtype_name(x->dtype),
+                    tdm_dtype_name(w->dtype));
   int64_t experts = w->shape[0], rows = w->shape[1];
   if (experts > 1 && (w->stride[0] != rows * w->stride[1] || w_scale->stride[0] != rows / 128 * w_scale->stride[1]))
     return TDM_FAIL(TDM_UNSUPPORTED,
@@ -91,6 +91,9 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                                .out_scale_stride = args->out_scale.stride[0],
                                .partials = partials,
                                .counters = counters,
+                               .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
+                               .n_experts = (int32_t)experts,
+                               .expert_tiles = (int32_t)(rows / 256),
                                .segments = plan->segments,
                                .m = (int32_t)x->shape[0],
                                .n_tiles = (int32_t)(experts * rows / 256),

@@ -24,6 +24,17 @@
 
 namespace {
 
+/* Tiles that are walked: those of the experts that were hit, where a list says so. */
+__device__ __forceinline__ int32_t listed_tiles(const tdm_moe_fc1_params& p, const tdm::Hits& hits) {
+  return hits.listed ? hits.count * p.expert_tiles : p.n_tiles;
+}
+
+__device__ __forceinline__ tdm::Unit listed_unit(const tdm_moe_fc1_params& p, const tdm::Hits& hits, tdm::Unit unit) {
+  if (hits.listed)
+    unit.n_tile = hits.expert(unit.n_tile / p.expert_tiles) * p.expert_tiles + unit.n_tile % p.expert_tiles;
+  return unit;
+}
+
 /* silu(gate) * up; NaN passes the limit. */
 __device__ __forceinline__ float swiglu(float gate, float up, float limit) {
   if (limit > 0.0f) {
@@ -70,19 +81,22 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   using Memory = SwapShared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_SWAP_SHARED(kTokens, kStages), "launch size");
   static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
-  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
+  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448 - 4 * tdm::Hits::kMost),
+                "shared memory of a Hopper CTA, or of half an SM");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
   static constexpr uint32_t kBothConsumers = 1;
 
   struct Walk {
     const tdm_moe_fc1_params& p;
-    int32_t live, m_tiles, units;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, units;
 
-    __device__ Walk(const tdm_moe_fc1_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), units(m_tiles * p.n_tiles) {
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
     }
     __device__ tdm::Unit at(int32_t index) const {
-      return tdm::unit_at(index, m_tiles, 1, p.n_tiles);
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, 1, n_tiles));
     }
     __device__ int32_t begin(const tdm::Unit&) const {
       return 0;
@@ -92,12 +106,13 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     }
   };
 
-  __device__ static void load_weights(const tdm_moe_fc1_params& p, Memory& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                      const tdm_step_sync& sync) {
     const uint64_t once = tdm::l2_evict_first();
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
+    const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
                                   [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                     tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
@@ -105,9 +120,9 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
                                   });
   }
 
-  __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                    const int32_t m0 = unit.m_tile * kTokens;
@@ -136,8 +151,9 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     tdm::wgmma_commit();
   }
 
-  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, uint32_t consumer) {
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32;
     tdm::Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
@@ -247,17 +263,22 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       tdm::tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    tdm::Hits hits{p.n_experts, false};
+    if (p.hits != nullptr) {
+      tdm::step_wait(sync);
+      hits = tdm::load_hits(p.hits, p.n_experts);
+    }
     if (threadIdx.x < 128) {
       if constexpr (!kTwoCtas) tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
       if constexpr (!kTwoCtas) tdm::registers_raise<232>();
       tdm::step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
   }
@@ -280,18 +301,20 @@ template <int kTokens, int kStages> struct UprightShared {
 template <int kTokens, int kStages> struct MoeFc1Upright {
   using Memory = UprightShared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_UPRIGHT_SHARED(kTokens, kStages), "launch size");
-  static_assert(sizeof(Memory) <= 232448, "shared memory of a Hopper CTA");
+  static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
   static constexpr bool kTurns = kTokens == 64;
 
   struct Walk {
     const tdm_moe_fc1_params& p;
-    int32_t live, m_tiles, units;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, units;
 
-    __device__ Walk(const tdm_moe_fc1_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), units(m_tiles * p.n_tiles) {
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
     }
     __device__ tdm::Unit at(int32_t index) const {
-      return tdm::unit_at(index, m_tiles, 1, p.n_tiles);
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, 1, n_tiles));
     }
     __device__ int32_t begin(const tdm::Unit&) const {
       return 0;
@@ -301,12 +324,13 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
     }
   };
 
-  __device__ static void load_weights(const tdm_moe_fc1_params& p, Memory& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                      const tdm_step_sync& sync) {
     const uint64_t once = tdm::l2_evict_first();
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
+    const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
                                   [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                     tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
@@ -314,9 +338,9 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
                                   });
   }
 
-  __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                    const int32_t m0 = unit.m_tile * kTokens;
@@ -326,8 +350,9 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
                                  });
   }
 
-  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, uint32_t consumer) {
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     const uint32_t x_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.x[0] + first_token * 128));
@@ -343,8 +368,8 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
       const tdm::Unit unit = walk.at(u);
       const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
       /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
-      const float* const gate_scales = tdm::kept(p.w_scale + int64_t{2} * tile * p.w_scale_stride);
-      const float* const up_scales = tdm::kept(gate_scales + p.w_scale_stride);
+      const float* const gate_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
+      const float* const up_scales = gate_scales + p.w_scale_stride;
       const auto fetch = [&](int32_t batch) {
         const int32_t block = min(batch + static_cast<int32_t>(lane), p.k_blocks - 1);
         return make_float2(__ldg(gate_scales + block), __ldg(up_scales + block));
@@ -448,17 +473,22 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
       tdm::tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    tdm::Hits hits{p.n_experts, false};
+    if (p.hits != nullptr) {
+      tdm::step_wait(sync);
+      hits = tdm::load_hits(p.hits, p.n_experts);
+    }
     if (threadIdx.x < 128) {
       tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
       tdm::registers_raise<232>();
       tdm::step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
   }
@@ -483,7 +513,7 @@ template <int kTokens, int kStages> struct SplitShared {
 template <int kTokens, int kStages> struct MoeFc1Split {
   using Memory = SplitShared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_SPLIT_SHARED(kTokens, kStages), "launch size");
-  static_assert(sizeof(Memory) <= 232448, "shared memory of a Hopper CTA");
+  static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
   static constexpr bool kByRows = kTokens == 64; /* consumers divide the rows, not the tokens */
   static constexpr int kN = kByRows ? 64 : 128, kCount = kN / 2;
   static constexpr uint32_t kBothConsumers = 1;
@@ -492,14 +522,15 @@ template <int kTokens, int kStages> struct MoeFc1Split {
    * a part here, the segments of the first half, then those of the second. */
   struct Walk {
     const tdm_moe_fc1_params& p;
-    int32_t live, m_tiles, parts, units;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, parts, units;
 
-    __device__ Walk(const tdm_moe_fc1_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), parts(2 * p.segments),
-          units(m_tiles * p.n_tiles * parts) {
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(listed_tiles(p, hits)), parts(2 * p.segments), units(m_tiles * n_tiles * parts) {
     }
     __device__ tdm::Unit at(int32_t index) const {
-      return tdm::unit_at(index, m_tiles, parts, p.n_tiles);
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, parts, n_tiles));
     }
     __device__ int32_t begin(const tdm::Unit& unit) const {
       return tdm::segment_begin(unit.segment % p.segments, p.segments, p.k_blocks, 1);
@@ -509,12 +540,13 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     }
   };
 
-  __device__ static void load_weights(const tdm_moe_fc1_params& p, Memory& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                      const tdm_step_sync& sync) {
     const uint64_t once = tdm::l2_evict_first();
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
+    const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 128 * 128,
                                   [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                     const int32_t n0 = unit.n_tile * 256 + unit.segment / p.segments * 64;
@@ -524,9 +556,9 @@ template <int kTokens, int kStages> struct MoeFc1Split {
                                   });
   }
 
-  __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
                                    const int32_t m0 = unit.m_tile * kTokens;
@@ -537,8 +569,9 @@ template <int kTokens, int kStages> struct MoeFc1Split {
   }
 
   /* A warpgroup: multiplies its units, two accumulators in turn as in gemm_fp8_upright.cuh. */
-  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, uint32_t consumer) {
-    const Walk walk(p, tdm::live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t first_token = kByRows ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     const uint32_t first_row = kByRows ? 64 * consumer : 0;
@@ -559,7 +592,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
         float upper[2], lower[2]; /* a token's scale times gate's and up's */
       };
       float c[kCount];
-      Product products[2];
+      Product products[kByRows ? 2 : 1]; /* at 128 tokens registers allow one */
 #pragma unroll
       for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
       uint32_t slot = ring.slot; /* of the block that is promoted next */
@@ -597,20 +630,27 @@ template <int kTokens, int kStages> struct MoeFc1Split {
       };
       using One = tdm::Constant<1>;
       using None = tdm::Constant<0>;
-      issue(begin, products[0]);
-      int32_t kb = begin + 1;
-      for (; kb + 1 < end; kb += 2) {
-        issue(kb, products[1]);
-        finish(One(), products[0]);
-        issue(kb + 1, products[0]);
-        finish(One(), products[1]);
-      }
-      if (kb < end) {
-        issue(kb, products[1]);
-        finish(One(), products[0]);
-        finish(None(), products[1]);
+      if constexpr (kByRows) {
+        issue(begin, products[0]);
+        int32_t kb = begin + 1;
+        for (; kb + 1 < end; kb += 2) {
+          issue(kb, products[1]);
+          finish(One(), products[0]);
+          issue(kb + 1, products[0]);
+          finish(One(), products[1]);
+        }
+        if (kb < end) {
+          issue(kb, products[1]);
+          finish(One(), products[0]);
+          finish(None(), products[1]);
+        } else {
+          finish(None(), products[0]);
+        }
       } else {
-        finish(None(), products[0]);
+        for (int32_t kb = begin; kb < end; ++kb) {
+          issue(kb, products[0]);
+          finish(None(), products[0]);
+        }
       }
       meet(p, shared, c, walk, unit, consumer);
     }
@@ -699,17 +739,22 @@ template <int kTokens, int kStages> struct MoeFc1Split {
       tdm::tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    tdm::Hits hits{p.n_experts, false};
+    if (p.hits != nullptr) {
+      tdm::step_wait(sync);
+      hits = tdm::load_hits(p.hits, p.n_experts);
+    }
     if (threadIdx.x < 128) {
-      tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      tdm::registers_lower<56>();
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
-      tdm::registers_raise<232>();
+      tdm::registers_raise<224>();
       tdm::step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
   }

@@ -1,7 +1,8 @@
 #ifndef KERNELS_MOE_FC1_MOE_FC1_SM90_H
 #define KERNELS_MOE_FC1_MOE_FC1_SM90_H
 
-/* Planning of the Hopper kernel of moe_fc1. Pure functions, no GPU needed. */
+/* Planning of the Hopper kernel of moe_fc1 for FP8; moe_fc1_bf16_sm90.h has the other. Pure functions, no GPU needed.
+ */
 
 #include "kernels/device/launch.h"
 #include "kernels/moe_fc1/moe_fc1_params.h"
@@ -19,7 +20,7 @@ typedef struct tdm_moe_fc1_sm90_plan {
 /* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs. */
 void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan);
 
-/* Kernel parameters of checked args. UNSUPPORTED for anything but e4m3, for experts that do not lie one after the other
+/* Kernel parameters of checked args. UNSUPPORTED for f32 activations, for experts that do not lie one after the other
  * and for strides that the copy engine cannot take. */
 tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_fc1_sm90_plan* plan, void* partials,
                                    void* counters, tdm_tensor_map_fn encode, void* encode_ctx,

@@ -4,6 +4,7 @@
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
 #include "kernels/device/launch.h"
+#include "kernels/moe_fc2/moe_fc2_bf16_sm90.h"
 #include "kernels/moe_fc2/moe_fc2_sm90.h"
 #include "kernels/ops.h"
 
@@ -14,6 +15,7 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),  TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ), TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),   TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, hits, TDM_READ),
 };
 
 static tdm_status check(void* void_args) {
@@ -37,6 +39,7 @@ static tdm_status check(void* void_args) {
   if (tdm_view_present(&args->addend)) {
     TDM_TRY(tdm_check_tensor(OP, "addend", &args->addend, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
   }
+  TDM_TRY(tdm_check_hits(OP, &args->hits, args->n_experts));
   TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
   return tdm_check_overlap(&tdm_op_moe_fc2, args, NULL, NULL);
 }
@@ -56,6 +59,12 @@ static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc2_sm90_plan* out
                              tdm_view_present(&args->alpha), sms, out_plan);
 }
 
+static void plan_bf16(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
+  const tdm_moe_fc2_args* args = args_;
+  tdm_moe_fc2_bf16_sm90_make_plan(args->x.shape[0], args->w2.shape[0], args->n_experts,
+                                  args->x.shape[1] / args->n_experts, sms, out_plan);
+}
+
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   const tdm_moe_fc2_args* args = void_args;
   int64_t hidden = args->w2.shape[0], depth = args->x.shape[1];
@@ -66,15 +75,31 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
     out_plan->scratch_bytes = tdm_moe_fc2_ref_scratch_bytes(args);
     return;
   }
+  if (args->x.dtype == TDM_BF16) {
+    tdm_gemm_bf16_sm90_plan kernel;
+    plan_bf16(void_args, sms, &kernel);
+    tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
+    return;
+  }
   tdm_moe_fc2_sm90_plan kernels;
   plan_sm90(void_args, sms, &kernels);
   tdm_plan_kernel(out_plan, &kernels.gemm.launch, kernels.gemm.segments, kernels.scratch_bytes,
                   kernels.gemm.counter_bytes);
 }
 
+static tdm_status encode_bf16(const void* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
+  tdm_gemm_bf16_sm90_plan kernel;
+  tdm_moe_fc2_bf16_params params;
+  plan_bf16(args, env->sms, &kernel);
+  TDM_TRY(tdm_moe_fc2_bf16_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                       &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+}
+
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  if (((const tdm_moe_fc2_args*)args)->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
   tdm_moe_fc2_sm90_plan kernels;
   tdm_moe_fc2_fold_params fold;
   tdm_gemm_fp8_params params;

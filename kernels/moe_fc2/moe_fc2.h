@@ -6,7 +6,8 @@
  *   acc     = sum over the block of x * w2           in double (exact for e4m3), rounded to f32
  *   partial = partial + ((x_scale * alpha) * w2_scale) * acc      f32, every operation rounded; blocks ascending
  *   out     = partial of split 0 + of split 1 + ... + addend      f32, then one rounding to out's dtype
- * bf16: x_scale and w2_scale are 1. f32 activations: the same order in double, rounded at the end. */
+ * bf16: x_scale and w2_scale are 1; the Hopper kernel takes alpha times the sum over the whole expert. f32 activations:
+ * the same order in double, rounded at the end. */
 
 #include "runtime/op.h"
 

@@ -66,14 +66,16 @@ static void add_block(const tdm_moe_fc2_args* args, const panel* p, int64_t expe
   }
 }
 
-static void multiply(const tdm_moe_fc2_args* args, int32_t splits, const panel* p) {
+static void multiply(const tdm_moe_fc2_args* args, const tdm_hits* hits, int32_t splits, const panel* p) {
   int64_t blocks = args->x.shape[1] / args->n_experts / TDM_TILE_COLS; /* of an expert */
   bool round = args->x.dtype != TDM_F32;
+  int64_t hit = 0;
   memset(p->total, 0, (size_t)(p->rows * PANEL) * sizeof *p->total);
   for (int32_t s = 0; s < splits; s++) {
     memset(p->partial, 0, (size_t)(p->rows * PANEL) * sizeof *p->partial);
     int64_t end = tdm_moe_fc2_split_begin(args->n_experts, splits, s + 1);
-    for (int64_t expert = tdm_moe_fc2_split_begin(args->n_experts, splits, s); expert < end; expert++) {
+    for (; hit < hits->n && tdm_hit(hits, hit) < end; hit++) {
+      const int64_t expert = tdm_hit(hits, hit);
       for (int64_t b = 0; b < blocks; b++) add_block(args, p, expert, expert * blocks + b);
     }
     for (int64_t i = 0; i < p->rows * PANEL; i++) {
@@ -107,9 +109,11 @@ tdm_status tdm_moe_fc2_ref(const void* void_args, const tdm_plan* plan, void* sc
   p.partial = p.total + p.rows * PANEL;
   p.x = (float*)(p.partial + p.rows * PANEL);
   int64_t hidden = args->w2.shape[0];
+  tdm_hits hits;
+  TDM_TRY(tdm_read_hits("moe_fc2", &args->hits, args->n_experts, &hits));
   for (p.first = 0; p.first < hidden; p.first += PANEL) {
     p.columns = hidden - p.first < PANEL ? hidden - p.first : PANEL;
-    multiply(args, plan->splits, &p);
+    multiply(args, &hits, plan->splits, &p);
     store(args, &p);
   }
   return TDM_OK;

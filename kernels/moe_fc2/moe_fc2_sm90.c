@@ -6,17 +6,12 @@
 #include "runtime/status.h"
 
 static const struct {
-  int32_t rows;
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define Swap                            TDM_GEMM_FP8_SWAP_SHARED
-#define Upright                         TDM_GEMM_FP8_UPRIGHT_SHARED
-#define FC2(form, rows, tokens, stages) {rows, tokens, form(rows, tokens, stages)},
+#define FC2(tokens, stages) {tokens, TDM_GEMM_FP8_SWAP_SHARED(64, tokens, stages)},
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
 #undef FC2
-#undef Swap
-#undef Upright
 };
 
 /* Of the folded scales within the scratch. */
@@ -38,16 +33,21 @@ static void make_fold_plan(int64_t m, int64_t n_experts, int32_t sms, tdm_moe_fc
 void tdm_moe_fc2_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, int64_t intermediate, bool routed,
                                 int32_t sms, tdm_moe_fc2_sm90_plan* out_plan) {
   tdm_gemm_fp8_sm90_plan gemm = {
-      .rows = 64, .tokens = tdm_gemm_token_tile(m), .granule = (int32_t)(intermediate / 128)};
-  gemm.form = gemm.tokens <= 32 ? TDM_GEMM_FP8_SWAPPED : TDM_GEMM_FP8_UPRIGHT;
-  int64_t k = n_experts * intermediate;
-  /* As gemm_fp8: whole sums by tiles of 64 weight rows, or their halves by tiles of 128. */
-  if (m > 64 && m <= 128 && tdm_gemm_fp8_sm90_halved(hidden, k, gemm.granule)) gemm.rows = 128;
+      .swapped = true, .rows = 64, .tokens = tdm_gemm_token_tile(m), .granule = (int32_t)(intermediate / 128)};
+  gemm.segments = tdm_gemm_segments((hidden + 63) / 64, 64, n_experts * gemm.granule, gemm.granule);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].rows == gemm.rows && variants[i].tokens == gemm.tokens)
-      gemm.launch.shared_bytes = variants[i].shared_bytes;
-  (void)snprintf(gemm.launch.kernel, sizeof gemm.launch.kernel, "tdm_moe_fc2_n%dt%d_sm90", gemm.rows, gemm.tokens);
-  tdm_gemm_fp8_sm90_divide(m, hidden, k, sms, &gemm);
+    if (variants[i].tokens == gemm.tokens) gemm.launch.shared_bytes = variants[i].shared_bytes;
+  (void)snprintf(gemm.launch.kernel, sizeof gemm.launch.kernel, "tdm_moe_fc2_t%d_sm90", gemm.tokens);
+  int64_t tiles = (m + gemm.tokens - 1) / gemm.tokens * ((hidden + 63) / 64), units = tiles * gemm.segments;
+  gemm.launch.grid = (uint32_t)(units < sms ? units : sms);
+  gemm.launch.block = TDM_GEMM_FP8_THREADS;
+  int64_t waves = (units + gemm.launch.grid - 1) / gemm.launch.grid;
+  gemm.launch.shared_bytes =
+      tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / gemm.segments);
+  if (gemm.segments > 1) {
+    gemm.partial_bytes = (size_t)(units * 64 * gemm.tokens) * sizeof(float);
+    gemm.counter_bytes = (size_t)tiles * sizeof(uint32_t);
+  }
   *out_plan = (tdm_moe_fc2_sm90_plan){.gemm = gemm, .folds = routed, .scratch_bytes = gemm.partial_bytes};
   if (routed) make_fold_plan(m, n_experts, sms, out_plan);
 }
@@ -56,8 +56,8 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                    void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
                                    tdm_moe_fc2_fold_params* out_fold, tdm_gemm_fp8_params* out_params) {
   if (args->x.dtype != TDM_E4M3 || args->w2.dtype != TDM_E4M3)
-    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc2: %s times %s has no kernel yet; the host device computes it",
-                    tdm_dtype_name(args->x.dtype), tdm_dtype_name(args->w2.dtype));
+    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc2: %s times %s needs the host device", tdm_dtype_name(args->x.dtype),
+                    tdm_dtype_name(args->w2.dtype));
   bool has_addend = tdm_view_present(&args->addend);
   const float* x_scale = tdm_view_data(&args->x_scale);
   int64_t x_scale_stride = args->x_scale.stride[0];
@@ -76,8 +76,9 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                 .n = (int32_t)args->w2.shape[0],
                                 .k_blocks = (int32_t)(args->x.shape[1] / 128),
                                 .segments = plan->gemm.segments,
-                                .parts = plan->gemm.parts,
-                                .granule = plan->gemm.granule};
+                                .granule = plan->gemm.granule,
+                                .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
+                                .n_experts = args->n_experts};
   if (plan->folds) {
     float* folded = (float*)(void*)((char*)scratch + folded_offset(&plan->gemm));
     *out_fold = (tdm_moe_fc2_fold_params){.x_scale = x_scale,

@@ -1,8 +1,8 @@
 #ifndef KERNELS_MOE_FC2_MOE_FC2_SM90_H
 #define KERNELS_MOE_FC2_MOE_FC2_SM90_H
 
-/* Planning of the Hopper kernels of moe_fc2: routing weights folded into the activation scales, then a gemm_fp8. Pure
- * functions, no GPU needed. */
+/* Planning of the Hopper kernels of moe_fc2 for FP8 (moe_fc2_bf16_sm90.h has the other): routing weights folded into
+ * the activation scales, then a gemm_fp8. Pure functions, no GPU needed. */
 
 #include "kernels/gemm_fp8/gemm_fp8_sm90.h"
 #include "kernels/moe_fc2/moe_fc2_params.h"

@@ -11,10 +11,11 @@
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, n_tokens, TDM_READ),
     TDM_OPERAND(tdm_moe_route_args, logits, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_route_args, bias, TDM_READ),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_route_args, bias),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, ids, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, weights, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, alpha, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_route_args, hits, TDM_WRITE),
 };
 
 static tdm_status check_numbers(tdm_moe_route_args* args, int64_t experts) {
@@ -73,6 +74,10 @@ static tdm_status check(void* void_args) {
     TDM_TRY(tdm_check_tensor(OP, "alpha", &args->alpha, TDM_DTYPES(TDM_F32), 2,
                              (int64_t[]){rows, experts + args->n_shared}));
   }
+  if (tdm_view_present(&args->hits)) {
+    if (!tdm_view_present(&args->alpha)) return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": hits without alpha");
+    TDM_TRY(tdm_check_hits(OP, &args->hits, experts + args->n_shared));
+  }
   return tdm_check_overlap(&tdm_op_moe_route, args, NULL, NULL);
 }
 
@@ -91,7 +96,11 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
   tdm_kernel_launch launch;
   tdm_moe_route_sm90_params(args, &params);
   tdm_moe_route_sm90_plan(&params, env->sms, &launch);
-  return tdm_encoded_step_add(out_step, &launch, &params, sizeof params);
+  TDM_TRY(tdm_encoded_step_add(out_step, &launch, &params, sizeof params));
+  if (!tdm_view_present(&((const tdm_moe_route_args*)args)->hits)) return TDM_OK;
+  tdm_moe_hits_params hits;
+  tdm_moe_hits_sm90_plan(args, &hits, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &hits, sizeof hits);
 }
 
 const tdm_op tdm_op_moe_route = {

@@ -27,8 +27,21 @@ typedef struct tdm_moe_route_params {
 
 static_assert(sizeof(tdm_moe_route_params) == 112, "kernel ABI");
 
+/* Which experts have a weight: one CTA, a thread an expert. */
+typedef struct tdm_moe_hits_params {
+  const int32_t* n_tokens;
+  const float* alpha; /* [rows, experts] */
+  int64_t alpha_stride;
+  int32_t* hits; /* [1 + experts] */
+  int32_t rows;
+  int32_t experts;
+} tdm_moe_hits_params;
+
+static_assert(sizeof(tdm_moe_hits_params) == 40, "kernel ABI");
+
 enum {
-  TDM_MOE_ROUTE_WARPS = 4 /* rows a CTA */
+  TDM_MOE_HITS_THREADS = 1024, /* the most experts */
+  TDM_MOE_ROUTE_WARPS = 4      /* rows a CTA */
 };
 
 /* Shared memory of a row: scores, biased scores, group scores. */

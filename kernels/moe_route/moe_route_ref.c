@@ -78,6 +78,17 @@ static void fill_alpha(const tdm_moe_route_args* args, const choice* c, float* a
   for (int32_t j = 0; j < args->n_shared; j++) alpha[experts + j] = 1.0f;
 }
 
+/* Experts with a weight in a live row, ascending. */
+static void list_hits(const tdm_moe_route_args* args, int64_t rows, const float* alpha, int32_t* hits) {
+  int32_t n = 0;
+  for (int64_t e = 0; e < args->alpha.shape[1]; e++) {
+    bool hit = false;
+    for (int64_t m = 0; m < rows; m++) hit = hit || alpha[m * args->alpha.stride[0] + e] != 0.0f;
+    if (hit) hits[1 + n++] = (int32_t)e;
+  }
+  hits[0] = n;
+}
+
 tdm_status tdm_moe_route_ref(const void* void_args, const tdm_plan* plan, void* scratch) {
   const tdm_moe_route_args* args = void_args;
   (void)plan, (void)scratch;
@@ -96,5 +107,6 @@ tdm_status tdm_moe_route_ref(const void* void_args, const tdm_plan* plan, void* 
     if (weights != NULL) memcpy(weights + m * args->weights.stride[0], c.weights, k * sizeof *weights);
     if (alpha != NULL) fill_alpha(args, &c, alpha + m * args->alpha.stride[0]);
   }
+  if (tdm_view_present(&args->hits)) list_hits(args, rows, alpha, tdm_view_data(&args->hits));
   return TDM_OK;
 }

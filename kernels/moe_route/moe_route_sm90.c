@@ -40,3 +40,16 @@ void tdm_moe_route_sm90_plan(const tdm_moe_route_params* params, int32_t sms, td
                         (uint32_t)sizeof(float);
   *out_launch = launch;
 }
+
+void tdm_moe_hits_sm90_plan(const tdm_moe_route_args* args, tdm_moe_hits_params* out_params,
+                            tdm_kernel_launch* out_launch) {
+  const int32_t experts = (int32_t)args->alpha.shape[1];
+  *out_params = (tdm_moe_hits_params){.n_tokens = data_or_null(&args->n_tokens),
+                                      .alpha = tdm_view_data(&args->alpha),
+                                      .alpha_stride = args->alpha.stride[0],
+                                      .hits = tdm_view_data(&args->hits),
+                                      .rows = (int32_t)args->alpha.shape[0],
+                                      .experts = experts};
+  *out_launch =
+      (tdm_kernel_launch){.kernel = "tdm_moe_route_hits_sm90", .grid = 1, .block = (uint32_t)(experts + 31) / 32 * 32};
+}

@@ -8,7 +8,7 @@ static const tdm_operand operands[] = {
     TDM_OPERAND(tdm_rmsnorm_args, x, TDM_READ),
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, delta, TDM_READ),
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, residual_out, TDM_WRITE),
-    TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, weight, TDM_READ),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_rmsnorm_args, weight),
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, out, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, out_q, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, out_scale, TDM_WRITE),

@@ -13,8 +13,8 @@ static const struct {
 
 void tdm_router_gemm_sm90_make_plan(int64_t m, int64_t n_experts, int64_t hidden, int32_t sms,
                                     tdm_gemm_bf16_sm90_plan* out_plan) {
-  tdm_gemm_bf16_sm90_plan plan = {.tokens = tdm_gemm_token_tile(m), .rows = 64};
-  plan.segments = tdm_gemm_segments((n_experts + 63) / 64, 64, (hidden + 63) / 64, 2);
+  tdm_gemm_bf16_sm90_plan plan = {.tokens = tdm_gemm_token_tile(m), .rows = 64, .granule = 2};
+  plan.segments = tdm_gemm_segments((n_experts + 63) / 64, 64, (hidden + 63) / 64, plan.granule);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
     if (variants[i].tokens == plan.tokens) plan.launch.shared_bytes = variants[i].shared_bytes;
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_router_gemm_t%d_sm90", plan.tokens);

@@ -21,9 +21,13 @@ static tdm_status split_sms(const tdm_cuda* cuda, int32_t wanted, CUdevResource*
   *out_taken = cuda->free_sms;
   *out_rest = (CUdevResource){.type = CU_DEV_RESOURCE_TYPE_SM};
   if (wanted == left) return TDM_OK; /* needs no split, and need not be a multiple of the hardware's step */
+  /* Partitions are whole groups of SMs that can run clusters, 8 on Hopper; a smaller one can be had without that
+   * promise.
+   */
+  const bool small = wanted < (int32_t)cuda->free_sms.sm.minSmPartitionSize;
   unsigned groups = 1;
-  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, out_rest, 0,
-             (unsigned)wanted);
+  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, out_rest,
+             small ? CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING : 0, (unsigned)wanted);
   return TDM_OK;
 }
 

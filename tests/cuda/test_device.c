@@ -162,7 +162,8 @@ static int32_t granted(const tdm_lane* lane, int32_t requested) {
 Test(lanes, green_ones_are_rounded_up) {
   static const struct {
     int32_t wanted, granted;
-  } cases[] = {{1, 8}, {8, 8}, {10, 16}, {12, 16}, {20, 24}, {32, 32}, {112, 112}, {124, 128}, {128, 128}, {132, 132}};
+  } cases[] = {{1, 2},   {3, 4},   {7, 8},     {8, 8},     {10, 16},   {12, 16},
+               {20, 24}, {32, 32}, {112, 112}, {124, 128}, {128, 128}, {132, 132}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     cuda_rig rig;
     cuda_rig_open(&rig);

@@ -71,6 +71,7 @@ static void walk_program(walk* w) {
   tdm_seal_config by_signal;
   cr_assert_eq(tdm_seal_config_init(&by_signal, sizeof by_signal), TDM_OK);
   by_signal.wait_form = TDM_WAIT_SIGNAL;
+  by_signal.trace = true;
   bool ok = true;
   STEP(tdm_runtime_create(&config, &w->rig.runtime));
   STEP(get_lane(w, "side", TDM_LANE_GREEN, 16, &lanes[0]));

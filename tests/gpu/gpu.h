@@ -21,6 +21,13 @@
 
 enum { GPU_TENSORS = 24, GPU_GUARD_BYTES = 1024 };
 
+/* The numbers of rows that every op is tested with: one, primes, each token tile and one more, two runs of many tiles.
+ */
+#define GPU_ROW_COUNT_LIST                                                                                             \
+  { 1, 2, 3, 7, 16, 17, 24, 37, 64, 65, 100, 128, 129, 257, 1025, 1500 }
+enum { GPU_ROW_COUNTS = 16, GPU_MOST_ROWS = 1500 };
+extern const int64_t gpu_row_counts[GPU_ROW_COUNTS];
+
 typedef struct gpu_tensor {
   const char* name;
   tdm_view view; /* over host memory */
@@ -32,6 +39,13 @@ typedef struct gpu_tensor {
   CUdeviceptr device;
 } gpu_tensor;
 
+/* The comparison that came closest to its bound. */
+typedef struct gpu_worst {
+  double part; /* of the bound; 0: none yet */
+  double tile, all, tolerance;
+  char label[160], tensor[32];
+} gpu_worst;
+
 typedef struct gpu_rig {
   tdm_runtime* runtime; /* of the host device */
   CUstream stream;
@@ -42,9 +56,8 @@ typedef struct gpu_rig {
   char label[160]; /* of the running case */
   int32_t passed;
   int32_t failed;
-  bool ok;      /* of the running case */
-  bool overlap; /* launches that follow others begin early */
-  bool follows;
+  bool ok;         /* of the running case */
+  gpu_worst worst; /* of the running test */
 } gpu_rig;
 
 /* Opens driver, device and cubins. Answers NULL, or why there is no GPU to test on. */
@@ -76,16 +89,22 @@ void gpu_poison(gpu_tensor* tensor);
 
 /* check, plan and ref on the host views. */
 bool gpu_reference(gpu_rig* rig, const tdm_op* op, void* args);
+/* The same in threads: slice(args, first, count) narrows a copy of args to `count` of the `n` units that the outputs'
+ * columns consist of; a thread takes `granule` at a time. Splits are those of the whole. */
+typedef void (*gpu_slice_fn)(void* args, int64_t first, int64_t count);
+bool gpu_reference_sliced(gpu_rig* rig, const tdm_op* op, void* args, gpu_slice_fn slice, int64_t n, int64_t granule);
 /* Exchanges every host buffer in args for its device buffer. */
 void gpu_to_device(gpu_rig* rig, const tdm_op* op, void* args);
 
 void gpu_upload(gpu_rig* rig);
 void gpu_upload_one(gpu_rig* rig, gpu_tensor* tensor);
 void gpu_download(gpu_rig* rig);
+void gpu_download_one(gpu_tensor* tensor);
+/* 0xff everywhere, on the device. */
+void gpu_poison_device(gpu_tensor* tensor);
+/* Plans, encodes and launches an op as a lane of `sms` SMs would, and waits; args has device views and was checked. */
+bool gpu_run(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms);
 void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes);
-/* As gpu_launch, onto a stream and without waiting. */
-bool gpu_enqueue(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void* params);
-bool gpu_enqueue_arguments(gpu_rig* rig, CUstream stream, const tdm_kernel_launch* launch, void** arguments);
 tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* out_map);
 /* Device memory that lives until gpu_end. */
 CUdeviceptr gpu_scratch(gpu_rig* rig, size_t bytes, uint8_t value);
@@ -101,7 +120,29 @@ void gpu_expect_same_bits(gpu_rig* rig, const gpu_tensor* tensor);
 void gpu_expect_rows(gpu_rig* rig, const gpu_tensor* tensor, const uint8_t* want, int32_t dim, int64_t rows);
 double gpu_difference(const float* got, const float* want, int64_t count);
 
-/* Driver calls that the benchmarks use. */
+/* An op whose rows are apart from each other: a product of activations [M, K] and weights. */
+typedef struct gpu_product {
+  const tdm_op* op;
+  void* args;      /* host views; all rows */
+  size_t n_tokens; /* offset of that member */
+  struct {
+    size_t offset;    /* of a view in args whose dimension `dim` is rows; absent ones are passed over */
+    int32_t dim;      /* 1 of 2: FP8 scales */
+    double tolerance; /* of an output; 0: an input */
+  } rows[6];
+  gpu_slice_fn slice; /* for gpu_reference_sliced */
+  int64_t slices, granule;
+  size_t hits;  /* offset of a list of experts, which is there; 0: none. Without it there must be the same bits */
+  bool sampled; /* the reference computes 16 rows (tiles' first and last among them) and all of their columns */
+  bool quick;
+} gpu_product;
+
+/* All rows against the reference (or the sampled ones); then every number of rows of gpu_row_counts, on all SMs and on
+ * a few, and live counts from device memory: each row must have the bits it had among all rows, and nothing else may be
+ * written. The inputs are uploaded. Frees the rig's tensors. */
+void gpu_test_product(gpu_rig* rig, const gpu_product* product);
+
+/* The driver calls in use. */
 typedef struct gpu_driver {
 #define GPU_FUNCTIONS(X)                                                                                               \
   X(cuInit, cuInit)                                                                                                    \
@@ -114,9 +155,9 @@ typedef struct gpu_driver {
   X(cuCtxSynchronize, cuCtxSynchronize)                                                                                \
   X(cuMemAlloc, cuMemAlloc_v2)                                                                                         \
   X(cuMemFree, cuMemFree_v2)                                                                                           \
+  X(cuMemGetInfo, cuMemGetInfo_v2)                                                                                     \
   X(cuMemcpyHtoD, cuMemcpyHtoD_v2)                                                                                     \
   X(cuMemcpyDtoH, cuMemcpyDtoH_v2)                                                                                     \
-  X(cuMemcpyDtoD, cuMemcpyDtoD_v2)                                                                                     \
   X(cuMemsetD8, cuMemsetD8_v2)                                                                                         \
   X(cuModuleLoadData, cuModuleLoadData)                                                                                \
   X(cuModuleGetFunction, cuModuleGetFunction)                                                                          \
@@ -124,15 +165,6 @@ typedef struct gpu_driver {
   X(cuLaunchKernelEx, cuLaunchKernelEx)                                                                                \
   X(cuStreamCreate, cuStreamCreate)                                                                                    \
   X(cuStreamSynchronize, cuStreamSynchronize)                                                                          \
-  X(cuStreamBeginCapture, cuStreamBeginCapture_v2)                                                                     \
-  X(cuStreamEndCapture, cuStreamEndCapture)                                                                            \
-  X(cuGraphInstantiateWithFlags, cuGraphInstantiateWithFlags)                                                          \
-  X(cuGraphLaunch, cuGraphLaunch)                                                                                      \
-  X(cuGraphExecDestroy, cuGraphExecDestroy)                                                                            \
-  X(cuGraphDestroy, cuGraphDestroy)                                                                                    \
-  X(cuEventCreate, cuEventCreate)                                                                                      \
-  X(cuEventRecord, cuEventRecord)                                                                                      \
-  X(cuEventElapsedTime, cuEventElapsedTime)                                                                            \
   X(cuTensorMapEncodeTiled, cuTensorMapEncodeTiled)
 #define X(name, symbol) __typeof__(symbol)* name;
   GPU_FUNCTIONS(X)
@@ -148,11 +180,14 @@ void gpu_try(CUresult result, const char* call, const char* file, int line);
 void test_rmsnorm(gpu_rig* rig, bool quick);
 void test_quant(gpu_rig* rig, bool quick);
 void test_gemm_fp8(gpu_rig* rig, bool quick);
+void test_grouped_gemm_fp8(gpu_rig* rig, bool quick);
 void test_gemm_bf16(gpu_rig* rig, bool quick);
 void test_router_gemm(gpu_rig* rig, bool quick);
 void test_moe_fc1(gpu_rig* rig, bool quick);
 void test_moe_fc2(gpu_rig* rig, bool quick);
 void test_rope(gpu_rig* rig, bool quick);
+void test_inverse_rope_quant(gpu_rig* rig, bool quick);
+void test_bmm_fp8(gpu_rig* rig, bool quick);
 void test_mla_kv_write(gpu_rig* rig, bool quick);
 void test_moe_route(gpu_rig* rig, bool quick);
 void test_mla_prefill(gpu_rig* rig, bool quick);
@@ -164,7 +199,7 @@ void test_sample_edges(gpu_rig* rig, bool quick);
 void test_mla_decode(gpu_rig* rig, bool quick);
 void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
+void test_memory(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
-void bench(gpu_rig* rig, const char* only);
 
 #endif

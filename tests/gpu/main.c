@@ -1,9 +1,10 @@
-/* Hopper kernels against the references.  gpu_test [quick | bench | all] [op...]
- *   quick: small sizes only, for compute-sanitizer;  bench: timings of all ops or of one;  default: the tests. */
+/* Hopper kernels against the references.  gpu_test [test | quick] [op...]
+ *   test (default): everything;  quick: small sizes only, for compute-sanitizer. */
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/gpu/gpu.h"
 
@@ -13,11 +14,14 @@ static const struct {
 } tests[] = {{"rmsnorm", test_rmsnorm},
              {"quant", test_quant},
              {"gemm_fp8", test_gemm_fp8},
+             {"bmm_fp8", test_bmm_fp8},
+             {"grouped_gemm_fp8", test_grouped_gemm_fp8},
              {"gemm_bf16", test_gemm_bf16},
              {"router_gemm", test_router_gemm},
              {"moe_fc1", test_moe_fc1},
              {"moe_fc2", test_moe_fc2},
              {"rope", test_rope},
+             {"inverse_rope_quant", test_inverse_rope_quant},
              {"mla_kv_write", test_mla_kv_write},
              {"moe_route", test_moe_route},
              {"mla_decode", test_mla_decode},
@@ -27,15 +31,21 @@ static const struct {
              {"argmax", test_argmax},
              {"sample", test_sample},
              {"sample_edges", test_sample_edges},
-
              {"runtimes", test_runtimes},
              {"lanes", test_lanes},
+             {"memory", test_memory},
              {"model", test_model}};
 
 static bool wanted(int argc, char** argv, const char* name) {
   for (int i = 2; i < argc; i++)
     if (strcmp(argv[i], name) == 0) return true;
   return argc <= 2;
+}
+
+static double seconds(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 int main(int argc, char** argv) {
@@ -49,17 +59,21 @@ int main(int argc, char** argv) {
     return 77;
   }
   int skipped = 0;
-  for (int i = 0; i < count && strncmp(mode, "bench", 5) != 0; i++) {
+  for (int i = 0; i < count; i++) {
     if (!wanted(argc, argv, tests[i].name)) {
       skipped++;
       continue;
     }
     int passed = rig.passed, failed = rig.failed;
+    const double start = seconds();
+    rig.worst = (gpu_worst){0};
     tests[i].run(&rig, strcmp(mode, "quick") == 0);
-    (void)printf("%-16s %d passed, %d failed\n", tests[i].name, rig.passed - passed, rig.failed - failed);
+    (void)printf("%-16s %d passed, %d failed, %.1f s\n", tests[i].name, rig.passed - passed, rig.failed - failed,
+                 seconds() - start);
+    if (rig.worst.part > 0)
+      (void)printf("  worst: tile %.1e of %.1e, all %.1e of %.1e: %s in %s\n", rig.worst.tile, 10 * rig.worst.tolerance,
+                   rig.worst.all, rig.worst.tolerance, rig.worst.tensor, rig.worst.label);
   }
-  rig.overlap = strcmp(mode, "bench") == 0;
-  if (strncmp(mode, "bench", 5) == 0 || strcmp(mode, "all") == 0) bench(&rig, argc > 2 ? argv[2] : NULL);
   gpu_close(&rig);
   (void)printf("gpu: %d passed, %d failed, %d skipped\n", rig.passed, rig.failed, skipped);
   return rig.failed > 0;

@@ -1,6 +1,5 @@
-/* The split-KV kernels of mla_decode. The reference rounds probabilities against the maximum of the whole row, the
- * kernel against the running one of a split: bf16 output 1e-5, f32 5e-6. A row has the same bits in any batch, on any
- * number of SMs, and with or without the tokens after it. */
+/* The kernels of mla_decode against the reference. A row has the same bits in any batch, on any number of SMs (which
+ * decides whether splits are leaves or groups of leaves), and with or without the tokens after it. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,16 +8,17 @@
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
 
-enum { MAX_SEQS = 64, MAX_NEW = 3 };
+enum { MAX_SEQS = 257, MAX_NEW = 3 };
 
 typedef struct split_case {
   int64_t heads;
   int32_t n_seqs, live_seqs;
   tdm_dtype out;
-  int32_t max_pages; /* of a block table: decides the splits */
-  int32_t gap;       /* elements between rows, pages and tokens of the cache */
-  bool mixed;        /* sequences of the other kind, several new tokens, a token of NaN */
-  int32_t len[MAX_SEQS];
+  int32_t max_pages;     /* of a block table: decides the splits */
+  int32_t gap;           /* elements between rows, pages and tokens of the cache */
+  bool mixed;            /* sequences of the other kind, a few new tokens each, a token of NaN */
+  bool chunk;            /* half of the first sequence is new */
+  int32_t len[MAX_SEQS]; /* none: the first sequence fills its pages, the others have random lengths */
 } split_case;
 
 static int32_t* ints(gpu_tensor* tensor) {
@@ -65,13 +65,19 @@ static void fill_cache(gpu_rig* rig, const split_case* c, const int32_t* len, gp
   free(order);
 }
 
-static void run_split(gpu_rig* rig, const split_case* c) {
+static void run_split(gpu_rig* rig, const split_case* given) {
+  split_case made = *given;
+  const split_case* c = &made;
+  for (int32_t s = 0; given->len[0] == 0 && s < c->n_seqs; s++) {
+    uint64_t keys = (uint64_t)c->max_pages * 64;
+    made.len[s] = (int32_t)(s == 0 ? keys : 1 + gpu_random(rig) % keys);
+  }
   gpu_begin(rig, "mla_decode %lld heads, %d of %d sequences, %d pages, gap %d, dtype %d mixed %d", (long long)c->heads,
             c->live_seqs, c->n_seqs, c->max_pages, c->gap, c->out, c->mixed);
   int32_t start[MAX_SEQS + 1] = {0}, kind[MAX_SEQS];
   int64_t n_pages = 2;
   for (int32_t s = 0; s < c->n_seqs; s++) {
-    int32_t tokens = c->mixed ? 1 + s % MAX_NEW : 1;
+    int32_t tokens = c->mixed ? 1 + s % MAX_NEW : c->chunk && s == 0 ? c->len[0] / 2 : 1;
     start[s + 1] = start[s] + (tokens < c->len[s] ? tokens : c->len[s]);
     kind[s] = c->mixed && s % 4 == 2 ? TDM_SEQ_EXPANDED : TDM_SEQ_ABSORBED;
     n_pages += (c->len[s] + 63) / 64;
@@ -110,7 +116,7 @@ static void run_split(gpu_rig* rig, const split_case* c) {
     gpu_to_device(rig, &tdm_op_mla_decode, &device);
     launch(rig, &device, rig->sms);
     gpu_download(rig);
-    gpu_expect_close(rig, out, c->out == TDM_F32 ? 5e-6 : 1e-5);
+    gpu_expect_close(rig, out, 1e-6);
   }
   gpu_end(rig);
 
@@ -139,20 +145,31 @@ static void run_split(gpu_rig* rig, const split_case* c) {
 
 void test_mla_decode(gpu_rig* rig, bool quick) {
   static const split_case cases[] = {
-      {4, 5, 5, TDM_F32, 10, 0, true, {600, 1, 63, 65, 64}},
-      {16, 6, 5, TDM_BF16, 10, 8, true, {514, 513, 100, 600, 512, 40}},
-      {20, 4, 4, TDM_F32, 9, 24, true, {560, 64, 5, 513}},
-      {128, 4, 4, TDM_BF16, 20, 8, true, {700, 2, 10, 1030}},
-      {16, 8, 8, TDM_BF16, 64, 0, false, {4096, 1, 63, 64, 65, 128, 1000, 511}},
-      {4, 2, 2, TDM_F32, 2560, 0, false, {6000, 2561}}, /* splits of 2560 keys */
-      {32, 7, 7, TDM_BF16, 20, 16, true, {1000, 128, 129, 1024, 1025, 3, 511}},
-      {64, 40, 37, TDM_F32, 20, 0, true, {1000, 320, 321, 577, 64, 5,   6,  7,  8,  9,  10, 11, 12, 13,
-                                          14,   15,  16,  17,  18, 19,  20, 21, 22, 23, 24, 25, 26, 27,
-                                          28,   29,  30,  31,  32, 600, 34, 35, 36, 37, 38, 39}},
-      {100, 3, 3, TDM_BF16, 8, 0, true, {512, 65, 64}},
-      {128, 2, 2, TDM_F32, 64, 0, false, {4096, 1000}},
-      {16, 3, 0, TDM_F32, 8, 0, true, {300, 65, 64}},
-      {1, 3, 3, TDM_F32, 9, 0, true, {513, 65, 64}},
+      {4, 5, 5, TDM_F32, 10, 0, true, false, {600, 1, 63, 65, 64}},
+      {16, 6, 5, TDM_BF16, 10, 8, true, false, {514, 513, 100, 600, 512, 40}},
+      {20, 4, 4, TDM_F32, 9, 24, true, false, {560, 64, 5, 513}},
+      {128, 4, 4, TDM_BF16, 20, 8, true, false, {700, 2, 10, 1030}},
+      {16, 8, 8, TDM_BF16, 64, 0, false, false, {4096, 1, 63, 64, 65, 128, 1000, 511}},
+      {4, 2, 2, TDM_F32, 2560, 0, false, false, {6000, 2561}}, /* leaves of 640 keys */
+      {32, 7, 7, TDM_BF16, 20, 16, true, false, {1000, 128, 129, 1024, 1025, 3, 511}},
+      {64, 40, 37, TDM_F32, 20, 0, true, false, {1000, 320, 321, 577, 64, 5,   6,  7,  8,  9,  10, 11, 12, 13,
+                                                 14,   15,  16,  17,  18, 19,  20, 21, 22, 23, 24, 25, 26, 27,
+                                                 28,   29,  30,  31,  32, 600, 34, 35, 36, 37, 38, 39}},
+      {100, 3, 3, TDM_BF16, 8, 0, true, false, {512, 65, 64}},
+      {128, 2, 2, TDM_F32, 64, 0, false, false, {4096, 1000}},
+      {24, 2, 2, TDM_BF16, 40, 0, false, false, {2560, 1500}},
+      {16, 3, 0, TDM_F32, 8, 0, true, false, {300, 65, 64}},
+      {1, 3, 3, TDM_F32, 9, 0, true, false, {513, 65, 64}},
+      {16, 1, 1, TDM_BF16, 17, 0, false, true, {0}},
+      {64, 2, 2, TDM_BF16, 4, 0, false, true, {0}},
   };
-  for (size_t i = 0; i < sizeof cases / sizeof *cases && !(quick && i == 4); i++) run_split(rig, &cases[i]);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    if (!quick || (cases[i].max_pages < 64 && !cases[i].chunk)) run_split(rig, &cases[i]);
+  static const int32_t tokens[] = {1, 2, 3, 7, 16, 17, 37, 64, 65, 100, 128, 129, 257};
+  for (size_t i = 0; i < sizeof tokens / sizeof *tokens && !quick; i++) {
+    split_case few = {16, tokens[i], tokens[i], TDM_BF16, 6, 0, false, false, {0}};
+    split_case many = {64, tokens[i], tokens[i], TDM_BF16, tokens[i] < 8 ? 18 : 2, 0, false, false, {0}};
+    run_split(rig, &few);
+    run_split(rig, &many);
+  }
 }

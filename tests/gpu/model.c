@@ -6,6 +6,7 @@
 
 #include "tandem/tandem.h"
 #include "tests/gpu/gpu.h"
+#include "tests/models/variant.h"
 
 enum { SEQUENCES = 3, VOCAB = 256, HIDDEN = 384, LAYERS = 2, MOST_TOKENS = 96 };
 
@@ -22,8 +23,8 @@ static bool ok(gpu_rig* rig, tdm_status status, const char* what) {
   return status == TDM_OK;
 }
 
-static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, tdm_order order, tdm_strategy strategy,
-                      tdm_wait_form wait_form) {
+static bool open_side(gpu_rig* rig, side* s, const char* folder, tdm_device_kind kind, bool graphs, tdm_order order,
+                      tdm_strategy strategy, tdm_wait_form wait_form, tdm_moe_path moe_path) {
   *s = (side){0};
   tdm_runtime_config config;
   tdm_model_config model;
@@ -39,9 +40,10 @@ static bool open_side(gpu_rig* rig, side* s, tdm_device_kind kind, bool graphs, 
   model.order = order;
   model.strategy = strategy;
   model.wait_form = wait_form;
+  model.moe_path = moe_path;
   model.strict = true;
   if (!ok(rig, tdm_runtime_create(&config, &s->runtime), "runtime")) return false;
-  return ok(rig, tdm_model_load(s->runtime, GPU_GOLDEN_V3, &model, &s->model), "model");
+  return ok(rig, tdm_model_load(s->runtime, folder, &model, &s->model), "model");
 }
 
 static void end_sequences(side* s) {
@@ -125,10 +127,10 @@ static bool read_tap(gpu_rig* rig, const side* s, const char* name, int64_t rows
 }
 
 /* One decoder layer at a time, both devices fed with the same input, so that differences do not add up. */
-static void compare_layers(gpu_rig* rig, side* cuda, side* host) {
+static void compare_layers(gpu_rig* rig, side* cuda, side* host, const char* weights, double bound) {
   static float in[MOST_TOKENS * HIDDEN], ours[MOST_TOKENS * HIDDEN], theirs[MOST_TOKENS * HIDDEN];
   for (int64_t layer = 0; layer < LAYERS; layer++) {
-    gpu_begin(rig, "model: layer %d on both devices", (int)layer);
+    gpu_begin(rig, "model: layer %d of %s on both devices", (int)layer, weights);
     if (!begin_sequences(rig, cuda) || !begin_sequences(rig, host)) return;
     const int64_t rows = lengths[0] + lengths[1] + lengths[2];
     for (int64_t i = 0; i < rows * HIDDEN; i++) in[i] = (float)((i * 7919 + layer) % 2001) / 1000.0f - 1.0f;
@@ -149,9 +151,9 @@ static void compare_layers(gpu_rig* rig, side* cuda, side* host) {
       memcpy(ours + row * HIDDEN, theirs + row * HIDDEN, HIDDEN * sizeof *ours);
     }
     const double error = difference(ours, theirs, rows * HIDDEN);
-    (void)printf("  layer %d: host and GPU differ by %.1e; %d of %d rows left out\n", (int)layer, error, (int)far,
-                 (int)rows);
-    if (!(error <= 1e-3)) gpu_fail(rig, "the difference is %g", error);
+    (void)printf("  layer %d of %s: host and GPU differ by %.1e; %d of %d rows left out\n", (int)layer, weights, error,
+                 (int)far, (int)rows);
+    if (!(error <= bound)) gpu_fail(rig, "the difference is %g", error);
     if (far * 10 > rows * layer) gpu_fail(rig, "%d of %d rows are further than 1e-2 apart", (int)far, (int)rows);
     gpu_end(rig);
   }
@@ -175,23 +177,31 @@ static void compare_bits(gpu_rig* rig) {
     tdm_order order;
     tdm_strategy strategy;
     tdm_wait_form wait_form;
-  } ways[] = {{"soft lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
-              {"soft lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
-              {"steps in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE},
-              {"green lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE},
-              {"green lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE},
-              {"green lanes with signals, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
-              {"green lanes with signals, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
-              {"signals in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL},
-              {"one lane, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE}};
+    tdm_moe_path moe_path;
+  } ways[] = {
+      {"soft lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"soft lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"steps in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"green lanes, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"green lanes, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"green lanes with signals, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+       TDM_MOE_PATH_DENSE},
+      {"green lanes with signals, eager", false, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+       TDM_MOE_PATH_DENSE},
+      {"signals in serial order", false, TDM_ORDER_SERIAL, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, TDM_MOE_PATH_DENSE},
+      {"one lane, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, TDM_MOE_PATH_DENSE},
+      {"hit experts alone, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_HITS},
+      {"hit experts alone, signals", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, TDM_MOE_PATH_HITS},
+      {"hit experts alone, serial", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, TDM_MOE_PATH_HITS},
+      {"experts as the bucket has them", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO}};
   enum { WAYS = sizeof ways / sizeof *ways };
   static float logits[WAYS][128 * VOCAB];
   static int32_t drawn[WAYS][128];
   for (int way = 0; way < WAYS; way++) {
     gpu_begin(rig, "model: %s, the same bits", ways[way].name);
     side s;
-    if (open_side(rig, &s, TDM_DEVICE_CUDA, ways[way].graphs, ways[way].order, ways[way].strategy,
-                  ways[way].wait_form)) {
+    if (open_side(rig, &s, GOLDEN_V3, TDM_DEVICE_CUDA, ways[way].graphs, ways[way].order, ways[way].strategy,
+                  ways[way].wait_form, ways[way].moe_path)) {
       if (run_all(rig, &s, logits[way], drawn[way]) &&
           (memcmp(logits[way], logits[0], sizeof logits[0]) != 0 || memcmp(drawn[way], drawn[0], sizeof drawn[0]) != 0))
         gpu_fail(rig, "other bits than on soft lanes, replayed");
@@ -214,14 +224,46 @@ static void replay_often(gpu_rig* rig, side* cuda, const char* name, int64_t rou
   gpu_end(rig);
 }
 
+/* The model with bf16 weights everywhere, experts included: nothing is quantised. Replayed and eager. */
+static void run_bf16(gpu_rig* rig) {
+  static float logits[2][128 * VOCAB];
+  static int32_t drawn[2][128];
+  const variant_config config = {.edit = variant_to_bf16};
+  const char* folder = variant_make(&config);
+  side cuda, host;
+  gpu_begin(rig, "model: bf16 weights load on both devices");
+  const bool opened = open_side(rig, &cuda, folder, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT,
+                                TDM_WAIT_EDGE, TDM_MOE_PATH_HITS) &&
+                      open_side(rig, &host, folder, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT,
+                                TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO);
+  gpu_end(rig);
+  if (opened) {
+    compare_layers(rig, &cuda, &host, "bf16", 1e-4);
+    gpu_begin(rig, "model: bf16 weights, dense and eager, the same bits as hit experts, replayed");
+    side eager;
+    if (open_side(rig, &eager, folder, TDM_DEVICE_CUDA, false, TDM_ORDER_SERIAL, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE,
+                  TDM_MOE_PATH_DENSE) &&
+        run_all(rig, &cuda, logits[0], drawn[0]) && run_all(rig, &eager, logits[1], drawn[1]) &&
+        (memcmp(logits[0], logits[1], sizeof logits[0]) != 0 || memcmp(drawn[0], drawn[1], sizeof drawn[0]) != 0))
+      gpu_fail(rig, "other bits");
+    close_side(rig, &eager);
+    gpu_end(rig);
+    close_side(rig, &cuda);
+    close_side(rig, &host);
+  }
+  variant_remove();
+}
+
 void test_model(gpu_rig* rig, bool quick) {
   side cuda, host;
   gpu_begin(rig, "model: loads on both devices");
-  const bool opened = open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE) &&
-                      open_side(rig, &host, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE);
+  const bool opened = open_side(rig, &cuda, GOLDEN_V3, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT,
+                                TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO) &&
+                      open_side(rig, &host, GOLDEN_V3, TDM_DEVICE_HOST, true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT,
+                                TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO);
   gpu_end(rig);
   if (!opened) return;
-  compare_layers(rig, &cuda, &host);
+  compare_layers(rig, &cuda, &host, "FP8", 1e-3);
 
   static float ours[128 * VOCAB], theirs[128 * VOCAB];
   static float our_tap[MOST_TOKENS * HIDDEN], their_tap[MOST_TOKENS * HIDDEN];
@@ -241,9 +283,11 @@ void test_model(gpu_rig* rig, bool quick) {
   gpu_end(rig);
   replay_often(rig, &cuda, "soft lanes", quick ? 2 : 60);
   close_side(rig, &cuda);
-  if (open_side(rig, &cuda, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL))
+  if (open_side(rig, &cuda, GOLDEN_V3, TDM_DEVICE_CUDA, true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+                TDM_MOE_PATH_AUTO))
     replay_often(rig, &cuda, "green lanes with signals", quick ? 2 : 60);
   close_side(rig, &cuda);
   close_side(rig, &host);
   compare_bits(rig);
+  if (!quick) run_bf16(rig);
 }

@@ -73,15 +73,12 @@ static void run_rmsnorm(gpu_rig* rig, const norm_case* c) {
   gpu_free(rig);
 }
 
-static const int64_t row_counts[] = {1, 2, 3, 7, 16, 17, 37, 64, 65, 100, 128, 129, 257, 1025, 1500};
-
 void test_rmsnorm(gpu_rig* rig, bool quick) {
   static const int64_t widths[] = {7168, 1536, 512, 384, 128};
-  for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
-    if (quick && row_counts[i] > 65) break;
+  for (int i = 0; i < GPU_ROW_COUNTS && !(quick && gpu_row_counts[i] > 65); i++) {
     for (size_t j = 0; j < sizeof widths / sizeof *widths; j++) {
-      if (row_counts[i] > 130 && j == 0) continue;
-      norm_case c = {row_counts[i], widths[j], -1, 0, TDM_BF16, TDM_BF16, TDM_BF16, TDM_BF16, 0, true, false, false};
+      norm_case c = {gpu_row_counts[i], widths[j], -1, 0,    TDM_BF16, TDM_BF16,
+                     TDM_BF16,          TDM_BF16,  0,  true, false,    false};
       run_rmsnorm(rig, &c);
     }
   }
@@ -137,11 +134,12 @@ static void run_quant(gpu_rig* rig, int64_t rows, int64_t cols, int64_t live, in
 }
 
 void test_quant(gpu_rig* rig, bool quick) {
-  for (size_t i = 0; i < sizeof row_counts / sizeof *row_counts; i++) {
-    if (quick && row_counts[i] > 65) break;
-    run_quant(rig, row_counts[i], 512, -1, 0, TDM_BF16, false, true);
-    run_quant(rig, row_counts[i], 384, row_counts[i] / 2, 16, TDM_F32, true, false);
-    if (row_counts[i] <= 128) run_quant(rig, row_counts[i], 16384, -1, 0, TDM_BF16, false, false);
+  for (int i = 0; i < GPU_ROW_COUNTS && !(quick && gpu_row_counts[i] > 65); i++) {
+    run_quant(rig, gpu_row_counts[i], 512, -1, 0, TDM_BF16, false, true);
+    run_quant(rig, gpu_row_counts[i], 384, gpu_row_counts[i] / 2, 16, TDM_F32, true, false);
+    /* DeepSeek-V3: the output projection's input of one rank and of one of eight. */
+    run_quant(rig, gpu_row_counts[i], 16384, -1, 0, TDM_BF16, false, false);
+    run_quant(rig, gpu_row_counts[i], 2048, -1, 0, TDM_BF16, true, false);
   }
   run_quant(rig, 5, 128, -1, 3, TDM_BF16, false, false);
 }

@@ -10,9 +10,6 @@
 #include "kernels/sample/sample_sm90.h"
 #include "tests/gpu/gpu.h"
 
-static const int64_t row_counts[] = {1, 2, 3, 7, 16, 17, 37, 64, 65, 100, 128, 129, 257, 1025, 1500};
-enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts };
-
 static gpu_tensor* make_indices(gpu_rig* rig, const char* name, int64_t count, int64_t below) {
   gpu_tensor* tensor = gpu_make(rig, name, TDM_I32, 1, &count);
   int32_t* values = (int32_t*)(void*)(tensor->host + GPU_GUARD_BYTES);
@@ -48,10 +45,12 @@ static void run_embedding(gpu_rig* rig, int64_t rows, int64_t cols, int64_t gap,
 }
 
 void test_embedding(gpu_rig* rig, bool quick) {
-  for (int i = 0; i < ROW_COUNTS && !(quick && row_counts[i] > 17); i++)
-    run_embedding(rig, row_counts[i], 384, 0, i % 3 ? -1 : row_counts[i] / 2, i % 2 ? TDM_F32 : TDM_BF16, TDM_BF16);
+  for (int i = 0; i < GPU_ROW_COUNTS && !(quick && gpu_row_counts[i] > 17); i++) {
+    run_embedding(rig, gpu_row_counts[i], 384, 0, i % 3 ? -1 : gpu_row_counts[i] / 2, i % 2 ? TDM_F32 : TDM_BF16,
+                  TDM_BF16);
+    run_embedding(rig, gpu_row_counts[i], 7168, 0, -1, TDM_BF16, TDM_BF16);
+  }
   run_embedding(rig, 5, 101, 3, -1, TDM_BF16, TDM_F32);
-  run_embedding(rig, 5, 7168, 0, -1, TDM_BF16, TDM_BF16);
 }
 
 static void run_gather(gpu_rig* rig, int64_t rows, int64_t cols, int64_t gap, int64_t live, tdm_dtype dtype) {
@@ -81,8 +80,10 @@ static void run_gather(gpu_rig* rig, int64_t rows, int64_t cols, int64_t gap, in
 }
 
 void test_gather_rows(gpu_rig* rig, bool quick) {
-  for (int i = 0; i < ROW_COUNTS && !(quick && row_counts[i] > 17); i++)
-    run_gather(rig, row_counts[i], 384, 0, i % 3 ? -1 : row_counts[i] / 2, i % 2 ? TDM_F32 : TDM_BF16);
+  for (int i = 0; i < GPU_ROW_COUNTS && !(quick && gpu_row_counts[i] > 17); i++) {
+    run_gather(rig, gpu_row_counts[i], 384, 0, i % 3 ? -1 : gpu_row_counts[i] / 2, i % 2 ? TDM_F32 : TDM_BF16);
+    run_gather(rig, gpu_row_counts[i], 7168, 0, -1, TDM_BF16);
+  }
   run_gather(rig, 5, 101, 3, -1, TDM_BF16);
 }
 
@@ -117,10 +118,22 @@ static void run_argmax(gpu_rig* rig, int64_t rows, int64_t cols, int64_t live) {
 }
 
 void test_argmax(gpu_rig* rig, bool quick) {
-  for (int i = 0; i < ROW_COUNTS && !(quick && row_counts[i] > 17); i++)
-    run_argmax(rig, row_counts[i], i % 2 ? 1000 : 37, i % 3 ? -1 : row_counts[i] / 2);
+  for (int i = 0; i < GPU_ROW_COUNTS && !(quick && gpu_row_counts[i] > 17); i++) {
+    run_argmax(rig, gpu_row_counts[i], i % 2 ? 1000 : 37, i % 3 ? -1 : gpu_row_counts[i] / 2);
+    if (quick) continue;
+    /* DeepSeek-V3: the logits of one of eight ranks, and all. */
+    run_argmax(rig, gpu_row_counts[i], 16160, -1);
+    if (gpu_row_counts[i] <= 129) run_argmax(rig, gpu_row_counts[i], 129280, -1);
+  }
   run_argmax(rig, 7, 129280, -1);
   run_argmax(rig, 3, 1, -1);
+}
+
+static void slice_sample(void* void_args, int64_t first, int64_t count) {
+  tdm_sample_args* args = void_args;
+  tdm_view* const views[] = {&args->logits, &args->temperature, &args->top_p,
+                             &args->seeds,  &args->positions,   &args->out};
+  for (size_t i = 0; i < sizeof views / sizeof *views; i++) *views[i] = tdm_view_slice(*views[i], 0, first, count);
 }
 
 static void run_sample(gpu_rig* rig, int64_t rows, int64_t cols, float deviation) {
@@ -149,7 +162,7 @@ static void run_sample(gpu_rig* rig, int64_t rows, int64_t cols, float deviation
                           .out = out->view};
   gpu_upload(rig);
   tdm_sample_args device = args;
-  if (gpu_reference(rig, &tdm_op_sample, &args)) {
+  if (gpu_reference_sliced(rig, &tdm_op_sample, &args, slice_sample, rows, 1)) {
     gpu_to_device(rig, &tdm_op_sample, &device);
     tdm_sample_params params;
     tdm_kernel_launch launch;
@@ -166,7 +179,8 @@ static void run_sample(gpu_rig* rig, int64_t rows, int64_t cols, float deviation
 void test_sample(gpu_rig* rig, bool quick) {
   run_sample(rig, 5, 300, 1.0f);
   if (quick) return;
-  run_sample(rig, 64, 1000, 3.0f);
-  run_sample(rig, 37, 4099, 0.1f);
-  run_sample(rig, 8, 129280, 2.0f);
+  for (int i = 0; i < GPU_ROW_COUNTS; i++) {
+    run_sample(rig, gpu_row_counts[i], i % 2 ? 1000 : 4099, i % 2 ? 3.0f : 0.1f);
+    if (gpu_row_counts[i] <= 129) run_sample(rig, gpu_row_counts[i], 129280, 2.0f); /* DeepSeek-V3 */
+  }
 }

@@ -115,8 +115,7 @@ void test_sample_edges(gpu_rig* rig, bool quick) {
   run(rig, KINDS, 33, -1, 0);
   run(rig, 17, 1000, 13, 7);
   if (quick) return;
-  static const int64_t rows[] = {1, 2, 3, 7, 16, 37, 64, 65, 100, 128, 129, 257};
-  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) run(rig, rows[i], i % 2 ? 1 : 2049, -1, (int64_t)i);
+  for (int i = 0; i < GPU_ROW_COUNTS; i++) run(rig, gpu_row_counts[i], i % 2 ? 1 : 2049, -1, i);
   run(rig, 1025, 300, 1000, 0);
   run(rig, 2 * KINDS, 129280, -1, 0);
   run(rig, KINDS, 262144, -1, 0);

@@ -11,8 +11,7 @@
 #include "kernels/rope/rope_sm90.h"
 #include "tests/gpu/gpu.h"
 
-static const int64_t row_counts[] = {1, 2, 3, 7, 16, 17, 37, 64, 65, 100, 128, 129, 257, 1025, 1500};
-enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts, POSITIONS = 4096 };
+enum { POSITIONS = 4096 };
 
 static gpu_tensor* make_table(gpu_rig* rig) {
   gpu_tensor* table = gpu_make(rig, "cos_sin", TDM_F32, 2, (int64_t[]){POSITIONS, 64});
@@ -68,9 +67,13 @@ static void run_rope(gpu_rig* rig, int64_t rows, int64_t heads, int64_t live, td
 
 void test_rope(gpu_rig* rig, bool quick) {
   static const tdm_rope_style styles[] = {TDM_ROPE_DEINTERLEAVE, TDM_ROPE_INTERLEAVED, TDM_ROPE_HALVES};
-  for (int i = 0; i < ROW_COUNTS; i++) {
-    if (quick && row_counts[i] > 17) break;
-    run_rope(rig, row_counts[i], 4, -1, i % 2 ? TDM_F32 : TDM_BF16, styles[i % 3], i % 4 == 3, i % 2);
+  for (int i = 0; i < GPU_ROW_COUNTS; i++) {
+    if (quick && gpu_row_counts[i] > 17) break;
+    run_rope(rig, gpu_row_counts[i], 4, -1, i % 2 ? TDM_F32 : TDM_BF16, styles[i % 3], i % 4 == 3, i % 2);
+    /* DeepSeek-V3: the query heads of one rank and of one of eight, the key. */
+    run_rope(rig, gpu_row_counts[i], 128, -1, TDM_BF16, TDM_ROPE_DEINTERLEAVE, false, true);
+    run_rope(rig, gpu_row_counts[i], 16, -1, TDM_BF16, TDM_ROPE_DEINTERLEAVE, false, true);
+    run_rope(rig, gpu_row_counts[i], 1, -1, TDM_BF16, TDM_ROPE_DEINTERLEAVE, false, true);
   }
   for (int i = 0; i < 3; i++) {
     run_rope(rig, 17, 128, 5, TDM_BF16, styles[i], false, true);
@@ -125,9 +128,9 @@ static void run_kv_write(gpu_rig* rig, int64_t rows, int64_t live, tdm_dtype dty
 }
 
 void test_mla_kv_write(gpu_rig* rig, bool quick) {
-  for (int i = 0; i < ROW_COUNTS; i++) {
-    if (quick && row_counts[i] > 17) break;
-    run_kv_write(rig, row_counts[i], i % 3 ? -1 : row_counts[i] / 2, TDM_BF16,
+  for (int i = 0; i < GPU_ROW_COUNTS; i++) {
+    if (quick && gpu_row_counts[i] > 17) break;
+    run_kv_write(rig, gpu_row_counts[i], i % 3 ? -1 : gpu_row_counts[i] / 2, TDM_BF16,
                  i % 2 ? TDM_ROPE_DEINTERLEAVE : TDM_ROPE_INTERLEAVED, i % 2 == 0);
   }
   run_kv_write(rig, 37, -1, TDM_F32, TDM_ROPE_HALVES, true);
@@ -193,12 +196,17 @@ static void run_route(gpu_rig* rig, const route_case* c) {
 }
 
 void test_moe_route(gpu_rig* rig, bool quick) {
-  for (int i = 0; i < ROW_COUNTS; i++) {
-    if (quick && row_counts[i] > 17) break;
-    run_route(rig, &(route_case){row_counts[i], 256, i % 3 ? -1 : row_counts[i] / 2, 8, 8, 4, 1, true, true, i % 2});
+  for (int i = 0; i < GPU_ROW_COUNTS; i++) {
+    if (quick && gpu_row_counts[i] > 17) break;
+    run_route(rig,
+              &(route_case){gpu_row_counts[i], 256, i % 3 ? -1 : gpu_row_counts[i] / 2, 8, 8, 4, 1, true, true, i % 2});
   }
   run_route(rig, &(route_case){37, 8, -1, 3, 4, 2, 0, true, true, true});
   run_route(rig, &(route_case){37, 384, -1, 6, 1, 1, 1, false, true, true});
+  run_route(rig, &(route_case){65, 384, 41, 8, 1, 1, 0, true, true, true});
+  run_route(rig, &(route_case){37, 256, -1, 8, 1, 1, 1, true, true, false});
+  run_route(rig, &(route_case){37, 256, -1, 32, 8, 1, 1, true, true, true});
+  run_route(rig, &(route_case){37, 256, -1, 8, 16, 4, 1, true, true, true});
   run_route(rig, &(route_case){37, 1024, -1, 32, 16, 7, 2, true, false, true});
   run_route(rig, &(route_case){37, 64, 3, 6, 64, 20, 0, true, true, false});
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/mla_decode/mla_decode_sm90.h"
 #include "kernels/ops.h"
 #include "tests/kernels/oracle.h"
 
@@ -118,7 +119,8 @@ static void make_batch(test_rig* rig, batch* b, const batch_case* c) {
   };
 }
 
-/* One head of one query against `n` keys: f32 scores, and p rounded to bf16 when the cache is. */
+/* One head of one query against `n` keys: f32 scores in units of log2, p against the power of two that is next to the
+ * largest, rounded to bf16 when the cache is. */
 static void attend(const double* q, const double* cache, const int32_t* pages, int64_t n, bool round, double* out) {
   float* score = malloc((size_t)n * sizeof *score);
   float max = -INFINITY;
@@ -128,15 +130,15 @@ static void attend(const double* q, const double* cache, const int32_t* pages, i
     const double* key = cache + (pages[j / PAGE] * PAGE + j % PAGE) * CACHED;
     double dot = 0;
     for (int d = CACHED - 1; d >= 0; d--) dot += q[d] * key[d];
-    score[j] = (float)dot * SCALE;
+    score[j] = (float)dot * (SCALE * 1.4426950408889634f);
     max = fmaxf(max, score[j]);
   }
   for (int d = 0; d < LATENT; d++) out[d] = 0;
   for (int64_t j = 0; j < n; j++) {
     const double* key = cache + (pages[j / PAGE] * PAGE + j % PAGE) * CACHED;
-    double p = (double)expf(score[j] - max);
-    sum += p;
+    double p = (double)exp2f(score[j] - ceilf(max));
     if (round) p = oracle_round(p, TDM_BF16);
+    sum += p;
     for (int d = 0; d < LATENT; d++) out[d] += p * key[d];
   }
   for (int d = 0; d < LATENT; d++) out[d] /= sum;
@@ -307,6 +309,31 @@ Test(mla_decode, one_key_gives_its_value_and_equal_keys_their_mean) {
   free(y);
   free(cache);
   test_rig_close(&rig);
+}
+
+Test(mla_decode, leaves_follow_from_heads_and_reach_alone) {
+  static const int64_t shapes[][2] = {{1, 1}, {16, 64}, {16, 4096}, {17, 64}, {64, 10}, {128, 64}, {128, 2048}};
+  for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+    int64_t heads = shapes[i][0], pages = shapes[i][1];
+    int32_t leaf = 0, cuts[2] = {0, 0}, leaves = heads <= 16 ? 8 : 4; /* of a group */
+    for (int64_t rows = 1; rows <= 257; rows *= 2) {
+      for (int32_t sms = 1; sms <= 132; sms = sms * 3 + 1) {
+        tdm_mla_decode_args args = {.q = {.shape = {rows, heads, CACHED}}, .block_table = {.shape = {rows, pages}}};
+        tdm_mla_decode_plan plan;
+        tdm_mla_decode_sm90_make_plan(&args, sms, &plan);
+        if (leaf == 0) leaf = plan.leaf_keys;
+        cr_expect_eq(plan.leaf_keys, leaf, "%lld heads, %lld rows, %d SMs", (long long)heads, (long long)rows, sms);
+        bool groups = plan.split_keys != leaf;
+        cr_expect_eq(plan.split_keys, groups ? leaves * leaf : leaf);
+        cr_expect_eq(plan.group_splits, groups ? 1 : leaves);
+        cr_expect(plan.max_splits * (int64_t)plan.split_keys >= pages * PAGE);
+        cr_expect(plan.attend.grid <= (uint32_t)sms);
+        cuts[groups]++;
+      }
+    }
+    cr_expect(cuts[0] > 0 && cuts[1] > 0, "%lld heads: %d plans cut into leaves, %d into groups", (long long)heads,
+              cuts[0], cuts[1]);
+  }
 }
 
 /* ---- errors ----------------------------------------------------------------------------------------------------- */

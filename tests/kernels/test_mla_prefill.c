@@ -98,14 +98,14 @@ static void attend(const batch* b, const double* q, const double* kv, const doub
     double dot = 0;
     for (int d = ROPE - 1; d >= 0; d--) dot += q[NOPE + d] * k_rope[j * ROPE + d];
     for (int d = NOPE - 1; d >= 0; d--) dot += q[d] * kv[j * b->heads * 256 + d];
-    score[j] = (float)dot * SCALE;
+    score[j] = (float)dot * (SCALE * 1.4426950408889634f);
     max = fmaxf(max, score[j]);
   }
   for (int d = 0; d < VALUE; d++) out[d] = 0;
   for (int64_t j = 0; j <= i; j++) {
-    double p = (double)expf(score[j] - max);
-    sum += p;
+    double p = (double)exp2f(score[j] - ceilf(max));
     if (round) p = oracle_round(p, TDM_BF16);
+    sum += p;
     for (int d = 0; d < VALUE; d++) out[d] += p * kv[j * b->heads * 256 + NOPE + d];
   }
   for (int d = 0; d < VALUE; d++) out[d] /= sum;

@@ -340,3 +340,37 @@ Test(moe_fc1, plan_counts_operations_and_bytes) {
   cr_expect_eq(plan.scratch_bytes, 0);
   test_rig_close(&rig);
 }
+
+/* What a CUDA lane would launch for bf16; no GPU is needed to know. */
+Test(moe_fc1, plans_bf16_kernels) {
+  static const struct {
+    int64_t m, experts, intermediate, hidden;
+    int32_t sms;
+    const char* variant;
+    int32_t splits;
+    size_t scratch, state;
+  } plans[] = {
+      {1, 8, 2048, 128, 132, "tdm_moe_fc1_bf16_t8_sm90", 1, 0, 0},
+      {17, 8, 2048, 128, 132, "tdm_moe_fc1_bf16_t24_sm90", 1, 0, 0},
+      {64, 8, 2048, 128, 16, "tdm_moe_fc1_bf16_t64_sm90", 1, 0, 0},
+      {129, 8, 2048, 128, 132, "tdm_moe_fc1_bf16_t128_sm90", 1, 0, 0},
+      /* 2 tiles of 256 rows: cut, the same for any number of rows and SMs; f32 partials and two counters a tile */
+      {1, 1, 256, 7168, 132, "tdm_moe_fc1_bf16_t8_sm90", 16, 2 * 16 * 256 * 8 * 4, 2 * 2 * 4},
+      {129, 1, 256, 7168, 8, "tdm_moe_fc1_bf16_t128_sm90", 16, 2 * 2 * 16 * 256 * 128 * 4, 2 * 2 * 2 * 4},
+  };
+  for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
+    test_rig rig;
+    bench b;
+    test_rig_open(&rig);
+    make_bench(&rig, &b,
+               &(fc1_case){plans[i].m, plans[i].experts, plans[i].intermediate, plans[i].hidden, B, B, 0.0f, 0.0f,
+                           false, plans[i].m});
+    tdm_plan plan = {.splits = 1};
+    tdm_op_moe_fc1.plan(&b.args, plans[i].sms, &plan);
+    cr_expect_str_eq(plan.variant, plans[i].variant, "plan %zu", i);
+    cr_expect_eq(plan.splits, plans[i].splits, "plan %zu: %d splits", i, plan.splits);
+    cr_expect_eq(plan.scratch_bytes, plans[i].scratch, "plan %zu: %zu bytes of scratch", i, plan.scratch_bytes);
+    cr_expect_eq(plan.state_bytes, plans[i].state, "plan %zu: %zu bytes of state", i, plan.state_bytes);
+    test_rig_close(&rig);
+  }
+}

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/device/launch.h"
 #include "kernels/moe_fc2/moe_fc2.h"
 #include "kernels/ops.h"
 #include "tests/kernels/oracle.h"
@@ -377,4 +378,36 @@ Test(moe_fc2, plan_counts_operations_bytes_and_splits) {
     cr_expect_neq(plan.scratch_bytes, 0, "%d SMs: the reference's panel, the kernels' partial sums", sms);
   }
   test_rig_close(&rig);
+}
+
+/* What a CUDA lane would launch for bf16; no GPU is needed to know. */
+Test(moe_fc2, plans_bf16_kernels) {
+  static const struct {
+    int64_t m;
+    int32_t experts, sms;
+    const char* variant;
+  } plans[] = {
+      {1, 24, 132, "tdm_moe_fc2_bf16_n64t8_sm90"},      {16, 24, 66, "tdm_moe_fc2_bf16_n64t16_sm90"},
+      {64, 24, 132, "tdm_moe_fc2_bf16_n64t64_sm90"},    {128, 24, 8, "tdm_moe_fc2_bf16_n64t128_sm90"},
+      {129, 24, 132, "tdm_moe_fc2_bf16_n128t128_sm90"}, {7, 1, 132, "tdm_moe_fc2_bf16_n64t8_sm90"},
+  };
+  enum { HIDDEN = 136 }; /* 3 tiles of 64 */
+  for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
+    test_rig rig;
+    bench b;
+    test_rig_open(&rig);
+    make_bench(&rig, &b, &(fc2_case){plans[i].m, plans[i].experts, 128, HIDDEN, B, B, F, NONE, DENSE, plans[i].m});
+    tdm_plan plan = {.splits = 1};
+    tdm_op_moe_fc2.plan(&b.args, plans[i].sms, &plan);
+    const int32_t splits = tdm_moe_fc2_splits(plans[i].experts, HIDDEN, 128);
+    cr_assert_eq(splits > 1, plans[i].experts > 1, "an expert is not cut, 24 of them are: %d splits", splits);
+    cr_expect_str_eq(plan.variant, plans[i].variant, "plan %zu", i);
+    cr_expect_eq(plan.splits, splits, "plan %zu: %d splits", i, plan.splits);
+    const size_t tile = (size_t)tdm_gemm_token_tile(plans[i].m), m_tiles = ((size_t)plans[i].m + tile - 1) / tile;
+    const size_t tiles = splits > 1 ? 3 * m_tiles : 0;
+    cr_expect_eq(plan.scratch_bytes, tiles * (size_t)splits * 64 * tile * 4, "plan %zu: %zu bytes", i,
+                 plan.scratch_bytes);
+    cr_expect_eq(plan.state_bytes, tiles * 4, "plan %zu: %zu bytes of state", i, plan.state_bytes);
+    test_rig_close(&rig);
+  }
 }

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <string.h>
 
 #include "kernels/common/convert.h"
 #include "kernels/ops.h"
@@ -131,6 +132,66 @@ Test(quant, divides) {
     }
   }
   cr_expect_gt(telling, 100, "%lld values tell a division from a multiplication", (long long)telling);
+}
+
+/* What tdm::quotients does instead of a division. */
+static float near_quotient(float value, float scale) {
+  float reciprocal = 1.0f / scale, near = value * reciprocal;
+  return fmaf(-fmaf(near, scale, -value), reciprocal, near);
+}
+
+static int side(float value, float place) {
+  return (value > place) - (value < place);
+}
+
+/* Where two e4m3 codes meet, a 5-bit number, the kernels' quotient is on the division's side. The neighbours of every
+ * such place, for mantissas of the scale spread over all (the step is a prime; with 1 they are all, 4 s at -O3 -mfma,
+ * and all agree) and for those that are next to a multiple of 2^20, where a remainder can be smallest. */
+Test(quant, kernels_quotient_gives_the_code_of_the_division) {
+  for (uint32_t n = 0; n < (1u << 23) / 127 + 8 * 64; n++) {
+    uint32_t mantissa = n < (1u << 23) / 127 ? n * 127 : ((n % 8) << 20) + (n / 8 % 64) - 32;
+    float scale = ldexpf((float)((mantissa & 0x7fffff) | 0x800000), -23);
+    for (int place = 16; place < 32; place++) {
+      float value = (float)place * scale;
+      for (int i = 0; i < 3; i++) value = nextafterf(value, 0.0f);
+      for (int i = -3; i <= 3; i++, value = nextafterf(value, INFINITY)) {
+        float quotient = value / scale, near = near_quotient(value, scale);
+        cr_assert_eq(side(near, (float)place), side(quotient, (float)place), "%a / %a is %a, the kernels' %a",
+                     (double)value, (double)scale, (double)quotient, (double)near);
+      }
+    }
+  }
+  cr_expect(signbit(near_quotient(-0.0f, 3.0f)));
+  cr_expect(!signbit(near_quotient(0.0f, 3.0f)));
+  cr_expect(signbit(near_quotient(-0.0f, 5.0f)));
+}
+
+/* tdm::quotients_of_bf16, whose reciprocal is the hardware's, off by `error` units in the last place at most one. */
+static float near_quotient_of_bf16(float value, float scale, int32_t error) {
+  uint32_t bits;
+  float hi = 1.0f / scale;
+  memcpy(&bits, &hi, sizeof bits);
+  bits += (uint32_t)(error - 2);
+  memcpy(&hi, &bits, sizeof hi);
+  float lo = fmaf(-hi, scale, 1.0f) * hi;
+  return fmaf(value, hi, value * lo);
+}
+
+/* All bf16 values below all bf16 amax of an octave; the sign is the value's, also of zero. */
+Test(quant, kernels_quotient_of_bf16_gives_the_code_of_the_division) {
+  for (uint16_t amax = 0x3f80; amax < 0x4000; amax++) {
+    float scale = tdm_bf16_to_f32(amax) * (1.0f / 448.0f);
+    for (uint16_t value = 0; value <= amax; value++) {
+      float v = tdm_bf16_to_f32(value);
+      uint8_t code = tdm_f32_to_e4m3(v / scale);
+      for (int32_t error = -1; error <= 1; error++) {
+        cr_assert_eq(tdm_f32_to_e4m3(near_quotient_of_bf16(v, scale, error)), code, "%a / %a, error %d", (double)v,
+                     (double)scale, error);
+      }
+    }
+    cr_assert(signbit(near_quotient_of_bf16(-0.0f, scale, 0)));
+    cr_assert_eq(tdm_f32_to_e4m3(near_quotient_of_bf16(-1.0f, scale, 1)), tdm_f32_to_e4m3(-1.0f / scale));
+  }
 }
 
 Test(quant, nan_and_infinity_stay_in_their_block) {

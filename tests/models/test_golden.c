@@ -209,6 +209,7 @@ Test(golden, the_schedule_does_not_change_a_bit) {
     config.use_graphs = i != 2;
     config.taps = i % 2 == 0;
     config.strategy = i == 5 ? TDM_STRATEGY_SERIAL : i >= 6 ? TDM_STRATEGY_GREEN : TDM_STRATEGY_SOFT;
+    config.moe_path = i % 3 == 0 ? TDM_MOE_PATH_AUTO : i % 3 == 1 ? TDM_MOE_PATH_DENSE : TDM_MOE_PATH_HITS;
     if (i == 3) config.max_tokens = 512;
     golden_open(&g, NULL, &config);
     float* logits = golden_run(&g, 2, 30, 1);
@@ -271,31 +272,12 @@ Test(golden, shards_load_like_one_file) {
 
 /* ---- other dtypes of weights ------------------------------------------------------------------------------------ */
 
-/* The scale of a weight is not at hand when the weight is edited, so unquantised variants take scale 1/64. */
-static bool to_bf16(variant_tensor* tensor) {
-  if (strstr(tensor->name, "_scale_inv")) return false;
-  if (strcmp(tensor->dtype, "F8_E4M3") != 0) return true;
-  uint16_t* wide = malloc(2 * tensor->bytes);
-  for (size_t i = 0; i < tensor->bytes; i++) {
-    static const float values[] = {0.03125f, -0.0625f, 0.015625f, -0.0078125f, 0.0f};
-    const float value = values[((const uint8_t*)tensor->data)[i] % 5];
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    wide[i] = (uint16_t)(bits >> 16);
-  }
-  free(tensor->data);
-  tensor->data = wide;
-  tensor->bytes *= 2;
-  strcpy(tensor->dtype, "BF16");
-  return true;
-}
-
 static bool shared_to_bf16(variant_tensor* tensor) {
-  return strstr(tensor->name, "shared_experts") ? to_bf16(tensor) : true;
+  return strstr(tensor->name, "shared_experts") ? variant_to_bf16(tensor) : true;
 }
 
 static bool routed_to_bf16(variant_tensor* tensor) {
-  return strstr(tensor->name, ".experts.") ? to_bf16(tensor) : true;
+  return strstr(tensor->name, ".experts.") ? variant_to_bf16(tensor) : true;
 }
 
 /* BF16 weights, alone and beside FP8 ones: native activations against float32, up to bf16 and FP8 rounding of two
@@ -305,8 +287,9 @@ Test(golden, bf16_weights_work_beside_fp8) {
     const char* name;
     variant_edit edit;
     double limit;
-  } cases[] = {
-      {"all bf16", to_bf16, 0.01}, {"shared bf16", shared_to_bf16, 0.15}, {"routed bf16", routed_to_bf16, 0.15}};
+  } cases[] = {{"all bf16", variant_to_bf16, 0.01},
+               {"shared bf16", shared_to_bf16, 0.15},
+               {"routed bf16", routed_to_bf16, 0.15}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     float* logits[2];
     const variant_config variant = {.edit = cases[i].edit};

@@ -1,6 +1,5 @@
 #include "variant.h"
 
-#include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,13 @@ enum { MAX_TENSORS = 256, MAX_FOLDERS = 32, MAX_FILES = 8 };
 
 static char folders[MAX_FOLDERS][64];
 static int n_folders;
+
+/* Ends the program: without its model a test says nothing. Plain C, so that programs without Criterion can use it. */
+static void require(bool fine, const char* what) {
+  if (fine) return;
+  (void)fprintf(stderr, "variant: %s\n", what);
+  abort();
+}
 
 static const char* dtype_text(tdm_dtype dtype) {
   switch (dtype) {
@@ -22,7 +28,7 @@ static const char* dtype_text(tdm_dtype dtype) {
   case TDM_I32:
     return "I32";
   default:
-    cr_assert(false, "no such dtype in the golden files");
+    require(false, "no such dtype in the golden files");
     return "";
   }
 }
@@ -30,13 +36,13 @@ static const char* dtype_text(tdm_dtype dtype) {
 static int read_golden(variant_tensor tensors[MAX_TENSORS]) {
   tdm_runtime* runtime;
   tdm_checkpoint* checkpoint;
-  cr_assert_eq(tdm_runtime_create(NULL, &runtime), TDM_OK);
-  cr_assert_eq(tdm_checkpoint_open(runtime, GOLDEN_V3, &checkpoint), TDM_OK, "%s", tdm_last_error()->message);
+  require(tdm_runtime_create(NULL, &runtime) == TDM_OK, "no runtime");
+  require(tdm_checkpoint_open(runtime, GOLDEN_V3, &checkpoint) == TDM_OK, tdm_last_error()->message);
   const int n = (int)tdm_checkpoint_count(checkpoint);
-  cr_assert_leq(n, MAX_TENSORS);
+  require(n <= MAX_TENSORS, "too many tensors");
   for (int i = 0; i < n; i++) {
     tdm_tensor_info info;
-    cr_assert_eq(tdm_checkpoint_get(checkpoint, i, &info), TDM_OK);
+    require(tdm_checkpoint_get(checkpoint, i, &info) == TDM_OK, "a tensor is missing");
     variant_tensor* tensor = &tensors[i];
     *tensor = (variant_tensor){.rank = info.rank, .bytes = info.bytes, .data = malloc(info.bytes)};
     snprintf(tensor->name, sizeof tensor->name, "%s", info.name);
@@ -45,7 +51,7 @@ static int read_golden(variant_tensor tensors[MAX_TENSORS]) {
     memcpy(tensor->data, info.data, info.bytes);
   }
   tdm_checkpoint_close(checkpoint);
-  cr_assert_eq(tdm_runtime_destroy(runtime), TDM_OK);
+  require(tdm_runtime_destroy(runtime) == TDM_OK, "the runtime is in use");
   return n;
 }
 
@@ -53,7 +59,7 @@ static FILE* open_file(const char* folder, const char* name, const char* mode) {
   char path[256];
   snprintf(path, sizeof path, "%s/%s", folder, name);
   FILE* file = fopen(path, mode);
-  cr_assert_not_null(file, "%s", path);
+  require(file != NULL, path);
   return file;
 }
 
@@ -97,12 +103,12 @@ static void write_shards(const char* folder, const variant_tensor* tensors, int 
 static void write_config(const char* folder, const char* find, const char* put) {
   static char text[65536];
   FILE* in = fopen(GOLDEN_V3 "/config.json", "r");
-  cr_assert_not_null(in);
+  require(in != NULL, GOLDEN_V3 "/config.json");
   text[fread(text, 1, sizeof text - 1, in)] = '\0';
   fclose(in);
   FILE* out = open_file(folder, "config.json", "w");
   const char* at = find ? strstr(text, find) : NULL;
-  cr_assert(!find || at, "config.json has no '%s'", find);
+  require(!find || at, find);
   if (at)
     fprintf(out, "%.*s%s%s", (int)(at - text), text, put, at + strlen(find));
   else
@@ -111,10 +117,10 @@ static void write_config(const char* folder, const char* find, const char* put) 
 }
 
 const char* variant_make(const variant_config* config) {
-  cr_assert_lt(n_folders, MAX_FOLDERS);
+  require(n_folders < MAX_FOLDERS, "too many folders");
   char* folder = folders[n_folders++];
   snprintf(folder, sizeof folders[0], "/tmp/tandem_variant_XXXXXX");
-  cr_assert_not_null(mkdtemp(folder));
+  require(mkdtemp(folder) != NULL, folder);
   static variant_tensor tensors[MAX_TENSORS];
   const int n_golden = read_golden(tensors);
   int n = 0;
@@ -153,4 +159,23 @@ void variant_remove(void) {
     }
     rmdir(folder);
   }
+}
+
+/* The scale of a weight is not at hand when the weight is edited, so unquantised variants take scale 1/64. */
+bool variant_to_bf16(variant_tensor* tensor) {
+  if (strstr(tensor->name, "_scale_inv")) return false;
+  if (strcmp(tensor->dtype, "F8_E4M3") != 0) return true;
+  uint16_t* wide = malloc(2 * tensor->bytes);
+  for (size_t i = 0; i < tensor->bytes; i++) {
+    static const float values[] = {0.03125f, -0.0625f, 0.015625f, -0.0078125f, 0.0f};
+    const float value = values[((const uint8_t*)tensor->data)[i] % 5];
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    wide[i] = (uint16_t)(bits >> 16);
+  }
+  free(tensor->data);
+  tensor->data = wide;
+  tensor->bytes *= 2;
+  strcpy(tensor->dtype, "BF16");
+  return true;
 }

@@ -31,6 +31,8 @@ typedef struct variant_config {
 
 /* Makes the folder; its path is valid until variant_remove. */
 const char* variant_make(const variant_config* config);
+/* An edit: FP8 weights become bf16 ones, of other values. */
+bool variant_to_bf16(variant_tensor* tensor);
 /* Removes all folders made by this process. */
 void variant_remove(void);
 

@@ -1,0 +1,206 @@
+/* Cases of attention, norms and routing. */
+
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "bench/make.h"
+#include "kernels/ops.h"
+
+enum { CONTEXT = 4096, PAGES = CONTEXT / TDM_PAGE_TOKENS, POSITIONS = 4096, CHECK_ROWS = 16, CHECK_TOKENS = 1024 };
+
+/* x and delta of a layer: x rotates, the rest stays warm. */
+tdm_status bench_make_rmsnorm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t shape[] = {m, c->n}, rows = bench_least(m, CHECK_ROWS);
+  tdm_rmsnorm_args args = {.size = sizeof args};
+  args.x = bench_rotate(rig, work, offsetof(tdm_rmsnorm_args, x), TDM_BF16, 2, shape);
+  args.delta = bench_values(rig, work, TDM_BF16, 2, shape, 1, 0);
+  args.residual_out = bench_tensor(rig, work, TDM_BF16, 2, shape);
+  args.weight = bench_values(rig, work, TDM_BF16, 1, &c->n, 0.5f, 1);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 2, shape);
+  args.out_scale = bench_empty_scales(rig, work, m, c->n);
+  bench_make_done(work, &tdm_op_rmsnorm, &args, 1e-4);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_rmsnorm_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_rmsnorm_args, delta), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_rmsnorm_args, residual_out), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_rmsnorm_args, out_q), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_rmsnorm_args, out_scale), 1, 0, 1, rows);
+  return TDM_OK;
+}
+
+tdm_status bench_make_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t shape[] = {m, c->n}, rows = bench_least(m, CHECK_ROWS);
+  tdm_quant_args args = {.size = sizeof args};
+  args.x = bench_rotate(rig, work, offsetof(tdm_quant_args, x), TDM_BF16, 2, shape);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 2, shape);
+  args.out_scale = bench_empty_scales(rig, work, m, c->n);
+  bench_make_done(work, &tdm_op_quant, &args, 1e-9);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_quant_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_quant_args, out_q), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_quant_args, out_scale), 1, 0, 1, rows);
+  return TDM_OK;
+}
+
+/* n heads of k values, `batch` groups: x rotates, the outputs do not. A piece: one group of some tokens. */
+tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t heads = c->n, dim = c->k, groups = c->batch, width = heads / groups * dim, blocks = width / 128;
+  const int64_t rows = bench_least(m, CHECK_ROWS);
+  tdm_inverse_rope_quant_args args = {.size = sizeof args, .style = TDM_ROPE_INTERLEAVED};
+  int32_t* positions = calloc((size_t)m, sizeof *positions);
+  if (!positions) bench_die("no memory for %lld positions", (long long)m);
+  for (int64_t i = 0; i < m; i++) positions[i] = (int32_t)(bench_random(rig) % POSITIONS);
+  args.x =
+      bench_rotate(rig, work, offsetof(tdm_inverse_rope_quant_args, x), TDM_BF16, 3, (const int64_t[]){m, heads, dim});
+  args.positions = bench_ints(rig, work, positions, m);
+  free(positions);
+  args.cos_sin = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){POSITIONS, 64}, 0.7f, 0);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 3, (const int64_t[]){groups, m, width});
+  args.out_scale = bench_empty_scales(rig, work, m, heads * dim);
+  args.out_scale.rank = 3;
+  args.out_scale.shape[0] = groups, args.out_scale.shape[1] = blocks, args.out_scale.shape[2] = m;
+  args.out_scale.stride[1] = args.out_scale.stride[0], args.out_scale.stride[2] = 1;
+  args.out_scale.stride[0] = blocks * args.out_scale.stride[1];
+  bench_make_done(work, &tdm_op_inverse_rope_quant, &args, 1e-9);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, positions), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, out_q), 1, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_inverse_rope_quant_args, out_scale), 2, 0, 1, rows);
+  bench_axis(check, 1, groups);
+  bench_cut_view(check, 1, offsetof(tdm_inverse_rope_quant_args, x), 1, 0, heads / groups, heads / groups);
+  bench_cut_view(check, 1, offsetof(tdm_inverse_rope_quant_args, out_q), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_inverse_rope_quant_args, out_scale), 0, 0, 1, 1);
+  return TDM_OK;
+}
+
+/* DeepSeek-V3's: 8 of 256 experts, from 4 of 8 groups, one shared expert. Checked whole. */
+tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  enum { TOP_K = 8, SHARED = 1 };
+  tdm_moe_route_args args = {.size = sizeof args,
+                             .top_k = TOP_K,
+                             .n_group = 8,
+                             .topk_group = 4,
+                             .n_shared = SHARED,
+                             .norm_topk_prob = true,
+                             .routed_scaling_factor = 2.5f};
+  args.logits = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n}, 4, 0);
+  args.bias = bench_values(rig, work, TDM_F32, 1, &c->n, 0.1f, 0);
+  args.ids = bench_tensor(rig, work, TDM_I32, 2, (const int64_t[]){m, TOP_K});
+  args.weights = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, TOP_K});
+  args.alpha = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n + SHARED});
+  bench_warm(work);
+  bench_make_done(work, &tdm_op_moe_route, &args, 1e-9);
+  return TDM_OK;
+}
+
+/* `count` integers from `first` on, in random order. */
+static void shuffled(bench_rig* rig, int32_t* out, int32_t first, int32_t count) {
+  for (int32_t i = 0; i < count; i++) {
+    const int32_t j = (int32_t)(bench_random(rig) % (uint64_t)(i + 1));
+    out[i] = out[j];
+    out[j] = first + i;
+  }
+}
+
+static int32_t* host_ints(int64_t count) {
+  int32_t* ints = calloc((size_t)count, sizeof *ints);
+  if (!ints) bench_die("no memory for %lld integers", (long long)count);
+  return ints;
+}
+
+/* m sequences of 4096 tokens, one new token each, every sequence on pages of its own in random order. A piece: four
+ * heads of a sequence, whose row of the block table counts from its own first page; the last row is that table. */
+tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t heads = c->batch, n_table = (m + 1) * PAGES;
+  int32_t *table = host_ints(n_table), *local = table + m * PAGES, *ints = host_ints(m + 1);
+  tdm_mla_decode_args args = {.size = sizeof args, .scale = 0.0721688f};
+  shuffled(rig, local, 0, PAGES);
+  for (int64_t i = 0; i < m * PAGES; i++) table[i] = (int32_t)(i / PAGES * PAGES) + local[i % PAGES];
+  args.block_table = bench_ints(rig, work, table, n_table);
+  args.block_table = tdm_view_make(args.block_table.buffer, TDM_I32, 2, (const int64_t[]){m, PAGES});
+  for (int64_t i = 0; i <= m; i++) ints[i] = (int32_t)i;
+  args.seq_start = bench_ints(rig, work, ints, m + 1);
+  for (int64_t i = 0; i < m; i++) ints[i] = CONTEXT;
+  args.kv_len = bench_ints(rig, work, ints, m);
+  for (int64_t i = 0; i < m; i++) ints[i] = TDM_SEQ_ABSORBED;
+  args.seq_kind = bench_ints(rig, work, ints, m);
+  args.n_seqs = bench_ints(rig, work, (const int32_t[]){(int32_t)m, 1}, 2);
+  args.n_seqs.shape[0] = 1;
+  free(table);
+  free(ints);
+  args.q = bench_values(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 576}, 2, 0);
+  args.cache = bench_rotate(rig, work, offsetof(tdm_mla_decode_args, cache), TDM_BF16, 3,
+                            (const int64_t[]){m * PAGES, TDM_PAGE_TOKENS, 576});
+  args.out = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 512});
+  bench_make_done(work, &tdm_op_mla_decode, &args, 1e-4);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, n_seqs), 0, 1, 0, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, q), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, cache), 0, 0, PAGES, PAGES);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, block_table), 0, m, 0, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, seq_start), 0, 0, 0, 2);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, kv_len), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, seq_kind), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, out), 0, 0, 1, 1);
+  bench_axis(check, 1, heads / 4);
+  bench_cut_view(check, 1, offsetof(tdm_mla_decode_args, q), 1, 0, 4, 4);
+  bench_cut_view(check, 1, offsetof(tdm_mla_decode_args, out), 1, 0, 4, 4);
+  return TDM_OK;
+}
+
+/* kv is the tail of the 2112 columns of q_a|kv_a. Checked whole. */
+tdm_status bench_make_kv_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int32_t pages = (int32_t)((m + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS) + 2, slots = pages * TDM_PAGE_TOKENS;
+  int32_t *slot = host_ints(slots), *positions = host_ints(m);
+  (void)c;
+  shuffled(rig, slot, 0, slots);
+  for (int64_t i = 0; i < m; i++) positions[i] = (int32_t)(bench_random(rig) % POSITIONS);
+  tdm_mla_kv_write_args args = {.size = sizeof args, .style = TDM_ROPE_DEINTERLEAVE};
+  args.kv = bench_values(rig, work, TDM_BF16, 2, (const int64_t[]){m, 2112}, 1, 0);
+  args.kv = tdm_view_slice(args.kv, 1, 1536, 576);
+  args.norm_weight = bench_values(rig, work, TDM_BF16, 1, (const int64_t[]){512}, 0.5f, 1);
+  args.positions = bench_ints(rig, work, positions, m);
+  args.cos_sin = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){POSITIONS, 64}, 0.7f, 0);
+  args.slots = bench_ints(rig, work, slot, m);
+  args.cache = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){pages, TDM_PAGE_TOKENS, 576});
+  free(slot);
+  free(positions);
+  bench_warm(work);
+  bench_make_done(work, &tdm_op_mla_kv_write, &args, 1e-5);
+  return TDM_OK;
+}
+
+/* One sequence of m new tokens. A piece: one head of the first tokens, which no later one reaches. */
+tdm_status bench_make_mla_prefill(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t heads = c->batch, tokens = bench_least(m, CHECK_TOKENS);
+  tdm_mla_prefill_args args = {.size = sizeof args, .scale = 0.0721688f};
+  const tdm_view q = bench_values(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 192}, 2, 0);
+  args.q_nope = tdm_view_slice(q, 2, 0, 128);
+  args.q_rope = tdm_view_slice(q, 2, 128, 64);
+  args.kv = bench_values(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 256}, 1, 0);
+  args.k_rope = bench_values(rig, work, TDM_BF16, 2, (const int64_t[]){m, 64}, 1, 0);
+  args.n_seqs = bench_ints(rig, work, (const int32_t[]){1}, 1);
+  args.seq_kind = bench_ints(rig, work, (const int32_t[]){TDM_SEQ_EXPANDED}, 1);
+  args.seq_start = bench_ints(rig, work, (const int32_t[]){0, (int32_t)m, 0, (int32_t)tokens}, 4);
+  args.seq_start.shape[0] = 2;
+  args.out = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 128});
+  bench_warm(work);
+  bench_make_done(work, &tdm_op_mla_prefill, &args, 1e-4);
+  static const size_t by_head[] = {offsetof(tdm_mla_prefill_args, q_nope), offsetof(tdm_mla_prefill_args, q_rope),
+                                   offsetof(tdm_mla_prefill_args, kv), offsetof(tdm_mla_prefill_args, out)};
+  bench_check* check = &work->check;
+  bench_axis(check, 0, heads);
+  bench_axis(check, 1, 1);
+  for (int i = 0; i < 4; i++) {
+    bench_cut_view(check, 0, by_head[i], 1, 0, 1, 1);
+    bench_cut_view(check, 1, by_head[i], 0, 0, 0, tokens);
+  }
+  bench_cut_view(check, 1, offsetof(tdm_mla_prefill_args, k_rope), 0, 0, 0, tokens);
+  bench_cut_view(check, 1, offsetof(tdm_mla_prefill_args, seq_start), 0, 2, 0, 2);
+  return TDM_OK;
+}

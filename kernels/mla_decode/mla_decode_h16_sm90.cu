@@ -1,0 +1,388 @@
+/* Paged MLA attention over the latent cache, absorbed form, for up to 16 heads (tensor-parallel ranks), for sm_90a.
+ *
+ * The tensor cores' side of 64 rows is given to the cache, not to the heads: scores are k q^T, 64 keys x 16 heads, and
+ * sums are v^T p^T, 64 of the 512 value columns x 16 heads at a time. A page then costs what reading it twice from
+ * shared memory costs, a third of its share of device bandwidth.
+ *
+ * 1. A unit is a token and a split of its keys; persistent CTAs walk the units. A split is one leaf of keys, or a group
+ *    of leaves: a leaf is summed up by itself, then folded into its group, and the merge folds leaves into groups,
+ * groups into the whole, in the same order. So the host picks splits as the load wants them, and no bit changes.
+ * 2. Pages: a warp brings them, each as three thirds of 3 swizzled boxes of 64 rows x 64 values, through a ring of
+ *    thirds; another brings the q of the next unit as soon as the scores no longer need this one's.
+ * 3. The warpgroup multiplies; a maximum of 64 keys is over lanes by shuffles and over warps by shared memory;
+ *    probabilities, rounded to bf16, go through shared memory into the second product. The page serves as k and,
+ *    transposed by the tensor cores, as v.
+ * 4. Slots past the token's own position are later tokens, or NaN: zeroed in shared memory before use.
+ * 5. A token whose keys are one split is divided by its sum and stored. Otherwise sums, base and denominator go to
+ *    scratch, and the second kernel merges them.
+ * 6. Rows of sequences of another kind get zeros.
+ *
+ *   warps 0 .. 3   the warpgroup         q      9 x [16 heads][64] bf16, swizzled
+ *   warp 4         pages                 p      [16 heads][64 keys] bf16, swizzled
+ *   warp 5         q                     ring   8 x third of a page: 3 x [64 tokens][64] bf16, swizzled
+ *
+ * Grid: up to one CTA an SM; block: 192 threads. Limit: device bandwidth. */
+
+#include "kernels/device/tma.cuh"
+#include "kernels/device/wgmma.cuh"
+#include "kernels/mla_decode/mla_decode_units.cuh"
+
+namespace {
+
+constexpr int kSlots = TDM_MLA_DECODE_H16_SLOTS, kChunks = 9, kThirds = 3, kChunkBytes = 64 * 128;
+constexpr int32_t kHeads = TDM_MLA_DECODE_H16_HEADS, kQChunkBytes = kHeads * 128;
+constexpr int32_t kPage = tdm::kPage;
+
+struct Shared {
+  alignas(1024) uint8_t q[kChunks * kQChunkBytes];
+  alignas(1024) uint8_t probabilities[kHeads * 128];
+  alignas(1024) uint8_t ring[kSlots][kChunks / kThirds * kChunkBytes];
+  float largest[4][kHeads]; /* of a page, by warp */
+  float sums[4][kHeads];    /* of a leaf, by warp */
+  uint64_t q_full;
+  uint64_t q_empty;
+  uint64_t full[kSlots];
+  uint64_t empty[kSlots];
+};
+static_assert(sizeof(Shared) <= TDM_MLA_DECODE_H16_SHARED, "launch size");
+
+using Walk = tdm::Walk<kHeads>;
+
+struct Slot {
+  uint32_t index = 0, parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++index == kSlots) {
+      index = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+/* By one warp; lane 0 copies. A page number outside of the cache arrives as zeros. */
+__device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
+  const uint64_t once = tdm::l2_evict_first();
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+  Walk walk(p);
+  Slot slot;
+  tdm::Unit unit, following;
+  int32_t numbers = 0, following_numbers = 0;
+  bool more = walk.next(p, unit);
+  if (more && lane < unit.pages()) numbers = unit.page_numbers[lane];
+  while (more) {
+    const int32_t count = unit.pages();
+    for (int32_t i = 0; i < count; ++i) {
+      if (i % 32 == 0 && i > 0 && i + lane < count) numbers = unit.page_numbers[i + lane];
+      const int32_t page = __shfl_sync(~0u, numbers, i % 32);
+#pragma unroll
+      for (int third = 0; third < kThirds; ++third) {
+        if (lane == 0) {
+          tdm::mbarrier_wait(&shared.empty[slot.index], slot.parity ^ 1);
+          uint64_t* full = &shared.full[slot.index];
+          uint8_t* target = shared.ring[slot.index];
+          tdm::mbarrier_arrive_expect(full, kChunks / kThirds * kChunkBytes);
+#pragma unroll
+          for (int c = 0; c < kChunks / kThirds; ++c)
+            tdm::tma_load_3d(target + c * kChunkBytes, &p.cache, full, once, 64 * (3 * third + c), 0, page);
+        }
+        slot.advance();
+      }
+      __syncwarp();
+      if (i == 0) { /* what comes next is looked up while copies are under way */
+        more = walk.next(p, following);
+        if (more && lane < following.pages()) following_numbers = following.page_numbers[lane];
+      }
+    }
+    unit = following;
+    numbers = following_numbers;
+  }
+}
+
+__device__ void load_queries(const tdm_mla_decode_params& p, Shared& shared) {
+  const uint64_t once = tdm::l2_evict_first();
+  Walk walk(p);
+  uint32_t parity = 1;
+  tdm::Unit unit;
+  while (walk.next(p, unit)) {
+    if (threadIdx.x % 32 == 0) {
+      tdm::mbarrier_wait(&shared.q_empty, parity);
+      tdm::mbarrier_arrive_expect(&shared.q_full, kChunks * kQChunkBytes);
+      for (int c = 0; c < kChunks; ++c)
+        tdm::tma_load_3d(shared.q + c * kQChunkBytes, &p.q, &shared.q_full, once, 64 * c, 0, unit.row);
+    }
+    parity ^= 1;
+    __syncwarp();
+  }
+}
+
+/* The thirds of a page. */
+struct Page {
+  uint8_t* third[kThirds];
+  __device__ __forceinline__ uint8_t* chunk(int c) const {
+    return third[c / 3] + c % 3 * kChunkBytes;
+  }
+};
+
+/* Zeroes the page's rows from `valid` on. A row of 128 bytes stays one under the swizzle. */
+__device__ __noinline__ void clear_rows(const Page& page, int32_t valid) {
+  const int32_t thread = static_cast<int32_t>(threadIdx.x), rows = kPage - valid;
+#pragma unroll
+  for (int third = 0; third < kThirds; ++third) {
+    for (int32_t i = thread; i < 3 * rows * 8; i += 128) {
+      const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
+      *reinterpret_cast<uint4*>(page.third[third] + chunk * kChunkBytes + row * 128 + i % 8 * 16) =
+          make_uint4(0, 0, 0, 0);
+    }
+  }
+  tdm::fence_async_shared();
+  tdm::named_barrier_sync(1, 128);
+}
+
+/* Sums of a thread: element i of o[c] is value column 64 * c + 16 * warp + lane / 4 + 8 * (i / 2 % 2) of head(i). Each
+ * thread has four heads, head 2 * (i / 4) + i % 2 of them at i, whose base and sum it keeps. */
+struct Sums {
+  float base[4], sum[4];
+  float o[8][8];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int h = 0; h < 4; ++h) {
+      base[h] = -tdm::kInfinity;
+      sum[h] = 0.0f;
+    }
+#pragma unroll
+    for (int c = 0; c < 8; ++c)
+#pragma unroll
+      for (int i = 0; i < 8; ++i) o[c][i] = 0.0f;
+  }
+};
+
+__device__ __forceinline__ constexpr int head_of(int i) {
+  return 2 * (i / 4) + i % 2;
+}
+
+__device__ __forceinline__ int32_t head_number(int h) {
+  return 8 * (h / 2) + 2 * static_cast<int32_t>(threadIdx.x % 4) + h % 2;
+}
+
+/* s: products of 64 keys with the heads, keys from `valid` on to be left out. Leaves probabilities in shared memory
+ * and says whether o must be scaled by factor. */
+__device__ __forceinline__ bool softmax(const tdm_mla_decode_params& p, Shared& shared, Sums& leaf, float (&s)[8],
+                                        float (&factor)[4], int32_t valid) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+  if (valid < kPage) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (16 * warp + lane / 4 + 8 * (i / 2 % 2) >= valid) s[i] = -tdm::kInfinity;
+  }
+  float top[4];
+#pragma unroll
+  for (int h = 0; h < 4; ++h) top[h] = fmaxf(s[4 * (h / 2) + h % 2], s[4 * (h / 2) + h % 2 + 2]);
+#pragma unroll
+  for (int distance = 4; distance < 32; distance *= 2)
+#pragma unroll
+    for (int h = 0; h < 4; ++h) top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], distance));
+  if (lane < 4) {
+    *reinterpret_cast<float2*>(&shared.largest[warp][2 * lane]) = make_float2(top[0], top[1]);
+    *reinterpret_cast<float2*>(&shared.largest[warp][8 + 2 * lane]) = make_float2(top[2], top[3]);
+  }
+  tdm::named_barrier_sync(1, 128);
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const float2 low = *reinterpret_cast<const float2*>(&shared.largest[w][2 * (lane % 4)]);
+    const float2 high = *reinterpret_cast<const float2*>(&shared.largest[w][8 + 2 * (lane % 4)]);
+    top[0] = fmaxf(top[0], low.x), top[1] = fmaxf(top[1], low.y);
+    top[2] = fmaxf(top[2], high.x), top[3] = fmaxf(top[3], high.y);
+  }
+  bool scale = false;
+  float subtract[4];
+#pragma unroll
+  for (int h = 0; h < 4; ++h) {
+    const float base = fmaxf(leaf.base[h], ceilf(top[h] * p.log2_scale));
+    factor[h] = tdm::base_factor(leaf.base[h], base);
+    scale |= factor[h] != 1.0f;
+    leaf.base[h] = base;
+    leaf.sum[h] *= factor[h];
+    subtract[h] = tdm::finite_base(base);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) s[i] = tdm::exp2_approx(fmaf(s[i], p.log2_scale, -subtract[head_of(i)]));
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const uint32_t low = tdm::bf16x2(s[4 * half], s[4 * half + 1]);
+    const uint32_t high = tdm::bf16x2(s[4 * half + 2], s[4 * half + 3]);
+    leaf.sum[2 * half] += tdm::bf16_low(low) + tdm::bf16_low(high);
+    leaf.sum[2 * half + 1] += tdm::bf16_high(low) + tdm::bf16_high(high);
+    const int32_t head = 8 * half + lane % 8, byte = 32 * warp + 16 * (lane / 8 % 2);
+    tdm::stmatrix_x2_transposed(shared.probabilities + head * 128 + (byte ^ lane % 8 * 16), low, high);
+  }
+  tdm::fence_async_shared();
+  scale = __any_sync(~0u, scale) != 0;
+  tdm::named_barrier_sync(2, 128);
+  return scale;
+}
+
+/* The leaf's denominators, until now each thread's own, become those of all 64 keys' threads; then it joins the group
+ * and is empty again. */
+__device__ __forceinline__ void fold_leaf(Shared& shared, Sums& leaf, Sums& group) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+#pragma unroll
+  for (int distance = 4; distance < 32; distance *= 2)
+#pragma unroll
+    for (int h = 0; h < 4; ++h) leaf.sum[h] += __shfl_xor_sync(~0u, leaf.sum[h], distance);
+  if (lane < 4) {
+#pragma unroll
+    for (int h = 0; h < 4; ++h) shared.sums[warp][head_number(h)] = leaf.sum[h];
+  }
+  tdm::named_barrier_sync(1, 128);
+  float from[4], part[4];
+#pragma unroll
+  for (int h = 0; h < 4; ++h) {
+    const int32_t head = head_number(h);
+    const float sum = (shared.sums[0][head] + shared.sums[1][head]) + (shared.sums[2][head] + shared.sums[3][head]);
+    const float base = fmaxf(group.base[h], leaf.base[h]);
+    from[h] = tdm::base_factor(group.base[h], base);
+    part[h] = tdm::base_factor(leaf.base[h], base);
+    group.base[h] = base;
+    tdm::fold(group.sum[h], from[h], sum, part[h]);
+  }
+#pragma unroll
+  for (int c = 0; c < 8; ++c)
+#pragma unroll
+    for (int i = 0; i < 8; ++i) tdm::fold(group.o[c][i], from[head_of(i)], leaf.o[c][i], part[head_of(i)]);
+  leaf.clear();
+}
+
+__device__ __forceinline__ void store(const tdm_mla_decode_params& p, const tdm::Unit& unit, const Sums& sums) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+  const int32_t column = 16 * warp + lane / 4;
+#pragma unroll
+  for (int h = 0; h < 4; ++h) {
+    const int32_t head = head_number(h), i = 4 * (h / 2) + h % 2;
+    if (head >= p.heads) continue;
+    if (unit.splits == 1) {
+      const int64_t offset = unit.row * p.out_stride + head * p.out_head_stride + column;
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        tdm::store_element(p.out, p.out_dtype, offset + 64 * c, __fdiv_rn(sums.o[c][i], sums.sum[h]));
+        tdm::store_element(p.out, p.out_dtype, offset + 64 * c + 8, __fdiv_rn(sums.o[c][i + 2], sums.sum[h]));
+      }
+    } else {
+      const int64_t partial = (int64_t{unit.row} * p.heads + head) * p.max_splits + unit.split;
+      float* target = p.values + partial * tdm::kLatent + column;
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        target[64 * c] = sums.o[c][i];
+        target[64 * c + 8] = sums.o[c][i + 2];
+      }
+      if (column == 0) *reinterpret_cast<float2*>(p.stats + 2 * partial) = make_float2(sums.base[h], sums.sum[h]);
+    }
+  }
+}
+
+__device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
+  const uint32_t lane = threadIdx.x % 32;
+  Walk walk(p);
+  Slot slot;
+  uint32_t q_parity = 0;
+  tdm::Unit unit, following;
+  Sums leaf, group;
+  leaf.clear();
+  bool more = walk.next(p, unit);
+  while (more) {
+    group.clear();
+    more = walk.next(p, following); /* while the first page is under way */
+    tdm::mbarrier_wait(&shared.q_full, q_parity);
+    q_parity ^= 1;
+    for (int32_t key = unit.begin; key < unit.end; key += kPage) {
+      const int32_t valid = min(unit.end - key, kPage);
+      Page page;
+      const Slot first = slot;
+#pragma unroll
+      for (int third = 0; third < kThirds; ++third) {
+        /* The same for all lanes, and by the shuffle the compiler knows: descriptors stay in uniform registers. */
+        page.third[third] = shared.ring[__shfl_sync(~0u, slot.index, 0)];
+        tdm::mbarrier_wait(&shared.full[slot.index], slot.parity);
+        slot.advance();
+      }
+      if (valid < kPage) clear_rows(page, valid);
+
+      float s[8];
+      tdm::wgmma_fence();
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        const uint64_t a = tdm::wgmma_descriptor(page.chunk(c));
+        const uint64_t b = tdm::wgmma_descriptor(shared.q + c * kQChunkBytes);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<16>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
+      }
+      tdm::wgmma_commit();
+      tdm::wgmma_wait<0>();
+      tdm::wgmma_settle(s);
+      /* The next unit's q may come while this one is finished. */
+      if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
+
+      float factor[4];
+      if (softmax(p, shared, leaf, s, factor, valid)) {
+#pragma unroll
+        for (int c = 0; c < 8; ++c)
+#pragma unroll
+          for (int i = 0; i < 8; ++i) leaf.o[c][i] *= factor[head_of(i)];
+      }
+      const uint64_t b = tdm::wgmma_descriptor(shared.probabilities);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) tdm::wgmma_settle(leaf.o[c]);
+      tdm::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+#pragma unroll
+        for (int c = 0; c < 8; ++c)
+          tdm::wgmma_bf16<16>::issue<1>(leaf.o[c], tdm::wgmma_descriptor(page.chunk(c)) + 128 * k, b + 2 * k, 1);
+      tdm::wgmma_commit();
+      tdm::wgmma_wait<0>();
+#pragma unroll
+      for (int c = 0; c < 8; ++c) tdm::wgmma_settle(leaf.o[c]);
+      slot = first;
+#pragma unroll
+      for (int third = 0; third < kThirds; ++third) {
+        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[slot.index]);
+        slot.advance();
+      }
+      if (key + kPage >= unit.end || (key + kPage - unit.begin) % p.leaf_keys == 0) fold_leaf(shared, leaf, group);
+    }
+    store(p, unit, group);
+    if (threadIdx.x == 0 && unit.split == 0) tdm::note_splits(p, unit.row, unit.splits);
+    unit = following;
+  }
+}
+
+} // namespace
+
+extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
+    tdm_mla_decode_h16_sm90(const __grid_constant__ tdm_mla_decode_params p,
+                            const __grid_constant__ tdm_step_sync sync) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  Shared& shared = *reinterpret_cast<Shared*>(memory);
+  if (threadIdx.x == 0) {
+    tdm::mbarrier_init(&shared.q_full, 1);
+    tdm::mbarrier_init(&shared.q_empty, 4);
+    for (int i = 0; i < kSlots; ++i) {
+      tdm::mbarrier_init(&shared.full[i], 1);
+      tdm::mbarrier_init(&shared.empty[i], 4);
+    }
+    tdm::fence_barrier_init();
+    tdm::tma_prefetch_map(&p.q);
+    tdm::tma_prefetch_map(&p.cache);
+  }
+  __syncthreads();
+  tdm::step_begin(sync);
+  const int32_t warp = static_cast<int32_t>(threadIdx.x / 32);
+  if (warp == 4) {
+    load_pages(p, shared);
+  } else if (warp == 5) {
+    load_queries(p, shared);
+  } else {
+    attend(p, shared);
+    tdm::clear_others(p, warp, 4);
+  }
+  tdm::step_end(sync);
+}

@@ -1,0 +1,27 @@
+#ifndef KERNELS_MOE_FC1_MOE_FC1_BF16_SM90_H
+#define KERNELS_MOE_FC1_MOE_FC1_BF16_SM90_H
+
+/* Planning of the Hopper kernel of moe_fc1 for bf16 activations and weights. Pure functions, no GPU needed. */
+
+#include "kernels/device/launch.h"
+#include "kernels/moe_fc1/moe_fc1_bf16_params.h"
+#include "tandem/ops.h"
+
+typedef struct tdm_moe_fc1_bf16_sm90_plan {
+  tdm_kernel_launch launch;
+  int32_t tokens; /* of a tile */
+  int32_t segments;
+  size_t partial_bytes; /* workspace, any contents */
+  size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
+} tdm_moe_fc1_bf16_sm90_plan;
+
+/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs. */
+void tdm_moe_fc1_bf16_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms,
+                                     tdm_moe_fc1_bf16_sm90_plan* out_plan);
+
+/* Kernel parameters of checked bf16 args. UNSUPPORTED for strides that the copy engine cannot take. */
+tdm_status tdm_moe_fc1_bf16_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_fc1_bf16_sm90_plan* plan,
+                                        void* partials, void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
+                                        tdm_moe_fc1_bf16_params* out_params);
+
+#endif
