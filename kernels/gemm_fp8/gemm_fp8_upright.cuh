@@ -35,18 +35,20 @@ template <int kRows, int kTokens, int kStages> struct GemmFp8UprightShared {
 template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright {
   using Shared = GemmFp8UprightShared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_UPRIGHT_SHARED(kRows, kTokens, kStages), "launch size");
-  static_assert(sizeof(Shared) <= 232448, "shared memory of a Hopper CTA");
+  static_assert(sizeof(Shared) <= 232448 - (kMoe ? 4 * Hits::kMost : 0), "shared memory of a Hopper CTA");
   static_assert(kTokens == 64 || kTokens == 128, "a consumer has 64 tokens");
   static constexpr bool kTurns = kTokens == 64;
   static constexpr int kCount = kRows / 2; /* elements of a fragment */
 
+  /* Blocks along K, counted through the experts that count (kMoe), else one sequence. */
   struct Walk {
     const tdm_gemm_fp8_params& p;
+    const Hits hits;
     int32_t live, m_tiles, n_tiles, units;
 
-    __device__ Walk(const tdm_gemm_fp8_params& params, int32_t live_tokens)
-        : p(params), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens), n_tiles((p.n + kRows - 1) / kRows),
-          units(m_tiles * n_tiles * p.segments) {
+    __device__ Walk(const tdm_gemm_fp8_params& params, const Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * p.segments) {
     }
     __device__ Unit at(int32_t index) const {
       return unit_at(index, m_tiles, p.segments, n_tiles);
@@ -55,32 +57,42 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     __device__ bool one_wave() const {
       return units <= static_cast<int32_t>(gridDim.x);
     }
+    /* First position of a segment, and the one after its last; a segment without experts has none. */
     __device__ int32_t begin(const Unit& unit) const {
-      return segment_begin(unit.segment, p.segments, p.k_blocks, p.granule);
+      return position(segment_begin(unit.segment, p.segments, p.k_blocks, p.granule));
     }
     __device__ int32_t end(const Unit& unit) const {
-      return segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule);
+      return position(segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule));
+    }
+    __device__ int32_t position(int32_t block) const {
+      return kMoe && hits.listed ? hits.below(block / p.granule) * p.granule : block;
+    }
+    __device__ int32_t block(int32_t position) const {
+      if (!kMoe || !hits.listed) return position;
+      return hits.expert(position / p.granule) * p.granule + position % p.granule;
     }
   };
 
-  __device__ static void load_weights(const tdm_gemm_fp8_params& p, Shared& shared, const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared,
+                                      const tdm_step_sync& sync) {
     const uint64_t once = l2_evict_first();
     const auto live = [&] { return live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) step_wait(sync);
-    const Walk walk(p, ahead ? p.m : live());
+    const Walk walk(p, hits, ahead ? p.m : live());
     fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 128 * kRows,
-                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
-                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows, kb);
+                             [&](const Unit& unit, int32_t position, uint32_t slot) {
+                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows,
+                                           walk.block(position));
                              });
   }
 
-  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, Shared& shared) {
+  __device__ static void load_tokens(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared) {
     const uint64_t often = l2_evict_last();
-    const Walk walk(p, live_rows(p.n_tokens, p.m));
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
     fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * loaded_rows(p.m, kTokens),
-                            [&](const Unit& unit, int32_t kb, uint32_t slot) {
-                              const int32_t m0 = unit.m_tile * kTokens;
+                            [&](const Unit& unit, int32_t position, uint32_t slot) {
+                              const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(position);
                               tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
                               tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
                               return true;
@@ -112,8 +124,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
   }
 
   /* A warpgroup: multiplies its units and stores them. */
-  __device__ static void multiply(const tdm_gemm_fp8_params& p, Shared& shared, uint32_t consumer) {
-    const Walk walk(p, live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared, uint32_t consumer) {
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, barrier = 1 + consumer;
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     Ring<kStages> ring;
@@ -133,9 +145,9 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
       const float* const w_scales = kept(p.w_scale + n0 / 128 * p.w_scale_stride);
       const auto fetch = [&](int32_t batch) {
-        return __ldg(w_scales + min(batch + static_cast<int32_t>(lane), end - 1));
+        return __ldg(w_scales + walk.block(min(batch + static_cast<int32_t>(lane), end - 1)));
       };
-      float w_scale = 0.0f, next_w_scale = fetch(begin);
+      float w_scale = 0.0f, next_w_scale = begin < end ? fetch(begin) : 0.0f;
       uint32_t in_batch = 32;
 
       float c[kCount], acc[2][kCount];
@@ -180,20 +192,22 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         order_parity ^= 1;
       }
       slot = ring.slot;
-      issue(begin, acc[0], scales[0]);
-      int32_t kb = begin + 1;
-      for (; kb + 1 < end; kb += 2) {
-        issue(kb, acc[1], scales[1]);
-        finish(One(), acc[0], scales[0]);
-        issue(kb + 1, acc[0], scales[0]);
-        finish(One(), acc[1], scales[1]);
-      }
-      if (kb < end) {
-        issue(kb, acc[1], scales[1]);
-        finish(One(), acc[0], scales[0]);
-        finish(None(), acc[1], scales[1]);
-      } else {
-        finish(None(), acc[0], scales[0]);
+      if (!kMoe || begin < end) {
+        issue(begin, acc[0], scales[0]);
+        int32_t kb = begin + 1;
+        for (; kb + 1 < end; kb += 2) {
+          issue(kb, acc[1], scales[1]);
+          finish(One(), acc[0], scales[0]);
+          issue(kb + 1, acc[0], scales[0]);
+          finish(One(), acc[1], scales[1]);
+        }
+        if (kb < end) {
+          issue(kb, acc[1], scales[1]);
+          finish(One(), acc[0], scales[0]);
+          finish(None(), acc[1], scales[1]);
+        } else {
+          finish(None(), acc[0], scales[0]);
+        }
       }
       if (kTurns && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
@@ -275,17 +289,24 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
+    Hits hits{p.n_experts, false};
+    if constexpr (kMoe) {
+      if (p.hits != nullptr) {
+        step_wait(sync);
+        hits = load_hits(p.hits, p.n_experts);
+      }
+    }
     if (threadIdx.x < 128) {
-      registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, shared, sync);
+      registers_lower<kMoe ? 56 : 40>();
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         step_wait(sync);
-        load_tokens(p, shared);
+        load_tokens(p, hits, shared);
       }
     } else {
-      registers_raise<232>();
+      registers_raise<kMoe ? 224 : 232>();
       step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     step_end(sync);
   }
