@@ -101,6 +101,23 @@ __device__ __forceinline__ void store_8_bytes_if(bool inside, void* target, uint
                : "memory");
 }
 
+/* 16 bytes from global to shared memory, past L1. The thread that asked waits until at most kGroups of its groups are
+ * under way. */
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int kGroups> __device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
 /* Live rows: the count in device memory, or `rows`. */
 __device__ __forceinline__ int32_t live_rows(const int32_t* n_tokens, int32_t rows) {
   return n_tokens == nullptr ? rows : min(max(*n_tokens, 0), rows);

@@ -38,6 +38,12 @@ typedef struct tdm_inverse_rope_quant_params {
 
 static_assert(sizeof(tdm_inverse_rope_quant_params) == 168, "kernel ABI");
 
-enum { TDM_INVERSE_ROPE_QUANT_THREADS = 256 };
+/* The d512 kernels: threads of a CTA at most, CTAs on an SM, and the heads that a warp asks for ahead. */
+enum {
+  TDM_INVERSE_ROPE_QUANT_THREADS = 256,
+  TDM_INVERSE_ROPE_QUANT_CTAS = 2,
+  TDM_INVERSE_ROPE_QUANT_SLOTS = 2,
+  TDM_INVERSE_ROPE_QUANT_SLOT_BYTES = 4096
+};
 
 #endif

@@ -46,8 +46,6 @@ void tdm_inverse_rope_quant_sm90_params(const tdm_inverse_rope_quant_args* args,
   out_params->out_scale = tdm_view_data(&args->out_scale);
 }
 
-enum { THREADS = TDM_INVERSE_ROPE_QUANT_THREADS, RESIDENT = 2 /* CTAs of a d512 kernel on an SM: its registers */ };
-
 static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
@@ -59,10 +57,12 @@ static bool fits(int64_t stride) {
 /* The warps of a CTA take heads side by side; few items are spread over smaller CTAs. */
 static void plan_d512(const tdm_inverse_rope_quant_params* params, int64_t items, int32_t sms,
                       tdm_kernel_launch* launch) {
-  int32_t warps = THREADS / 32;
+  int32_t warps = TDM_INVERSE_ROPE_QUANT_THREADS / 32;
+  const int64_t resident = (int64_t)sms * TDM_INVERSE_ROPE_QUANT_CTAS * warps;
   while (params->heads % warps != 0 || (warps > 1 && items / warps < sms)) warps /= 2;
-  int64_t tiles = items / warps, most = (int64_t)sms * RESIDENT * (THREADS / 32) / warps;
+  int64_t tiles = items / warps, most = resident / warps;
   launch->block = (uint32_t)warps * 32;
+  launch->shared_bytes = (uint32_t)(warps * TDM_INVERSE_ROPE_QUANT_SLOTS * TDM_INVERSE_ROPE_QUANT_SLOT_BYTES);
   launch->grid = (uint32_t)(tiles < most ? tiles : most);
 }
 
@@ -75,7 +75,7 @@ void tdm_inverse_rope_quant_sm90_plan(const tdm_inverse_rope_quant_params* param
   const char* kernel = !fast                              ? "tdm_inverse_rope_quant_any_sm90"
                        : params->style == TDM_ROPE_HALVES ? "tdm_inverse_rope_quant_d512_halves_sm90"
                                                           : "tdm_inverse_rope_quant_d512_pairs_sm90";
-  tdm_kernel_launch launch = {.block = THREADS};
+  tdm_kernel_launch launch = {.block = 256};
   memcpy(launch.kernel, kernel, strlen(kernel) + 1);
   if (fast) {
     plan_d512(params, items, sms, &launch);

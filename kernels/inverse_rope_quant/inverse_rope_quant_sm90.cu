@@ -1,22 +1,24 @@
 /* Inverse rotary embedding of the last 64 values of every head and FP8 quantisation in blocks of 1 x 128, for sm_90a.
  *
  * d512: heads of 512 bf16 values, everything aligned for vectors.
- * 1. A unit is a head of four tokens, a warp takes it: eight lanes a token, 16 values a lane and block of 128, all
- * eight 16-byte loads of a lane before the first use.
+ * 1. A warp takes a head of four tokens at a time, eight lanes a token, two 16-byte vectors a lane and block of 128:
  *
- *      token t       | block 0        | block 1        | block 2        | block 3        |
- *      t0     lanes   0..7 0..7        0..7 0..7        0..7 0..7        0..7 0..7 <- rope: one load of every lane
- *      t0 + 1 lanes   8..15 ...
+ *      | block 0         | block 1         | block 2         | block 3: nope | rope          |
+ *      | 0 1 .. 7 0 1 .. | 0 1 .. 7 0 1 .. | 0 1 .. 7 0 1 .. | 0 1 .. 7      | 0 1 .. 7      |  lanes of token 0
  *
- *    So every lane rotates as much as the others, and nothing diverges.
- * 2. amax over the 16 values (packed bf16; f32 where rotated) and over the eight lanes, scale, quotients, conversion,
+ *    The rotation is one vector of every lane, so that all lanes rotate as much and nothing diverges.
+ * 2. Vectors come by asynchronous copies into slots of the lane's own in shared memory, some heads ahead; the position
+ * and the angles behind it one head ahead.
+ * 3. amax over a lane's 16 values (packed bf16; f32 where rotated) and over eight lanes, scale, quotients, conversion,
  * two 8-byte stores a block.
- * 3. The scales of the four tokens of a block are neighbours in memory: one store for all sixteen of the unit, 16 bytes
- * a row. Rows from the live count to the next multiple of 4 get zeros.
+ * 4. The scales of a block's four tokens are neighbours in memory: one store for the sixteen of a warp, 16 bytes a row.
+ *    Rows from the live count to the next multiple of 4 get zeros.
+ * CTAs sweep over x in one front, tile after tile of four tokens by as many heads as warps, so that what is under way
+ * at a time lies together in memory and the lines of the scales, 32 tokens each, are soon complete. Grid: any. Block: a
+ * warp or more, see the plan. Shared: warps x slots x 4 KB.
  *
- * any: every other shape. Half a warp takes a block, as in quant.
+ * any: every other shape. Half a warp takes a block, as in quant. Block: 256 threads. Shared: none.
  *
- * Grid: any; units are walked with a grid stride, heads fastest. Block: 256 threads. Shared: none.
  * Limit: device bandwidth, two thirds of it reads. */
 
 #include "kernels/device/elements.cuh"
@@ -40,7 +42,7 @@ template <bool kHalves> struct Angles {
     const float4* from = reinterpret_cast<const float4*>(p.cos_sin + (known ? position : 0) * p.cos_sin_stride + first);
 #pragma unroll
     for (int i = 0; i < kCount / 4; ++i) {
-      const float4 cosines = __ldg(from + i), sines = __ldg(from + 8 + i);
+      const float4 cosines = from[i], sines = from[8 + i];
       c[4 * i] = cosines.x, c[4 * i + 1] = cosines.y, c[4 * i + 2] = cosines.z, c[4 * i + 3] = cosines.w;
       s[4 * i] = sines.x, s[4 * i + 1] = sines.y, s[4 * i + 2] = sines.z, s[4 * i + 3] = sines.w;
     }
@@ -81,34 +83,22 @@ __device__ __forceinline__ float magnitude_of(uint32_t packed) {
   return __uint_as_float(max((packed & 0x7fffu) << 16, packed & 0x7fff0000u));
 }
 
-/* A lane's part of a head: two vectors of every block of 128. */
-struct Head {
-  uint4 part[4][2];
-
-  __device__ __forceinline__ void load_block(const uint8_t* from, int block) {
-    part[block][0] = __ldg(reinterpret_cast<const uint4*>(from + block * 256));
-    part[block][1] = __ldg(reinterpret_cast<const uint4*>(from + block * 256 + 128));
-  }
-};
-
 /* Where quotients of all magnitudes are good: see tdm::quotients. */
 __device__ __forceinline__ bool is_odd(const Params& p, float amax) {
   return !(amax >= p.fast_from && amax <= 0x1p100f) && amax != 0.0f;
 }
 
-/* Block kBlock of 128 in eight lanes: stores where `inside`, returns the scale. Where it was, the same block of the
- * next head is under way on return, if there is `more`. */
-template <int kBlock, bool kMore, class Angles>
-__device__ __forceinline__ float quantise(const Params& p, Head& head, const Angles& angles, uint8_t* to, bool inside,
-                                          const uint8_t* next, int32_t member, bool& odd) {
-  float v[16], amax, scale;
-  unpack(v, head.part[kBlock][0]);
+/* Block kBlock of 128 in eight lanes, from their two vectors each: stores where `inside`, returns the scale. */
+template <int kBlock, class Angles>
+__device__ __forceinline__ float quantise(const Params& p, uint4 first, uint4 second, const Angles& angles, uint8_t* to,
+                                          bool inside, int32_t member, bool& odd) {
+  float v[16], amax;
+  unpack(v, first);
   if constexpr (kBlock == 3) {
     float rotated[8];
-    unpack(rotated, head.part[kBlock][1]);
-    amax = magnitude_of(largest_of(head.part[kBlock][0]));
-    if (kMore) head.load_block(next, kBlock);
+    unpack(rotated, second);
     angles.rotate(rotated, member);
+    amax = magnitude_of(largest_of(first));
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       amax = tdm::f32_largest(amax, rotated[i]);
@@ -119,9 +109,8 @@ __device__ __forceinline__ float quantise(const Params& p, Head& head, const Ang
       amax = tdm::f32_largest(amax, __shfl_xor_sync(~0u, amax, distance));
     amax = fabsf(amax);
   } else {
-    unpack(v + 8, head.part[kBlock][1]);
-    uint32_t largest = tdm::bf16x2_largest(largest_of(head.part[kBlock][0]), largest_of(head.part[kBlock][1]));
-    if (kMore) head.load_block(next, kBlock);
+    unpack(v + 8, second);
+    uint32_t largest = tdm::bf16x2_largest(largest_of(first), largest_of(second));
 #pragma unroll
     for (int distance = 4; distance > 0; distance /= 2)
       largest = tdm::bf16x2_largest(largest, __shfl_xor_sync(~0u, largest, distance));
@@ -129,7 +118,7 @@ __device__ __forceinline__ float quantise(const Params& p, Head& head, const Ang
   }
   const bool broken = !(amax <= 3.402823466e38f) || (kBlock == 3 && !angles.known);
   odd |= is_odd(p, amax);
-  scale = tdm::quant_scale(amax, broken, p.quant_eps, p.pow2_scale != 0);
+  const float scale = tdm::quant_scale(amax, broken, p.quant_eps, p.pow2_scale != 0);
   if constexpr (kBlock == 3) {
     tdm::quotients_from_2_80(v, scale);
   } else {
@@ -169,60 +158,66 @@ __device__ __forceinline__ uint64_t product(int32_t a, int32_t b) {
   return uint64_t{static_cast<uint32_t>(a)} * static_cast<uint32_t>(b);
 }
 
-/* What a warp works on. */
+/* What a lane needs of the call, and the angles of its token. */
 template <bool kHalves> struct Work {
-  const uint8_t* x; /* of the lane's first vector in token 0, head 0 */
-  uint8_t* q;       /* and of its result */
+  const uint8_t* x; /* the lane's first vector in token 0, head 0 */
+  uint8_t* q;       /* and where its result goes */
   float* scale;     /* of block member % 4 in token 0, head 0 */
   int32_t live, lane_token, member;
-  Head values;
   Angles<kHalves> angles;
 
   __device__ __forceinline__ int32_t row(int32_t quad) const {
     return min(quad * 4 + lane_token, live - 1);
   }
-  __device__ __forceinline__ const uint8_t* from(const Params& p, int32_t row, int32_t head) const {
-    return x + product(row, p.x_row_bytes) + product(head, p.x_head_bytes);
-  }
 
-  /* Quantises the head of the quad while the next one is on its way. */
-  template <bool kMore>
-  __device__ __forceinline__ void step(const Params& p, int32_t quad, int32_t head, int32_t next_quad,
-                                       int32_t next_head) {
-    const uint8_t* next = nullptr;
-    int32_t position = 0;
-    if constexpr (kMore) {
-      const int32_t next_row = row(next_quad);
-      next = from(p, next_row, next_head);
-      position = p.positions[next_row];
-    }
+  /* A head of four tokens, whose vectors lie in `slot`, 512 bytes apart. */
+  __device__ __forceinline__ void quantise_head(const Params& p, int32_t quad, int32_t head, const uint8_t* slot) {
     const int32_t token = quad * 4 + lane_token;
     const bool inside = token < live;
     const int32_t group = static_cast<int32_t>(product(head, static_cast<int32_t>(p.group_inverse)) >> 31);
     const int32_t in_group = head - group * p.group_heads;
     uint8_t* to = q + group * p.out_q_group_stride + product(token, p.out_q_row_bytes) + in_group * 512;
     float* scales = scale + group * p.out_scale_group_stride + product(in_group * 4, p.out_scale_row) + token;
+    uint4 v[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = *reinterpret_cast<const uint4*>(slot + i * 512);
     bool odd = false;
-    const float s0 = quantise<0, kMore>(p, values, angles, to, inside, next, member, odd);
-    const float s1 = quantise<1, kMore>(p, values, angles, to, inside, next, member, odd);
-    const float s2 = quantise<2, kMore>(p, values, angles, to, inside, next, member, odd);
-    const float s3 = quantise<3, kMore>(p, values, angles, to, inside, next, member, odd);
+    const float s0 = quantise<0>(p, v[0], v[1], angles, to, inside, member, odd);
+    const float s1 = quantise<1>(p, v[2], v[3], angles, to, inside, member, odd);
+    const float s2 = quantise<2>(p, v[4], v[5], angles, to, inside, member, odd);
+    const float s3 = quantise<3>(p, v[6], v[7], angles, to, inside, member, odd);
     const float mine = member < 2 ? (member == 0 ? s0 : s1) : (member == 2 ? s2 : s3);
     if (member < 4) *scales = inside ? mine : 0.0f;
     if (__any_sync(~0u, odd && inside)) {
       __syncwarp(); /* the scales are there */
       if (odd && inside) quantise_slowly<kHalves>(p, token, head, member, to);
     }
-    if (kMore) angles.load(p, position, member);
+  }
+};
+
+/* A place in the sweep: four tokens, and which run of neighbouring heads, a warp each. */
+struct Place {
+  int32_t quad, run;
+
+  __device__ __forceinline__ void advance(const Place& step, int32_t runs) {
+    quad += step.quad;
+    run += step.run;
+    if (run >= runs) {
+      run -= runs;
+      ++quad;
+    }
   }
 };
 
 template <bool kHalves> __device__ __forceinline__ void heads_of_512(const Params& p, const tdm_step_sync& sync) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  constexpr int kSlots = TDM_INVERSE_ROPE_QUANT_SLOTS, kSlotBytes = TDM_INVERSE_ROPE_QUANT_SLOT_BYTES;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32), runs = p.heads / warps;
-  int32_t quad = static_cast<int32_t>(blockIdx.x) / runs, run = static_cast<int32_t>(blockIdx.x) - quad * runs;
-  const int32_t step_quads = static_cast<int32_t>(gridDim.x) / runs,
-                step_runs = static_cast<int32_t>(gridDim.x) - step_quads * runs;
+  const int32_t cta = static_cast<int32_t>(blockIdx.x), ctas = static_cast<int32_t>(gridDim.x);
+  const Place step{ctas / runs, ctas % runs};
+  Place here{cta / runs, cta % runs};
+  uint8_t* const slots = memory + warp * kSlots * kSlotBytes + lane * 16; /* the lane's own: nobody else waits for it */
   Work<kHalves> work;
   work.member = lane % 8;
   work.lane_token = lane / 8;
@@ -230,45 +225,58 @@ template <bool kHalves> __device__ __forceinline__ void heads_of_512(const Param
   work.q = p.out_q + work.member * 8;
   work.scale = p.out_scale + product(work.member % 4, p.out_scale_row);
   /* Positions and angles do not depend on the steps before: their two loads pass under the end of those. */
-  const int32_t row = min(quad * 4 + work.lane_token, p.rows - 1);
-  if (sync.fetches_ahead != 0) work.angles.load(p, p.positions[row], work.member);
+  const int32_t first_row = min(here.quad * 4 + work.lane_token, p.rows - 1);
+  if (sync.fetches_ahead != 0) work.angles.load(p, p.positions[first_row], work.member);
   tdm::step_begin(sync);
   work.live = tdm::live_rows(p.n_tokens, p.rows);
   const int32_t quads = (work.live + 3) / 4;
-  if (quad >= quads) return;
-  int32_t head = run * warps + warp;
-  const uint8_t* first = work.from(p, work.row(quad), head);
+  if (here.quad >= quads) return;
+
+  Place asked = here;
+  int32_t asked_slot = 0, slot = 0;
+  const auto ask = [&] {
+    if (asked.quad < quads) {
+      const uint8_t* from =
+          work.x + product(work.row(asked.quad), p.x_row_bytes) + product(asked.run * warps + warp, p.x_head_bytes);
 #pragma unroll
-  for (int block = 0; block < 4; ++block) work.values.load_block(first, block);
-  if (sync.fetches_ahead == 0) work.angles.load(p, p.positions[row], work.member);
-  while (true) {
-    int32_t next_quad = quad + step_quads;
-    run += step_runs;
-    if (run >= runs) {
-      run -= runs;
-      ++next_quad;
+      for (int i = 0; i < 8; ++i) tdm::copy_async_16(slots + asked_slot * kSlotBytes + i * 512, from + i * 128);
     }
-    const int32_t next_head = run * warps + warp;
-    if (next_quad >= quads) break;
-    work.template step<true>(p, quad, head, next_quad, next_head);
-    quad = next_quad;
-    head = next_head;
+    tdm::copy_async_commit();
+    asked_slot = (asked_slot + 1) % kSlots;
+    asked.advance(step, runs);
+  };
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) ask();
+  if (sync.fetches_ahead == 0) work.angles.load(p, p.positions[first_row], work.member);
+  while (true) {
+    Place next = here;
+    next.advance(step, runs);
+    const bool more = next.quad < quads;
+    int32_t position = 0;
+    if (more) position = p.positions[work.row(next.quad)];
+    tdm::copy_async_wait<kSlots - 1>();
+    work.quantise_head(p, here.quad, here.run * warps + warp, slots + slot * kSlotBytes);
+    if (!more) break;
+    ask();
+    work.angles.load(p, position, work.member);
+    slot = (slot + 1) % kSlots;
+    here = next;
   }
-  work.template step<false>(p, quad, head, 0, 0);
 }
 
 } // namespace
 
-#define D512(name, halves, threads, ctas)                                                                              \
-  extern "C" __global__ void __launch_bounds__(threads, ctas) tdm_inverse_rope_quant_d512_##name##_sm90(               \
-      const __grid_constant__ tdm_inverse_rope_quant_params p, const __grid_constant__ tdm_step_sync sync) {           \
+#define D512(name, halves)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(TDM_INVERSE_ROPE_QUANT_THREADS, TDM_INVERSE_ROPE_QUANT_CTAS)            \
+      tdm_inverse_rope_quant_d512_##name##_sm90(const __grid_constant__ tdm_inverse_rope_quant_params p,               \
+                                                const __grid_constant__ tdm_step_sync sync) {                          \
     heads_of_512<halves>(p, sync);                                                                                     \
     tdm::step_end(sync);                                                                                               \
   }
-D512(pairs, false, 256, 2)
-D512(halves, true, 256, 2)
+D512(pairs, false)
+D512(halves, true)
 
-extern "C" __global__ void __launch_bounds__(TDM_INVERSE_ROPE_QUANT_THREADS)
+extern "C" __global__ void __launch_bounds__(256)
     tdm_inverse_rope_quant_any_sm90(const __grid_constant__ tdm_inverse_rope_quant_params p,
                                     const __grid_constant__ tdm_step_sync sync) {
   tdm::step_begin(sync);

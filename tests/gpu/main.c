@@ -15,7 +15,6 @@ static const struct {
              {"quant", test_quant},
              {"gemm_fp8", test_gemm_fp8},
              {"bmm_fp8", test_bmm_fp8},
-             {"grouped_gemm_fp8", test_grouped_gemm_fp8},
              {"gemm_bf16", test_gemm_bf16},
              {"router_gemm", test_router_gemm},
              {"moe_fc1", test_moe_fc1},
@@ -34,7 +33,8 @@ static const struct {
              {"runtimes", test_runtimes},
              {"lanes", test_lanes},
              {"memory", test_memory},
-             {"model", test_model}};
+             {"model", test_model},
+             {"grouped_gemm_fp8", test_grouped_gemm_fp8}};
 
 static bool wanted(int argc, char** argv, const char* name) {
   for (int i = 2; i < argc; i++)
