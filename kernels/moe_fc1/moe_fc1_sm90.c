@@ -42,6 +42,10 @@ void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, td
   }
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_MOE_FC1_THREADS;
+  if (!plan.splits && plan.tokens <= 32) {
+    int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
+    plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) * 4);
+  }
   *out_plan = plan;
 }
 
