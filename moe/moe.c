@@ -140,15 +140,23 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
-/* Were choices uniform and independent, m tokens with k of E experts each would hit E (1 - (1 - k/E)^m). */
-static bool few_are_hit(const tdm_moe_config* config, int64_t rows) {
-  const double missed = pow(1.0 - (double)config->top_k / (double)config->n_routed, (double)rows);
-  return missed >= 0.1;
-}
-
-static bool takes_hits(const tdm_builder* builder, const tdm_moe* moe) {
-  if (!tdm_moe_routes(moe) || builder->moe_path == TDM_MOE_PATH_DENSE) return false;
-  return builder->moe_path == TDM_MOE_PATH_HITS || few_are_hit(&moe->config, builder->rows);
+tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t rows, char reason[TDM_MOE_REASON_BYTES]) {
+  const tdm_moe_config* config = &moe->config;
+  if (!tdm_moe_routes(moe)) {
+    snprintf(reason, TDM_MOE_REASON_BYTES, "there is no router: one MLP");
+    return TDM_MOE_PATH_DENSE;
+  }
+  if (wanted != TDM_MOE_PATH_AUTO) {
+    snprintf(reason, TDM_MOE_REASON_BYTES, "the configuration asks for it");
+    return wanted;
+  }
+  /* Were choices uniform and independent, m tokens with k of E experts each would hit E (1 - (1 - k/E)^m). */
+  const double hit = 1.0 - pow(1.0 - (double)config->top_k / (double)config->n_routed, (double)rows);
+  const bool few = hit <= 0.9;
+  snprintf(reason, TDM_MOE_REASON_BYTES,
+           "%d of %d experts for each of %d tokens hit %.0f %% of them if choices are uniform, %s", (int)config->top_k,
+           (int)config->n_routed, (int)rows, 100 * hit, few ? "at most 90" : "more than 90");
+  return few ? TDM_MOE_PATH_HITS : TDM_MOE_PATH_DENSE;
 }
 
 /* Logits and routing on `lane`; answers alpha [M, experts.n] and, where they are `listed`, the experts hit. */
@@ -229,7 +237,8 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
   tdm_activation c, shared_c;
   TDM_TRY(tdm_builder_tap(builder, "mlp", builder->activation, moe->config.hidden, out_mlp));
   if (tdm_moe_routes(moe)) {
-    const bool listed = takes_hits(builder, moe);
+    char reason[TDM_MOE_REASON_BYTES];
+    const bool listed = tdm_moe_choose(moe, builder->moe_path, builder->rows, reason) == TDM_MOE_PATH_HITS;
     tdm_lane* lane = listed ? builder->main_lane : builder->side_lane;
     TDM_TRY(append_routing(builder, lane, moe, &x->plain, listed, &alpha, &hits));
   }

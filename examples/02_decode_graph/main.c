@@ -13,6 +13,7 @@ enum { EXIT_BAD_USAGE = 2, EXIT_TANDEM = 3, MAX_BATCHES = 16 };
 typedef struct example_arguments {
   decode_step_options step;
   int64_t replays, side_sms;
+  bool explain;
   tdm_strategy strategy;
   tdm_wait_form wait_form;
   tdm_moe_path moe_path;
@@ -33,6 +34,7 @@ static const struct argp_option options[] = {
      0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
+    {"explain", 'x', NULL, 0, "say what runs for each batch and why, instead of timing it", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
     {0},
 };
@@ -85,6 +87,9 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     break;
   case 'm':
     ok = parse_batches(text, arguments);
+    break;
+  case 'x':
+    arguments->explain = true;
     break;
   case 'r':
     ok = decode_step_parse_number(text, 1, 100000, &arguments->replays);
@@ -165,6 +170,10 @@ static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_
   return status;
 }
 
+static void print_text(void* ctx, const char* text, size_t bytes) {
+  (void)fwrite(text, 1, bytes, ctx);
+}
+
 static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) {
   int64_t largest = 1;
   for (int i = 0; i < arguments->n_batches; i++)
@@ -185,6 +194,12 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   (void)tdm_runtime_get_info(runtime, &device);
   (void)tdm_model_get_info(model, &info);
   static const char* const strategies[] = {"", "serial", "soft", "green"};
+  for (int i = 0; i < arguments->n_batches && status == TDM_OK && arguments->explain; i++)
+    status = tdm_model_explain(model, arguments->batches[i], false, print_text, stdout);
+  if (arguments->explain) {
+    const tdm_status gone = tdm_model_destroy(model);
+    return status == TDM_OK ? gone : status;
+  }
   printf("%s, %d SMs, %s lanes%s; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
          device.sms, strategies[info.strategy], info.wait_form == TDM_WAIT_SIGNAL ? " with signals" : "",
          (int)arguments->step.layers,

@@ -228,6 +228,11 @@ TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_v
  */
 TDM_API const tdm_graph_cache* tdm_model_graph_cache(const tdm_model* model, bool prefill);
 
+/* Says through `write` what a step of up to `n_tokens` tokens runs and why: the bucket, the lanes, how they wait, which
+ * experts are computed, then the program with its kernels. Builds and captures the bucket where it is not yet:
+ * allocates, blocks. Errors: those of tdm_graph_cache_get; INVALID_ARGUMENT. */
+TDM_API tdm_status tdm_model_explain(tdm_model* model, int64_t n_tokens, bool prefill, tdm_write_fn write, void* ctx);
+
 /* The program behind the last forward call, to print or inspect. Borrowed. INVALID_STATE before a forward. */
 TDM_API tdm_status tdm_model_program(const tdm_model* model, tdm_program** out_program);
 

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "golden.h"
+#include "tests/support/rig.h"
 #include "variant.h"
 
 static const tdm_activations modes[] = {TDM_ACTIVATIONS_FLOAT32, TDM_ACTIVATIONS_NATIVE};
@@ -219,6 +220,55 @@ Test(golden, the_schedule_does_not_change_a_bit) {
     golden_close(&g);
   }
   free(expected);
+}
+
+typedef struct text {
+  char data[1 << 16];
+  size_t bytes;
+} text;
+
+static void collect(void* ctx, const char* piece, size_t bytes) {
+  text* t = ctx;
+  if (bytes > sizeof t->data - 1 - t->bytes) bytes = sizeof t->data - 1 - t->bytes;
+  memcpy(t->data + t->bytes, piece, bytes);
+  t->bytes += bytes;
+}
+
+/* The bucket, the lanes and the experts, each with its reason, then the program. */
+Test(golden, says_what_will_run_and_why) {
+  static const struct {
+    tdm_strategy strategy;
+    tdm_moe_path path;
+    int64_t tokens;
+    bool prefill;
+    const char* words;
+  } cases[] = {
+      {TDM_STRATEGY_SOFT, TDM_MOE_PATH_AUTO, 1, false,
+       "1 tokens run in the bucket of 1|as a captured graph|soft lanes|edges|"
+       "layers 0 to 0: all experts, since there is no router|"
+       "layers 1 to 1: hit experts alone|hit 38 %|router|moe_fc2"},
+      {TDM_STRATEGY_SERIAL, TDM_MOE_PATH_AUTO, 30, true,
+       "30 tokens with prefill run in the bucket of 32|one lane|"
+       "layers 1 to 1: all experts|more than 90|mla_prefill"},
+      {TDM_STRATEGY_SOFT, TDM_MOE_PATH_HITS, 64, false, "bucket of 64|hit experts alone, since the configuration asks"},
+      {TDM_STRATEGY_GREEN, TDM_MOE_PATH_DENSE, 2, false,
+       "green lanes|layers 1 to 1: all experts, since the configuration asks"}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    golden g;
+    static text out;
+    tdm_model_config config = golden_config(TDM_ACTIVATIONS_NATIVE);
+    config.strategy = cases[i].strategy;
+    config.moe_path = cases[i].path;
+    out = (text){.bytes = 0};
+    golden_open(&g, NULL, &config);
+    cr_assert_eq(tdm_model_explain(g.model, cases[i].tokens, cases[i].prefill, collect, &out), TDM_OK, "%s",
+                 tdm_last_error()->message);
+    test_expect_words("explained", out.data, cases[i].words);
+    test_expect_failure("too many", tdm_model_explain(g.model, 1000000, false, collect, &out), TDM_INVALID_ARGUMENT,
+                        "1000000");
+    test_expect_failure("no write", tdm_model_explain(g.model, 1, false, NULL, NULL), TDM_INVALID_ARGUMENT, "write");
+    golden_close(&g);
+  }
 }
 
 /* Buckets of the caller's: the same bits, each step in the smallest one that holds it; and all of them made at once. */

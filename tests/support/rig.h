@@ -96,5 +96,7 @@ void test_rig_refusals(test_rig* rig, const tdm_op* op, const void* good, tdm_st
 
 /* The thread's last failure is `expected` and its sentence has all of `words`, separated by '|' ("gemm_fp8|7040"). */
 void test_expect_failure(const char* what, tdm_status status, tdm_status expected, const char* words);
+/* `text` has each of `words`, which `|` separates. */
+void test_expect_words(const char* what, const char* text, const char* words);
 
 #endif

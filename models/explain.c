@@ -1,0 +1,75 @@
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "models/model.h"
+
+typedef struct writer {
+  tdm_write_fn write;
+  void* ctx;
+} writer;
+
+static void say(const writer* out, const char* format, ...) __attribute__((format(printf, 2, 3)));
+static void say(const writer* out, const char* format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  const int length = vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  if (length > 0) out->write(out->ctx, text, (size_t)length < sizeof text ? (size_t)length : sizeof text - 1);
+}
+
+static int64_t bucket_of(const tdm_model* model, int64_t n_tokens) {
+  int32_t i = 0;
+  while (i + 1 < model->config.n_buckets && model->buckets[i] < n_tokens) i++;
+  return model->buckets[i];
+}
+
+static void say_lanes(const writer* out, const tdm_model* model) {
+  static const char* const names[] = {"?", "one lane", "soft lanes", "green lanes"};
+  tdm_lane_info main_lane = {.size = sizeof main_lane}, side = {.size = sizeof side};
+  (void)tdm_lane_get_info(model->main_lane, &main_lane);
+  (void)tdm_lane_get_info(model->side_lane, &side);
+  const bool host = model->runtime->config.device_kind == TDM_DEVICE_HOST;
+  say(out, "lanes: %s", names[model->strategy]);
+  if (!host) say(out, ", the main one has %d SMs", main_lane.granted_sms);
+  if (model->side_lane != model->main_lane) {
+    if (!host) say(out, ", the side one %d (%d asked for)", side.granted_sms, side.requested_sms);
+    say(out, ", waits by %s", model->wait_form == TDM_WAIT_SIGNAL ? "signals" : "edges");
+  }
+  if (model->strategy == TDM_STRATEGY_GREEN && !host)
+    say(out, ", work queues %s", main_lane.own_work_queues ? "of their own" : "shared: the driver knows no others");
+  if (*model->strategy_reason) say(out, "; not what was asked for: %s", model->strategy_reason);
+  say(out, "\n");
+}
+
+/* Layers that choose alike are told together. */
+static void say_experts(const writer* out, const tdm_model* model, int64_t rows) {
+  char last[TDM_MOE_REASON_BYTES + 32] = "";
+  int64_t first = 0;
+  for (int64_t layer = 0; layer <= model->config.layers; layer++) {
+    char reason[TDM_MOE_REASON_BYTES], line[TDM_MOE_REASON_BYTES + 32] = "";
+    if (layer < model->config.layers) {
+      const tdm_moe_path path = tdm_moe_choose(&model->weights.layers[layer].moe, model->config.moe_path, rows, reason);
+      snprintf(line, sizeof line, "%s, since %s", path == TDM_MOE_PATH_HITS ? "hit experts alone" : "all experts",
+               reason);
+    }
+    if (strcmp(line, last) == 0) continue;
+    if (layer > first) say(out, "layers %d to %d: %s\n", (int)first, (int)layer - 1, last);
+    memcpy(last, line, sizeof last);
+    first = layer;
+  }
+}
+
+tdm_status tdm_model_explain(tdm_model* model, int64_t n_tokens, bool prefill, tdm_write_fn write, void* ctx) {
+  if (!model || !write) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_explain: model and write must not be NULL");
+  tdm_graph* graph;
+  TDM_TRY(tdm_graph_cache_get(prefill ? model->whole.mixed : model->whole.decode, n_tokens, &graph));
+  const writer out = {.write = write, .ctx = ctx};
+  const int64_t rows = bucket_of(model, n_tokens);
+  say(&out, "%d tokens%s run in the bucket of %d, %s\n", (int)n_tokens, prefill ? " with prefill" : "", (int)rows,
+      model->config.use_graphs ? "as a captured graph" : "launched eagerly");
+  say_lanes(&out, model);
+  say_experts(&out, model, rows);
+  return tdm_program_print(tdm_graph_program(graph), TDM_PRINT_TEXT, write, ctx);
+}
