@@ -27,6 +27,7 @@
  * Grid: up to one CTA an SM; block: 512 threads. Limit: two pages are all that fits beside q, and a page is away from
  * its load to the end of p v. */
 
+#include "kernels/device/cluster.cuh"
 #include "kernels/device/tma.cuh"
 #include "kernels/device/wgmma.cuh"
 #include "kernels/mla_decode/mla_decode_units.cuh"
@@ -74,7 +75,17 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= TDM_MLA_DECODE_H64_SHARED, "launch size");
 
-using Walk = tdm::Walk<kHeads>;
+/* The units of a CTA, or of a pair of CTAs, whose second has the heads of its own tile. */
+template <bool kPair> struct Walk : tdm::Walk<kPair ? 2 * kHeads : kHeads, kPair ? 2 : 1> {
+  using Base = tdm::Walk<kPair ? 2 * kHeads : kHeads, kPair ? 2 : 1>;
+  using Base::Base;
+
+  __device__ __forceinline__ bool next(const tdm_mla_decode_params& p, tdm::Unit& unit) {
+    const bool more = Base::next(p, unit);
+    if (kPair && more) unit.first_head += kHeads * static_cast<int32_t>(tdm::cluster_rank());
+    return more;
+  }
+};
 
 struct Stage {
   uint32_t slot = 0, parity = 0;
@@ -86,11 +97,12 @@ struct Stage {
   }
 };
 
-/* By one warp; lane 0 copies. A page number outside of the cache arrives as zeros. */
-__device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
+/* By one warp; lane 0 copies. A page number outside of the cache arrives as zeros. The CTAs of a pair copy half of a
+ * page each, to both. */
+template <bool kPair> __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
   const uint64_t often = tdm::l2_evict_last();
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-  Walk walk(p);
+  Walk<kPair> walk(p);
   Stage stage;
   tdm::Unit unit;
   while (walk.next(p, unit)) {
@@ -103,8 +115,16 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
         tdm::mbarrier_wait(&shared.empty[stage.slot], stage.parity ^ 1);
         uint64_t* full = &shared.full[stage.slot];
         tdm::mbarrier_arrive_expect(full, kChunks * kChunkBytes);
-        for (int c = 0; c < kChunks; ++c)
-          tdm::tma_load_3d(shared.page[stage.slot] + c * kChunkBytes, &p.cache, full, often, c * 64, 0, page);
+        const int first_chunk = kPair && tdm::cluster_rank() == 1 ? 5 : 0;
+        const int end_chunk = kPair && tdm::cluster_rank() == 0 ? 5 : kChunks;
+        for (int c = first_chunk; c < end_chunk; ++c) {
+          uint8_t* target = shared.page[stage.slot] + c * kChunkBytes;
+          if (kPair) {
+            tdm::tma_load_3d_multicast(target, &p.cache, full, often, 3, c * 64, 0, page);
+          } else {
+            tdm::tma_load_3d(target, &p.cache, full, often, c * 64, 0, page);
+          }
+        }
       }
       stage.advance();
       __syncwarp();
@@ -112,9 +132,9 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
   }
 }
 
-__device__ void load_queries(const tdm_mla_decode_params& p, Shared& shared) {
+template <bool kPair> __device__ void load_queries(const tdm_mla_decode_params& p, Shared& shared) {
   const uint64_t once = tdm::l2_evict_first();
-  Walk walk(p);
+  Walk<kPair> walk(p);
   uint32_t parity = 1;
   tdm::Unit unit;
   while (walk.next(p, unit)) {
@@ -145,10 +165,10 @@ struct Group {
   }
 };
 
-__device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
+template <bool kPair> __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
   const uint32_t thread = threadIdx.x % 128, lane = thread % 32, row = 16 * (thread / 32) + lane / 4;
   Note& note = shared.note;
-  Walk walk(p);
+  Walk<kPair> walk(p);
   Stage stage;
   uint32_t q_parity = 0, turn = 0;
   bool first_note = true;
@@ -268,7 +288,7 @@ __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const Leaf
     *reinterpret_cast<float2*>(p.stats + 2 * partial) = make_float2(leaf.base[in_tile], sum);
 }
 
-__device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint32_t consumer) {
+template <bool kPair> __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint32_t consumer) {
   const uint32_t thread = threadIdx.x % 128, row = 16 * (thread / 32) + thread % 32 / 4;
   const Note& note = shared.note;
   Stage stage;
@@ -311,7 +331,10 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
     tdm::wgmma_wait<0>();
     tdm::wgmma_settle(o[0]);
     tdm::wgmma_settle(o[1]);
-    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
+    if (thread % 32 == 0) {
+      tdm::mbarrier_arrive(&shared.empty[stage.slot]);
+      if (kPair) tdm::mbarrier_arrive_at(tdm::cluster_address(&shared.empty[stage.slot], tdm::cluster_rank() ^ 1));
+    }
     stage.advance();
     if (state & kEndsLeaf) {
       store<0>(p, note.leaf[turn], o, consumer, state);
@@ -321,41 +344,57 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
   }
 }
 
+template <bool kPair>
+__device__ __forceinline__ void run(const tdm_mla_decode_params& p, const tdm_step_sync& sync, Shared& shared) {
+  if (threadIdx.x == 0) {
+    tdm::mbarrier_init(&shared.q_full, 1);
+    tdm::mbarrier_init(&shared.q_empty, 4);
+    for (int i = 0; i < kStages; ++i) {
+      tdm::mbarrier_init(&shared.full[i], 1);
+      tdm::mbarrier_init(&shared.empty[i], kPair ? 16 : 8);
+    }
+    tdm::fence_barrier_init();
+    tdm::tma_prefetch_map(&p.q);
+    tdm::tma_prefetch_map(&p.cache);
+  }
+  if (kPair) {
+    tdm::cluster_sync_relaxed();
+  } else {
+    __syncthreads();
+  }
+  tdm::step_begin(sync);
+  const uint32_t group = threadIdx.x / 128;
+  if (group == 0) {
+    tdm::registers_lower<40>();
+    if (threadIdx.x < 32) {
+      load_pages<kPair>(p, shared);
+    } else if (threadIdx.x < 64) {
+      load_queries<kPair>(p, shared);
+    }
+  } else if (group == 1) {
+    tdm::registers_lower<88>();
+    make_scores<kPair>(p, shared);
+    tdm::clear_others(p, static_cast<int32_t>(threadIdx.x / 32) - 4, 4);
+  } else {
+    tdm::registers_raise<192>();
+    add_values<kPair>(p, shared, group - 2);
+  }
+  if (kPair) tdm::cluster_sync_relaxed(); /* what the other CTA sends or releases finds this one's shared memory */
+  tdm::step_end(sync);
+}
+
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
     tdm_mla_decode_h64_sm90(const __grid_constant__ tdm_mla_decode_params p,
                             const __grid_constant__ tdm_step_sync sync) {
   extern __shared__ __align__(1024) uint8_t memory[];
-  Shared& shared = *reinterpret_cast<Shared*>(memory);
-  if (threadIdx.x == 0) {
-    tdm::mbarrier_init(&shared.q_full, 1);
-    tdm::mbarrier_init(&shared.q_empty, 4);
-    for (int i = 0; i < kStages; ++i) {
-      tdm::mbarrier_init(&shared.full[i], 1);
-      tdm::mbarrier_init(&shared.empty[i], 8);
-    }
-    tdm::fence_barrier_init();
-    tdm::tma_prefetch_map(&p.q);
-    tdm::tma_prefetch_map(&p.cache);
-  }
-  __syncthreads();
-  tdm::step_begin(sync);
-  const uint32_t group = threadIdx.x / 128;
-  if (group == 0) {
-    tdm::registers_lower<40>();
-    if (threadIdx.x < 32) {
-      load_pages(p, shared);
-    } else if (threadIdx.x < 64) {
-      load_queries(p, shared);
-    }
-  } else if (group == 1) {
-    tdm::registers_lower<88>();
-    make_scores(p, shared);
-    tdm::clear_others(p, static_cast<int32_t>(threadIdx.x / 32) - 4, 4);
-  } else {
-    tdm::registers_raise<192>();
-    add_values(p, shared, group - 2);
-  }
-  tdm::step_end(sync);
+  run<false>(p, sync, *reinterpret_cast<Shared*>(memory));
+}
+
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
+    tdm_mla_decode_h64_pair_sm90(const __grid_constant__ tdm_mla_decode_params p,
+                                 const __grid_constant__ tdm_step_sync sync) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  run<true>(p, sync, *reinterpret_cast<Shared*>(memory));
 }

@@ -1,5 +1,7 @@
 #include "kernels/mla_decode/mla_decode_sm90.h"
 
+#include <stdio.h>
+
 #include "kernels/common/mla.h"
 #include "kernels/common/softmax.h"
 #include "runtime/op.h"
@@ -71,6 +73,11 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
                                      .shared_bytes = n_groups * 32 * TDM_MLA_DECODE_PART_BYTES};
   }
   plan.attend.grid = (uint32_t)(units < sms ? units : sms);
+  if (heads > TDM_MLA_DECODE_H64_HEADS && sms > 1) { /* neighbouring tiles of heads share their pages */
+    int64_t pairs = rows * ceil_div(heads, 2 * TDM_MLA_DECODE_H64_HEADS) * plan.max_splits;
+    (void)snprintf(plan.attend.kernel, sizeof plan.attend.kernel, "tdm_mla_decode_h64_pair_sm90");
+    plan.attend.grid = (uint32_t)(2 * (pairs < sms / 2 ? pairs : sms / 2));
+  }
   plan.merge.grid = (uint32_t)(merges < sms * 8 ? merges : sms * 8);
   if (plan.max_splits > 1 || plan.split_keys > plan.leaf_keys) {
     plan.partial_bytes = value_bytes(args, &plan) + (size_t)(rows * heads * plan.max_splits * 2) * sizeof(float) +

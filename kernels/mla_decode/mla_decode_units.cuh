@@ -43,13 +43,15 @@ __device__ __forceinline__ int32_t splits_of(const tdm_mla_decode_params& p, int
 }
 
 /* The units of this CTA one after the other, kHeads heads each; every role's warps walk the same way. */
-template <int32_t kHeads> struct Walk {
+template <int32_t kHeads, uint32_t kCtas = 1> struct Walk {
   Sequences seqs;
-  int32_t index;
+  int32_t index, step;
   UnitCursor cursor;
 
+  /* kCtas of them share a unit. */
   __device__ explicit Walk(const tdm_mla_decode_params& p)
-      : seqs(sequences(p)), index(static_cast<int32_t>(blockIdx.x)) {
+      : seqs(sequences(p)), index(static_cast<int32_t>(blockIdx.x / kCtas)),
+        step(static_cast<int32_t>(gridDim.x / kCtas)) {
   }
 
   /* False when there is no next one. Head tiles vary fastest, then tokens: neighbours read the same pages. */
@@ -60,7 +62,7 @@ template <int32_t kHeads> struct Walk {
                                                          units = seqs.tokens(s) * tiles * splits_of(p, length(p, s));
                                            return kind == kAbsorbed ? units : 0;
     };
-    for (;; index += static_cast<int32_t>(gridDim.x)) {
+    for (;; index += step) {
       const UnitPlace place = find_unit(seqs, index, cursor, units_of);
       if (place.sequence < 0) return false;
       const int32_t s = place.sequence, tokens = seqs.tokens(s), token = place.unit / tiles % tokens;
@@ -74,7 +76,7 @@ template <int32_t kHeads> struct Walk {
                   min(begin + p.split_keys, keys),
                   splits_of(p, keys),
                   p.block_table + s * p.block_table_stride + begin / kPage};
-      index += static_cast<int32_t>(gridDim.x);
+      index += step;
       return true;
     }
   }
