@@ -18,20 +18,13 @@ struct tdm_graph_cache {
   void* ctx;
   bucket* buckets;
   int32_t n_buckets;
-  tdm_wait_form wait_form;
-  uint32_t signal_limit_ms;
-  bool trace;
   tdm_buffer* workspace; /* borrowed from the largest bucket's program; NULL when that needs none */
 };
 
 static const int64_t default_buckets[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
 
 tdm_status tdm_graph_cache_config_init(tdm_graph_cache_config* config, size_t size) {
-  tdm_seal_config seal;
-  TDM_TRY(tdm_seal_config_init(&seal, sizeof seal));
   const tdm_graph_cache_config defaults = {.size = size,
-                                           .wait_form = seal.wait_form,
-                                           .signal_limit_ms = seal.signal_limit_ms,
                                            .name = "graph",
                                            .buckets = default_buckets,
                                            .n_buckets = (int32_t)(sizeof default_buckets / sizeof *default_buckets)};
@@ -55,13 +48,11 @@ static tdm_status check_config(const tdm_graph_cache_config* config) {
   return TDM_OK;
 }
 
-static tdm_status seal_and_capture(tdm_graph_cache* cache, tdm_program* program, bucket* entry) {
+static tdm_status build_and_capture(tdm_graph_cache* cache, tdm_program* program, bucket* entry) {
   tdm_seal_config config;
   TDM_TRY(tdm_seal_config_init(&config, sizeof config));
+  TDM_TRY(cache->build(cache->ctx, entry->n_tokens, program, &config));
   config.workspace = cache->workspace;
-  config.wait_form = cache->wait_form;
-  config.signal_limit_ms = cache->signal_limit_ms;
-  config.trace = cache->trace;
   config.may_take_own = true; /* packing is not monotone: a smaller bucket may just not fit */
   TDM_TRY(tdm_program_seal(program, &config));
   return tdm_graph_capture(program, &entry->graph);
@@ -72,8 +63,7 @@ static tdm_status capture_bucket(tdm_graph_cache* cache, bucket* entry) {
   snprintf(name, sizeof name, "%s.%" PRId64, cache->name, entry->n_tokens);
   tdm_program* program;
   TDM_TRY(tdm_program_create(cache->runtime, name, &program));
-  tdm_status status = cache->build(cache->ctx, entry->n_tokens, program);
-  if (status == TDM_OK) status = seal_and_capture(cache, program, entry);
+  const tdm_status status = build_and_capture(cache, program, entry);
   tdm_program_destroy(program); /* the graph keeps it */
   return status;
 }
@@ -94,9 +84,6 @@ tdm_status tdm_graph_cache_create(tdm_runtime* runtime, const tdm_graph_cache_co
   memcpy(cache->name, wanted.name, strlen(wanted.name) + 1);
   cache->build = wanted.build;
   cache->ctx = wanted.ctx;
-  cache->wait_form = wanted.wait_form;
-  cache->signal_limit_ms = wanted.signal_limit_ms;
-  cache->trace = wanted.trace;
   cache->buckets = tdm_host_alloc_array(runtime, wanted.n_buckets, sizeof *cache->buckets);
   tdm_status status = cache->buckets ? TDM_OK : TDM_OUT_OF_MEMORY;
   if (status == TDM_OK) {

@@ -157,6 +157,8 @@ static tdm_status fill_batch(const forward_call* call) {
   *tdm_batch_i32(batch, TDM_BATCH_N_TOKENS) = (int32_t)call->n_tokens;
   *tdm_batch_i32(batch, TDM_BATCH_N_SEQS) = (int32_t)call->n_items;
   *tdm_batch_i32(batch, TDM_BATCH_N_LOGITS) = (int32_t)call->n_logits;
+  call->model->staged_tokens = call->n_tokens;
+  call->model->staged_expanded = call->expanded;
   return tdm_batch_upload(batch);
 }
 
@@ -193,7 +195,7 @@ static tdm_status read_result(const forward_call* call, tdm_forward_result* resu
 
 static tdm_status run_whole(const forward_call* call, tdm_forward_result* result) {
   TDM_TRY(fill_batch(call));
-  TDM_TRY(launch(call, &call->model->whole));
+  TDM_TRY(launch(call, call->model->whole));
   return read_result(call, result);
 }
 
@@ -218,18 +220,22 @@ tdm_status tdm_model_forward(tdm_model* model, const tdm_batch_item* items, int6
 
 /* ---- a range of layers ------------------------------------------------------------------------------------------ */
 
+tdm_status tdm_model_make_hidden(tdm_model* model) {
+  if (model->hidden.buffer) return TDM_OK;
+  const int64_t shape[] = {model->config.max_tokens, model->weights.config.hidden_size};
+  tdm_buffer* buffer;
+  TDM_TRY(tdm_buffer_create(model->runtime, (size_t)(shape[0] * shape[1]) * tdm_dtype_bytes(model->weights.activation),
+                            &buffer));
+  model->hidden = tdm_view_make(buffer, model->weights.activation, 2, shape);
+  return TDM_OK;
+}
+
 static tdm_status prepare_range(tdm_model* model, int64_t first, int64_t count) {
   if (first < 0 || count < 1 || first > model->config.layers - count)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "layers %" PRId64 " .. %" PRId64 " of a model with %" PRId64, first,
                     first + count - 1, model->config.layers);
   tdm_model_graphs* graphs = &model->layers;
-  if (!model->hidden.buffer) {
-    const int64_t shape[] = {model->config.max_tokens, model->weights.config.hidden_size};
-    tdm_buffer* buffer;
-    TDM_TRY(tdm_buffer_create(model->runtime,
-                              (size_t)(shape[0] * shape[1]) * tdm_dtype_bytes(model->weights.activation), &buffer));
-    model->hidden = tdm_view_make(buffer, model->weights.activation, 2, shape);
-  }
+  TDM_TRY(tdm_model_make_hidden(model));
   if (graphs->mixed && graphs->range.first == first && graphs->range.count == count) return TDM_OK;
   if (graphs->model) model->last = NULL; /* it may be one of those that go now */
   tdm_model_graphs_fini(graphs);
@@ -258,12 +264,16 @@ static tdm_status copy_rows(const tdm_view* view, int64_t rows, const float* in,
   return TDM_OK;
 }
 
+tdm_status tdm_model_write_hidden(tdm_model* model, int64_t rows, const float* hidden) {
+  return copy_rows(&model->hidden, rows, hidden, NULL);
+}
+
 static tdm_status run_layers(const forward_call* call, const float* hidden_in, float* hidden_out) {
   tdm_model* model = call->model;
   char name[32];
   tdm_view out;
   TDM_TRY(fill_batch(call));
-  TDM_TRY(copy_rows(&model->hidden, call->n_tokens, hidden_in, NULL));
+  TDM_TRY(tdm_model_write_hidden(model, call->n_tokens, hidden_in));
   TDM_TRY(launch(call, &model->layers));
   snprintf(name, sizeof name, "layer%d.out", (int)(model->layers.range.first + model->layers.range.count - 1));
   TDM_TRY(tdm_program_find(model->last, name, &out));
@@ -285,4 +295,15 @@ tdm_status tdm_model_forward_layers(tdm_model* model, const tdm_batch_item* item
   }
   grow_sequences(&call);
   return TDM_OK;
+}
+
+/* ---- for graphs by themselves ----------------------------------------------------------------------------------- */
+
+tdm_status tdm_model_stage(tdm_model* model, const tdm_batch_item* items, int64_t n_items) {
+  forward_call call = {.model = model, .items = items, .n_items = n_items, .ignores_tokens = true};
+  TDM_TRY(check_call(&call));
+  reserve_pages(&call);
+  const tdm_status status = fill_batch(&call);
+  if (status != TDM_OK) return_pages(&call);
+  return status;
 }

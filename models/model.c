@@ -14,7 +14,7 @@ tdm_status tdm_model_config_init(tdm_model_config* config, size_t size) {
                                      .max_tokens = 512,
                                      .max_seqs = 64,
                                      .prefill_threshold = 16,
-                                     .strategy = TDM_STRATEGY_SOFT,
+                                     .strategy = TDM_STRATEGY_AUTO,
                                      .side_sms = 16,
                                      .moe_path = TDM_MOE_PATH_AUTO,
                                      .wait_form = TDM_WAIT_EDGE,
@@ -80,12 +80,16 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
                     (int)config->activations);
   if (config->order < TDM_ORDER_LANES || config->order > TDM_ORDER_SHUFFLED)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.order is %d, no tdm_order", (int)config->order);
-  if (config->strategy < TDM_STRATEGY_SERIAL || config->strategy > TDM_STRATEGY_GREEN)
+  if (config->strategy < TDM_STRATEGY_AUTO || config->strategy > TDM_STRATEGY_GREEN)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.strategy is %d, no tdm_strategy", (int)config->strategy);
   if (config->moe_path < TDM_MOE_PATH_AUTO || config->moe_path > TDM_MOE_PATH_HITS)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.moe_path is %d, no tdm_moe_path", (int)config->moe_path);
   if (config->wait_form != TDM_WAIT_EDGE && config->wait_form != TDM_WAIT_SIGNAL)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.wait_form is %d, no tdm_wait_form", (int)config->wait_form);
+  if (config->wait_form == TDM_WAIT_SIGNAL && config->strategy == TDM_STRATEGY_AUTO)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                    "tdm_model_config.wait_form is TDM_WAIT_SIGNAL with TDM_STRATEGY_AUTO, which decides for itself; "
+                    "set the strategy as well");
   if (config->max_context == 0) config->max_context = smaller(shape->max_position_embeddings, DEFAULT_CONTEXT);
   if (config->cache_pages == 0) config->cache_pages = DEFAULT_PAGES;
   if (config->layers == 0) config->layers = shape->num_hidden_layers;
@@ -134,56 +138,56 @@ static tdm_status make_rope_table(tdm_model* model) {
   return status;
 }
 
-static tdm_status get_lane(tdm_model* model, const char* name, tdm_lane_kind kind, int32_t sms, tdm_lane** out_lane) {
-  tdm_lane_config config;
-  TDM_TRY(tdm_lane_config_init(&config, sizeof config));
-  config.name = name;
-  config.kind = kind;
-  config.sms = sms;
-  return tdm_lane_get(model->runtime, &config, out_lane);
+/* The lanes of all buckets, before anything is captured; `log` says where they are not what was chosen. */
+static tdm_status get_bucket_lanes(const tdm_model* model) {
+  for (int32_t i = 0; i < model->config.n_buckets; i++)
+    for (int prefill = 0; prefill < 2; prefill++) {
+      tdm_choice_info info;
+      tdm_model_lanes lanes;
+      tdm_model_choose(model, model->buckets[i], prefill, &info);
+      TDM_TRY(tdm_model_get_lanes(model, &info.choice, model->config.strict, &lanes));
+      if (*lanes.reason && strcmp(lanes.reason, model->lanes.reason) != 0)
+        tdm_log(model->runtime, TDM_LOG_WARNING, "%s of %" PRId64 " tokens: soft lanes instead of green ones: %s",
+                prefill ? "prefill" : "decoding", model->buckets[i], lanes.reason);
+    }
+  return TDM_OK;
 }
 
-/* The side lane's partition first, then one of all that is left. */
-static tdm_status get_green_lanes(tdm_model* model) {
-  tdm_runtime_info device = {.size = sizeof device};
-  tdm_lane_info side = {.size = sizeof side};
-  TDM_TRY(get_lane(model, "side.green", TDM_LANE_GREEN, model->config.side_sms, &model->side_lane));
-  TDM_TRY(tdm_lane_get_info(model->side_lane, &side));
-  TDM_TRY(tdm_runtime_get_info(model->runtime, &device));
-  if (device.sms && side.granted_sms >= device.sms)
-    return TDM_FAIL(TDM_UNSUPPORTED, "side_sms %d takes all %d SMs and leaves none for the main lane",
-                    model->config.side_sms, device.sms);
-  /* The host device has no SMs to divide; any number stands for "the others". */
-  const int32_t others = device.sms ? device.sms - side.granted_sms : 1;
-  return get_lane(model, "main.green", TDM_LANE_GREEN, others, &model->main_lane);
-}
-
-/* The side lane is named by its size: models of one runtime may want different ones. */
-static tdm_status get_soft_lanes(tdm_model* model) {
-  char name[32];
-  snprintf(name, sizeof name, "side.soft%d", model->config.side_sms);
-  TDM_TRY(get_lane(model, "main", TDM_LANE_WHOLE, 0, &model->main_lane));
-  return get_lane(model, name, TDM_LANE_SOFT, model->config.side_sms, &model->side_lane);
-}
-
-/* The ladder: green, else soft with a reason. */
+/* The lanes where nothing is measured. */
 static tdm_status get_lanes(tdm_model* model) {
-  model->strategy = model->config.strategy;
-  model->wait_form = model->config.wait_form;
-  if (model->strategy == TDM_STRATEGY_SERIAL) {
-    TDM_TRY(get_lane(model, "main", TDM_LANE_WHOLE, 0, &model->main_lane));
-    model->side_lane = model->main_lane;
-    return TDM_OK;
-  }
-  if (model->strategy == TDM_STRATEGY_GREEN) {
-    const tdm_status status = get_green_lanes(model);
-    if (status == TDM_OK || status == TDM_OUT_OF_MEMORY || model->config.strict) return status;
-    snprintf(model->strategy_reason, sizeof model->strategy_reason, "%s", tdm_last_error()->message);
-    tdm_log(model->runtime, TDM_LOG_WARNING, "soft lanes instead of green ones: %s", model->strategy_reason);
-    model->strategy = TDM_STRATEGY_SOFT;
-    model->wait_form = TDM_WAIT_EDGE;
-  }
-  return get_soft_lanes(model);
+  tdm_choice_info info;
+  tdm_model_choose(model, model->buckets[0], false, &info);
+  TDM_TRY(tdm_model_get_lanes(model, &info.choice, model->config.strict, &model->lanes));
+  if (*model->lanes.reason)
+    tdm_log(model->runtime, TDM_LOG_WARNING, "soft lanes instead of green ones: %s", model->lanes.reason);
+  return TDM_OK;
+}
+
+static int32_t tuned_buckets(const tdm_model* model) {
+  int32_t n = 0;
+  for (int32_t i = 0; i < model->config.n_buckets; i++)
+    for (int prefill = 0; prefill < 2; prefill++)
+      n += tdm_tuning_find(model->tuning, &model->identity, prefill, model->buckets[i]) != NULL;
+  return n;
+}
+
+/* Copies what the config's tuning says of such a model. */
+static tdm_status take_tuning(tdm_model* model) {
+  const tdm_tuning* given = model->config.tuning;
+  int32_t taken = 0;
+  model->config.tuning = NULL; /* borrowed until now */
+  TDM_TRY(tdm_model_identify(model, &model->identity));
+  if (!given) return TDM_OK;
+  TDM_TRY(tdm_tuning_create(model->runtime, &model->tuning));
+  TDM_TRY(tdm_tuning_take(model->tuning, given, &model->identity, &taken));
+  if (taken == 0)
+    tdm_tuning_difference(given, &model->identity, model->tuning_reason, sizeof model->tuning_reason);
+  else if (tuned_buckets(model) == 0)
+    (void)snprintf(model->tuning_reason, sizeof model->tuning_reason,
+                   "it speaks of %d buckets, and none is one of this model", taken);
+  if (*model->tuning_reason)
+    tdm_log(model->runtime, TDM_LOG_WARNING, "the tuning is of no use here: %s", model->tuning_reason);
+  return get_bucket_lanes(model);
 }
 
 static tdm_status build_model(tdm_model* model, model_source* source) {
@@ -196,6 +200,7 @@ static tdm_status build_model(tdm_model* model, model_source* source) {
   const tdm_model_config* config = &model->config;
   TDM_TRY(get_lanes(model));
   TDM_TRY(load_weights(model, source));
+  TDM_TRY(take_tuning(model));
   TDM_TRY(make_rope_table(model));
   TDM_TRY(
       tdm_kv_cache_init(model->runtime, config->layers, config->cache_pages, model->weights.activation, &model->cache));
@@ -208,14 +213,14 @@ static tdm_status build_model(tdm_model* model, model_source* source) {
   TDM_TRY(tdm_batch_init(model->runtime, &limits, &model->batch));
   model->next_tokens = tdm_host_alloc_array(model->runtime, config->max_tokens, sizeof *model->next_tokens);
   if (!model->next_tokens) return TDM_OUT_OF_MEMORY;
-  const tdm_model_range whole = {.count = config->layers, .whole = true};
-  return tdm_model_graphs_init(model, whole, &model->whole);
+  return tdm_model_graphs_create(model, &model->whole);
 }
 
 static void destroy(tdm_model* model) {
   tdm_runtime* runtime = model->runtime;
-  tdm_model_graphs_fini(&model->whole);
+  tdm_model_graphs_destroy(model->whole);
   tdm_model_graphs_fini(&model->layers);
+  tdm_tuning_destroy(model->tuning);
   tdm_host_free(runtime, model->next_tokens, (size_t)model->config.max_tokens * sizeof *model->next_tokens);
   tdm_buffer_destroy(model->hidden.buffer);
   tdm_batch_fini(&model->batch);
@@ -274,8 +279,8 @@ tdm_status tdm_model_destroy(tdm_model* model) {
 
 tdm_status tdm_model_warm_up(tdm_model* model) {
   if (!model) return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_warm_up: model must not be NULL");
-  TDM_TRY(tdm_graph_cache_warm_up(model->whole.decode));
-  return tdm_graph_cache_warm_up(model->whole.mixed);
+  TDM_TRY(tdm_graph_cache_warm_up(model->whole->decode));
+  return tdm_graph_cache_warm_up(model->whole->mixed);
 }
 
 /* ---- looking at it ---------------------------------------------------------------------------------------------- */
@@ -299,22 +304,24 @@ tdm_status tdm_model_get_info(const tdm_model* model, tdm_model_info* out_info) 
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_get_info: model and out_info must not be NULL");
   tdm_model_info info = {
       .size = sizeof info,
-      .strategy = model->strategy,
-      .wait_form = model->wait_form,
+      .strategy = model->lanes.strategy,
+      .wait_form = model->lanes.wait_form,
+      .tuned_buckets = tuned_buckets(model),
       .layers = model->config.layers,
       .max_context = model->config.max_context,
       .cache_pages = model->cache.n_pages,
       .cache_pages_free = model->cache.n_free,
       .weight_bytes = model->weights.bytes,
       .cache_bytes = (size_t)model->cache.n_layers * tdm_buffer_bytes(model->cache.layers[0].buffer),
-      .workspace_bytes = workspace_bytes(&model->whole) + workspace_bytes(&model->layers),
+      .workspace_bytes = workspace_bytes(model->whole) + workspace_bytes(&model->layers),
   };
-  memcpy(info.strategy_reason, model->strategy_reason, sizeof info.strategy_reason);
+  memcpy(info.strategy_reason, model->lanes.reason, sizeof info.strategy_reason);
+  memcpy(info.tuning_reason, model->tuning_reason, sizeof info.tuning_reason);
   return tdm_info_copy("tdm_model_info", &info, sizeof info, out_info, out_info->size);
 }
 
 const tdm_graph_cache* tdm_model_graph_cache(const tdm_model* model, bool prefill) {
-  return !model ? NULL : prefill ? model->whole.mixed : model->whole.decode;
+  return !model ? NULL : prefill ? model->whole->mixed : model->whole->decode;
 }
 
 tdm_status tdm_model_program(const tdm_model* model, tdm_program** out_program) {

@@ -1,10 +1,11 @@
 #ifndef MODELS_MODEL_H
 #define MODELS_MODEL_H
 
-/* Inside of a model. model.c makes and destroys, model_program.c builds programs, forward.c runs, sequence.c keeps
- * sequences. */
+/* Inside of a model. model.c makes and destroys, choice.c decides in which way a bucket runs, model_program.c builds
+ * programs, forward.c runs, tune.c measures, sequence.c keeps sequences. */
 
 #include "models/batch.h"
+#include "models/choice.h"
 #include "models/deepseek_v3.h"
 
 enum { TDM_MODEL_MAX_BUCKETS = 64 };
@@ -31,14 +32,15 @@ struct tdm_model {
   tdm_kv_cache cache;
   tdm_view cos_sin; /* [max_context, 64] */
   tdm_batch batch;
-  tdm_view hidden; /* [max_tokens, hidden], input of tdm_model_forward_layers; made on first use */
-  tdm_lane* main_lane;
-  tdm_lane* side_lane;
-  tdm_strategy strategy; /* in force */
-  tdm_wait_form wait_form;
-  char strategy_reason[160];
-  tdm_model_graphs whole;
+  tdm_view hidden;       /* [max_tokens, hidden], input of tdm_model_forward_layers; made on first use */
+  tdm_model_lanes lanes; /* of buckets that no tuning speaks of */
+  tdm_tuning* tuning;    /* what holds for `identity`; NULL: nothing was measured */
+  tdm_tuning_identity identity;
+  char tuning_reason[320]; /* why the tuning that was given holds for nothing here */
+  tdm_model_graphs* whole;
   tdm_model_graphs layers; /* of the last range asked for */
+  int64_t staged_tokens;   /* in `batch`; 0 before the first call */
+  bool staged_expanded;    /* some sequence of theirs is attended to in expanded form */
   tdm_program* last;       /* of the last forward call; borrowed from its graph */
   int32_t* next_tokens;    /* [max_tokens] */
   uint64_t calls;
@@ -56,6 +58,17 @@ struct tdm_sequence {
 /* Makes the graph caches for a range, in `out_graphs`, which must stay where it is. */
 tdm_status tdm_model_graphs_init(tdm_model* model, tdm_model_range range, tdm_model_graphs* out_graphs);
 void tdm_model_graphs_fini(tdm_model_graphs* graphs);
+/* The same on the heap, for all layers; NULL is allowed in the second. */
+tdm_status tdm_model_graphs_create(tdm_model* model, tdm_model_graphs** out_graphs);
+void tdm_model_graphs_destroy(tdm_model_graphs* graphs);
+
+/* Makes model->hidden if it is not there yet. */
+tdm_status tdm_model_make_hidden(tdm_model* model);
+/* Its first rows from f32 [rows, hidden_size] in host memory. */
+tdm_status tdm_model_write_hidden(tdm_model* model, int64_t rows, const float* hidden);
+/* Checks the items as a forward call of layers would, takes pages for them, and puts them into the batch's arrays, for
+ * graphs of tdm_model_capture_layers to work on. Sequences keep their lengths. */
+tdm_status tdm_model_stage(tdm_model* model, const tdm_batch_item* items, int64_t n_items);
 
 /* How many pages the sequence lacks for `n_tokens` more tokens, and taking them: the caller has seen that the cache has
  * room. */

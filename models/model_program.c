@@ -63,20 +63,36 @@ static tdm_status append_head(tdm_builder* builder, const tdm_model* model, cons
   return tdm_append_sample(builder->program, builder->main_lane, "sample", &sample);
 }
 
-static tdm_status build(const tdm_model_graphs* graphs, int64_t rows, bool prefills, tdm_program* program) {
-  const tdm_model* model = graphs->model;
-  const tdm_model_range* range = &graphs->range;
+/* What a program is to be: which layers for which bucket, in which way. */
+typedef struct program_plan {
+  const tdm_model* model;
+  tdm_model_range range;
+  int64_t rows;
+  bool prefills;
+  tdm_choice choice;
+  bool strict; /* no soft lanes where green ones were chosen */
+} program_plan;
+
+static tdm_status build(const program_plan* plan, tdm_program* program, tdm_seal_config* seal) {
+  const tdm_model* model = plan->model;
+  const tdm_model_range* range = &plan->range;
+  const int64_t rows = plan->rows;
   const float eps = (float)model->weights.config.rms_norm_eps;
+  tdm_model_lanes lanes;
+  TDM_TRY(tdm_model_get_lanes(model, &plan->choice, plan->strict, &lanes));
+  seal->wait_form = lanes.wait_form;
+  seal->signal_limit_ms = model->config.signal_limit_ms;
+  seal->trace = model->config.trace;
   tdm_builder builder = {.program = program,
-                         .main_lane = model->main_lane,
-                         .side_lane = model->side_lane,
+                         .main_lane = lanes.main,
+                         .side_lane = lanes.side,
                          .n_tokens = model->batch.views[TDM_BATCH_N_TOKENS],
                          .rows = rows,
                          .activation = model->weights.activation,
                          .pow2_scale = model->weights.config.pow2_activation_scales,
                          .keep = model->config.taps,
-                         .moe_path = model->config.moe_path};
-  const tdm_mla_batch batch = attention_batch(model, rows, prefills);
+                         .moe_path = plan->choice.moe_path};
+  const tdm_mla_batch batch = attention_batch(model, rows, plan->prefills);
   tdm_v3_stream stream = {0};
   if (range->whole)
     TDM_TRY(append_embedding(&builder, model, &stream));
@@ -96,12 +112,28 @@ static tdm_status build(const tdm_model_graphs* graphs, int64_t rows, bool prefi
   return tdm_program_keep(program, &hidden);
 }
 
-static tdm_status build_decode(void* ctx, int64_t n_tokens, tdm_program* program) {
-  return build(ctx, n_tokens, false, program);
+/* ---- graph caches ----------------------------------------------------------------------------------------------- */
+
+static tdm_status build_bucket(const tdm_model_graphs* graphs, int64_t rows, bool prefills, tdm_program* program,
+                               tdm_seal_config* seal) {
+  const tdm_model* model = graphs->model;
+  tdm_choice_info info;
+  tdm_model_choose(model, rows, prefills, &info);
+  const program_plan plan = {.model = model,
+                             .range = graphs->range,
+                             .rows = rows,
+                             .prefills = prefills,
+                             .choice = info.choice,
+                             .strict = model->config.strict};
+  return build(&plan, program, seal);
 }
 
-static tdm_status build_mixed(void* ctx, int64_t n_tokens, tdm_program* program) {
-  return build(ctx, n_tokens, true, program);
+static tdm_status build_decode(void* ctx, int64_t n_tokens, tdm_program* program, tdm_seal_config* seal) {
+  return build_bucket(ctx, n_tokens, false, program, seal);
+}
+
+static tdm_status build_mixed(void* ctx, int64_t n_tokens, tdm_program* program, tdm_seal_config* seal) {
+  return build_bucket(ctx, n_tokens, true, program, seal);
 }
 
 tdm_status tdm_model_graphs_init(tdm_model* model, tdm_model_range range, tdm_model_graphs* out_graphs) {
@@ -111,9 +143,6 @@ tdm_status tdm_model_graphs_init(tdm_model* model, tdm_model_range range, tdm_mo
   config.n_buckets = model->config.n_buckets;
   config.buckets = model->config.buckets;
   config.ctx = out_graphs;
-  config.wait_form = model->wait_form;
-  config.signal_limit_ms = model->config.signal_limit_ms;
-  config.trace = model->config.trace;
   config.name = "decode";
   config.build = build_decode;
   TDM_TRY(tdm_graph_cache_create(model->runtime, &config, &out_graphs->decode));
@@ -126,4 +155,77 @@ void tdm_model_graphs_fini(tdm_model_graphs* graphs) {
   tdm_graph_cache_destroy(graphs->decode);
   tdm_graph_cache_destroy(graphs->mixed);
   *graphs = (tdm_model_graphs){0};
+}
+
+tdm_status tdm_model_graphs_create(tdm_model* model, tdm_model_graphs** out_graphs) {
+  *out_graphs = NULL;
+  tdm_model_graphs* graphs = tdm_host_alloc(model->runtime, sizeof *graphs);
+  if (!graphs) return TDM_OUT_OF_MEMORY;
+  const tdm_model_range whole = {.count = model->config.layers, .whole = true};
+  const tdm_status status = tdm_model_graphs_init(model, whole, graphs);
+  if (status != TDM_OK) {
+    graphs->model = model;
+    tdm_model_graphs_destroy(graphs);
+    return status;
+  }
+  *out_graphs = graphs;
+  return TDM_OK;
+}
+
+void tdm_model_graphs_destroy(tdm_model_graphs* graphs) {
+  if (!graphs) return;
+  tdm_runtime* runtime = graphs->model->runtime;
+  tdm_model_graphs_fini(graphs);
+  tdm_host_free(runtime, graphs, sizeof *graphs);
+}
+
+/* ---- one graph of some layers ----------------------------------------------------------------------------------- */
+
+static tdm_status capture(const program_plan* plan, tdm_program* program, tdm_graph** out_graph) {
+  tdm_seal_config seal;
+  TDM_TRY(tdm_seal_config_init(&seal, sizeof seal));
+  TDM_TRY(build(plan, program, &seal));
+  TDM_TRY(tdm_program_seal(program, &seal));
+  return tdm_graph_capture(program, out_graph);
+}
+
+static tdm_status check_capture(const tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill) {
+  if (first < 0 || count < 1 || first > model->config.layers - count)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                    "tdm_model_capture_layers: layers %" PRId64 " .. %" PRId64 " of a model with %" PRId64, first,
+                    first + count - 1, model->config.layers);
+  if (n_tokens < 1 || n_tokens > model->config.max_tokens)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_capture_layers: %" PRId64 " tokens; the model takes 1 to %" PRId64,
+                    n_tokens, model->config.max_tokens);
+  if (model->staged_tokens < 1 || model->staged_tokens > n_tokens)
+    return TDM_FAIL(TDM_INVALID_STATE,
+                    "tdm_model_capture_layers: for %" PRId64 " tokens, and the last forward call had %" PRId64,
+                    n_tokens, model->staged_tokens);
+  if (model->staged_expanded && !prefill)
+    return TDM_FAIL(TDM_INVALID_STATE,
+                    "tdm_model_capture_layers: the last forward call had sequences to prefill, the graph has not");
+  return TDM_OK;
+}
+
+tdm_status tdm_model_capture_layers(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill,
+                                    const tdm_choice* choice, tdm_graph** out_graph) {
+  if (out_graph) *out_graph = NULL;
+  if (!model || !out_graph)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_capture_layers: model and out_graph must not be NULL");
+  TDM_TRY(check_capture(model, first, count, n_tokens, prefill));
+  if (choice) TDM_TRY(tdm_choice_check("tdm_model_capture_layers", choice));
+  TDM_TRY(tdm_model_make_hidden(model));
+  tdm_choice_info info;
+  tdm_model_choose(model, tdm_model_bucket(model, n_tokens), prefill, &info);
+  const program_plan plan = {.model = model,
+                             .range = {.first = first, .count = count},
+                             .rows = info.bucket,
+                             .prefills = prefill,
+                             .choice = choice ? *choice : info.choice,
+                             .strict = choice || model->config.strict};
+  tdm_program* program;
+  TDM_TRY(tdm_program_create(model->runtime, "layers", &program));
+  const tdm_status status = capture(&plan, program, out_graph);
+  tdm_program_destroy(program); /* the graph keeps it */
+  return status;
 }

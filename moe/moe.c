@@ -147,7 +147,7 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
     return TDM_MOE_PATH_DENSE;
   }
   if (wanted != TDM_MOE_PATH_AUTO) {
-    snprintf(reason, TDM_MOE_REASON_BYTES, "the configuration asks for it");
+    snprintf(reason, TDM_MOE_REASON_BYTES, "the bucket's choice says so");
     return wanted;
   }
   /* Were choices uniform and independent, m tokens with k of E experts each would hit E (1 - (1 - k/E)^m). */

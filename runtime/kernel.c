@@ -2,7 +2,18 @@
 
 #include <string.h>
 
+#include "runtime/cubins.h"
+#include "runtime/hash.h"
 #include "runtime/status.h"
+
+uint64_t tdm_cubins_hash(void) {
+  uint64_t hash = TDM_HASH_BEGIN;
+  for (int i = 0; i < tdm_cubin_count; i++) {
+    hash = tdm_hash(hash, tdm_cubins[i].name, strlen(tdm_cubins[i].name));
+    hash = tdm_hash(hash, tdm_cubins[i].data, tdm_cubins[i].bytes);
+  }
+  return hash;
+}
 
 tdm_status tdm_encoded_step_add(tdm_encoded_step* step, const tdm_kernel_launch* launch, const void* params,
                                 size_t params_bytes) {

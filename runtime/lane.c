@@ -25,7 +25,8 @@ static tdm_status lane_create(tdm_runtime* runtime, const tdm_lane_config* confi
   tdm_lane* lane = tdm_host_alloc(runtime, sizeof *lane);
   if (!lane) return TDM_OUT_OF_MEMORY;
   lane->runtime = runtime;
-  lane->info = (tdm_lane_info){.size = sizeof lane->info, .kind = config->kind, .requested_sms = config->sms};
+  lane->info = (tdm_lane_info){
+      .size = sizeof lane->info, .kind = config->kind, .requested_sms = config->sms, .partition = config->partition};
   memcpy(lane->info.name, config->name, strlen(config->name) + 1);
   const tdm_status status = runtime->device->lane_open(lane);
   if (status != TDM_OK) {
@@ -45,10 +46,13 @@ static tdm_status lane_find_or_create(tdm_runtime* runtime, const tdm_lane_confi
   for (int32_t i = 0; i < runtime->n_lanes; i++) {
     tdm_lane* lane = runtime->lanes[i];
     if (strcmp(lane->info.name, config->name) != 0) continue;
-    if (lane->info.kind != config->kind || lane->info.requested_sms != config->sms)
+    if (lane->info.kind != config->kind || lane->info.requested_sms != config->sms ||
+        lane->info.partition != config->partition)
       return TDM_FAIL(TDM_INVALID_ARGUMENT,
-                      "lane '%s' exists with kind %d and %d SMs, now asked for with kind %d and %d SMs", config->name,
-                      (int)lane->info.kind, lane->info.requested_sms, (int)config->kind, config->sms);
+                      "lane '%s' exists with kind %d, %d SMs and partition %d, now asked for with kind %d, %d SMs and "
+                      "partition %d",
+                      config->name, (int)lane->info.kind, lane->info.requested_sms, lane->info.partition,
+                      (int)config->kind, config->sms, config->partition);
     *out_lane = lane;
     return TDM_OK;
   }

@@ -123,7 +123,7 @@ void tdm_log(tdm_runtime* runtime, tdm_log_level level, const char* format, ...)
 static const char* const object_names[TDM_OBJECT_KINDS] = {
     [TDM_OBJECT_BUFFER] = "buffers",           [TDM_OBJECT_PROGRAM] = "programs",       [TDM_OBJECT_GRAPH] = "graphs",
     [TDM_OBJECT_GRAPH_CACHE] = "graph caches", [TDM_OBJECT_CHECKPOINT] = "checkpoints", [TDM_OBJECT_MODEL] = "models",
-    [TDM_OBJECT_SEQUENCE] = "sequences",
+    [TDM_OBJECT_SEQUENCE] = "sequences",       [TDM_OBJECT_TUNING] = "tunings",
 };
 
 void tdm_runtime_retain(tdm_runtime* runtime, tdm_object_kind kind) {

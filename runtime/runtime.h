@@ -19,6 +19,7 @@ typedef enum tdm_object_kind {
   TDM_OBJECT_CHECKPOINT,
   TDM_OBJECT_MODEL,
   TDM_OBJECT_SEQUENCE,
+  TDM_OBJECT_TUNING,
   TDM_OBJECT_KINDS
 } tdm_object_kind;
 

@@ -193,7 +193,7 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   tdm_model_info info = {.size = sizeof info};
   (void)tdm_runtime_get_info(runtime, &device);
   (void)tdm_model_get_info(model, &info);
-  static const char* const strategies[] = {"", "serial", "soft", "green"};
+  static const char* const strategies[] = {"", "auto", "serial", "soft", "green"};
   for (int i = 0; i < arguments->n_batches && status == TDM_OK && arguments->explain; i++)
     status = tdm_model_explain(model, arguments->batches[i], false, print_text, stdout);
   if (arguments->explain) {

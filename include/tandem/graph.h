@@ -29,8 +29,9 @@ TDM_API tdm_program* tdm_graph_program(const tdm_graph* graph);
  * Threads: one thread at a time. */
 typedef struct tdm_graph_cache tdm_graph_cache;
 
-/* Appends to `program`, not yet sealed, what a step of up to `n_tokens` tokens consists of. */
-typedef tdm_status (*tdm_graph_build_fn)(void* ctx, int64_t n_tokens, tdm_program* program);
+/* Appends to `program`, not yet sealed, what a step of up to `n_tokens` tokens consists of. `seal` holds what the
+ * program will be sealed with: wait_form, signal_limit_ms and trace, which come as the defaults, may be changed. */
+typedef tdm_status (*tdm_graph_build_fn)(void* ctx, int64_t n_tokens, tdm_program* program, tdm_seal_config* seal);
 
 typedef struct tdm_graph_cache_config {
   size_t size;
@@ -39,9 +40,6 @@ typedef struct tdm_graph_cache_config {
   int32_t n_buckets;
   tdm_graph_build_fn build;
   void* ctx;
-  tdm_wait_form wait_form;  /* of the programs, as in tdm_seal_config */
-  uint32_t signal_limit_ms; /* likewise */
-  bool trace;               /* likewise */
 } tdm_graph_cache_config;
 
 TDM_API tdm_status tdm_graph_cache_config_init(tdm_graph_cache_config* config, size_t size);

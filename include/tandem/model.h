@@ -5,6 +5,7 @@
 
 #include "tandem/checkpoint.h"
 #include "tandem/graph.h"
+#include "tandem/tuning.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -71,21 +72,6 @@ typedef enum tdm_activations {
   TDM_ACTIVATIONS_FLOAT32 = 2 /* f32 throughout, nothing quantised: to judge the maths; host device only */
 } tdm_activations;
 
-/* On which lanes a model's steps run. The results have the same bits. */
-typedef enum tdm_strategy {
-  TDM_STRATEGY_SERIAL = 1, /* one lane */
-  TDM_STRATEGY_SOFT = 2,   /* a main lane on all SMs; the side lane's kernels limit themselves to side_sms */
-  TDM_STRATEGY_GREEN = 3   /* two partitions that the hardware keeps: side_sms, and all others for the main lane */
-} tdm_strategy;
-
-/* Which experts a step computes. The results have the same bits. */
-typedef enum tdm_moe_path {
-  TDM_MOE_PATH_AUTO = 1,  /* by token bucket: hits where, were choices uniform, at most nine tenths of the experts would
-                             be  hit (for 8 of 256: up to 72 tokens), else dense */
-  TDM_MOE_PATH_DENSE = 2, /* all of them: FC1 needs no routing, so the router runs beside it */
-  TDM_MOE_PATH_HITS = 3   /* those that a token chose: their weights alone are read, once routing is done */
-} tdm_moe_path;
-
 /* A DeepSeek-V3 model: weights, paged cache, rotary table, programs by token bucket.
  * Threads: one thread at a time. */
 typedef struct tdm_model tdm_model;
@@ -104,11 +90,13 @@ typedef struct tdm_model_config {
                               128 192 256, then doubling, and max_tokens */
   int32_t n_buckets;       /* 1 to 64 with buckets */
   int64_t layers;          /* load only the first so many decoder layers; default 0: all */
-  tdm_strategy strategy;   /* default TDM_STRATEGY_SOFT */
+  tdm_strategy strategy;   /* default TDM_STRATEGY_AUTO; any other decides for all buckets, with these two: */
   int32_t side_sms;        /* SMs of the side lane, where router and cache writes run; default 16 */
-  tdm_moe_path moe_path;   /* default TDM_MOE_PATH_AUTO */
   tdm_wait_form wait_form; /* default TDM_WAIT_EDGE; TDM_WAIT_SIGNAL is for green lanes on a CUDA device (UNSUPPORTED on
                               soft ones) */
+  tdm_moe_path moe_path;   /* default TDM_MOE_PATH_AUTO; any other decides for all buckets */
+  const tdm_tuning* tuning; /* default NULL. What fits the model's device, library and shape is copied; when nothing
+                               does, a WARNING in the log and tdm_model_explain say in what it differs */
   uint32_t signal_limit_ms; /* default 10000; as in tdm_seal_config */
   bool trace;               /* default false; as in tdm_seal_config, of the program that tdm_model_program names */
   bool strict;         /* default false: where green lanes cannot be had, soft ones are taken, and the reason is in the
@@ -148,9 +136,11 @@ typedef struct tdm_model_info {
   int64_t max_context;
   int64_t cache_pages;
   int64_t cache_pages_free;
-  tdm_strategy strategy;     /* the one in force */
+  tdm_strategy strategy;     /* the one in force where no tuning speaks; never AUTO */
   char strategy_reason[160]; /* why it is not the one asked for; "" when it is */
-  tdm_wait_form wait_form;   /* the one in force: soft lanes instead of green ones wait by edges */
+  tdm_wait_form wait_form;   /* likewise in force: soft lanes instead of green ones wait by edges */
+  int32_t tuned_buckets;     /* that the tuning speaks of, decoding and prefill together */
+  char tuning_reason[320];   /* why it speaks of none; "" when it does, or when there is no tuning */
   size_t weight_bytes;
   size_t cache_bytes;
   size_t workspace_bytes;
@@ -227,6 +217,68 @@ TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_v
 /* The token buckets of a model's decode steps, or of its steps with prefill, to look at. Borrowed; NULL when model is.
  */
 TDM_API const tdm_graph_cache* tdm_model_graph_cache(const tdm_model* model, bool prefill);
+
+typedef enum tdm_choice_source {
+  TDM_CHOICE_RULE = 1,      /* nothing was measured: the rules of tdm_strategy and tdm_moe_path */
+  TDM_CHOICE_TUNING = 2,    /* measured */
+  TDM_CHOICE_CONFIGURED = 3 /* tdm_model_config.strategy and moe_path, both of them */
+} tdm_choice_source;
+
+typedef struct tdm_choice_info {
+  size_t size;    /* set by the caller: sizeof(tdm_choice_info) */
+  int64_t bucket; /* that the step runs in */
+  tdm_choice choice;
+  tdm_choice_source source; /* of what the configuration leaves open */
+  char reason[256];         /* a clause */
+} tdm_choice_info;
+
+/* In which way a step of up to `n_tokens` tokens runs. Errors: INVALID_ARGUMENT. */
+TDM_API tdm_status tdm_model_get_choice(const tdm_model* model, int64_t n_tokens, bool prefill,
+                                        tdm_choice_info* out_info);
+
+/* Captures the decoder layers [first, first + count) of one token bucket in a way of the caller's (`choice` NULL: in
+ * the model's), to measure it or to look at it. A replay works on what the last forward call left: its tokens,
+ * positions and sequences, whose cache entries it writes again, and for a call of tdm_model_forward_layers its hidden
+ * states. So there must have been one, of at most `n_tokens` tokens (INVALID_STATE), and its sequences must be alive
+ * and untouched; `prefill` says of which kind it was. The result is the temporary "layerL.out" of the last layer L.
+ * Errors: INVALID_ARGUMENT; UNSUPPORTED for lanes that the device does not have; OUT_OF_MEMORY. Allocates; not
+ * capture-safe. */
+TDM_API tdm_status tdm_model_capture_layers(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens,
+                                            bool prefill, const tdm_choice* choice, tdm_graph** out_graph);
+
+typedef struct tdm_tune_config {
+  size_t size;
+  int64_t layers;  /* measured in one graph, the last ones of the model; default 4, or as many as there are */
+  int64_t context; /* tokens in the cache of each sequence; default 4096, or as many as max_context and the free pages
+                      allow */
+  bool prefill;    /* also the buckets of steps with prefill; default true */
+  double gain;     /* what a way must gain over an untuned model's to take its place; 0 .. 1, default 0.02 */
+  double limit_s;  /* begins no bucket after so many seconds; default 60 */
+  const float* hidden; /* [max_tokens, hidden_size] hidden states to run on, which decide how many experts are hit;
+                          default NULL: random ones */
+} tdm_tune_config;
+
+TDM_API tdm_status tdm_tune_config_init(tdm_tune_config* config, size_t size);
+
+typedef struct tdm_tune_result {
+  size_t size;      /* set by the caller: sizeof(tdm_tune_result) */
+  int32_t buckets;  /* measured */
+  int32_t changed;  /* of these: where another way than an untuned model's won */
+  int32_t left;     /* not begun when limit_s was over; an untuned model's way stays */
+  int32_t programs; /* measured in all */
+  double seconds;
+} tdm_tune_result;
+
+/* Measures, bucket by bucket, the ways in which the model could run: whole graphs of its layers, replayed. First all
+ * experts against hit experts, then strategies, wait forms and sizes of the side lane with the better of the two; a way
+ * that is a third slower than the best is dropped early. The winner is measured once more by turns with the default.
+ * Adds the findings to `tuning`, and the model goes by them from then on (its graphs are made anew, so views, programs
+ * and graph caches taken from it before are void). What its config decides by hand stays as it is. Takes sequences and
+ * pages for the time of the call, and gives them back. Nothing else should use the GPU meanwhile. Errors:
+ * INVALID_ARGUMENT, OUT_OF_MEMORY (with no page free for each sequence), and what building answers; then `tuning` has
+ * the buckets done so far, and the model goes on as before. Blocks. */
+TDM_API tdm_status tdm_model_tune(tdm_model* model, const tdm_tune_config* config, tdm_tuning* tuning,
+                                  tdm_tune_result* out_result);
 
 /* Says through `write` what a step of up to `n_tokens` tokens runs and why: the bucket, the lanes, how they wait, which
  * experts are computed, then the program with its kernels. Builds and captures the bucket where it is not yet:

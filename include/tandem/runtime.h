@@ -69,6 +69,7 @@ typedef struct tdm_runtime_info {
   char device_name[64]; /* "host" or the driver's name of the GPU */
   int32_t sms;          /* multiprocessors of the device; 0 on the host device */
   int32_t lanes;        /* lanes in the pool so far */
+  int32_t driver;       /* CUDA version of the driver, 13000 for 13.0; 0 on the host device */
 } tdm_runtime_info;
 
 TDM_API tdm_status tdm_runtime_get_info(const tdm_runtime* runtime, tdm_runtime_info* out_info);
@@ -93,6 +94,8 @@ typedef struct tdm_lane_config {
   tdm_lane_kind kind; /* default TDM_LANE_WHOLE */
   int32_t sms;        /* SMs wanted; 0 with TDM_LANE_WHOLE. The hardware rounds green lanes up: to 2 below its smallest
                          partition (8 SMs on an H200), else to 8. The host device records and otherwise ignores it */
+  int32_t partition;  /* green lanes of one number have no SM in common and divide the whole device; those of two
+                         numbers may overlap, so that ways to divide it can be compared. Default 0 */
 } tdm_lane_config;
 
 TDM_API tdm_status tdm_lane_config_init(tdm_lane_config* config, size_t size);
@@ -108,6 +111,7 @@ typedef struct tdm_lane_info {
   tdm_lane_kind kind;
   int32_t requested_sms;
   int32_t granted_sms; /* what the hardware gave; 0 on the host device, where a lane is one thread */
+  int32_t partition;
   bool
       own_work_queues; /* green lanes: whether the driver keeps the hardware's work queues of this lane apart from other
                           lanes', so that launches elsewhere do not hold up its own. Drivers from CUDA 13.1 on can */

@@ -11,7 +11,7 @@
  *   buffer.h      memory and views                         program.h     steps, waits, workspace, launch
  *   graph.h       capture, replay, buckets                 ops.h         the operations a program is made of
  *   checkpoint.h  safetensors                              model.h       whole models, caches, sequences
- *   trace.h       what ran where and when
+ *   trace.h       what ran where and when                tuning.h      ways to run a step, and the fastest
  *
  * Ownership. Whoever creates destroys; destroy accepts NULL. Buffers and programs are reference-counted inside: a
  * program keeps the buffers it uses, a graph its program. A runtime outlives what was made from it, and says so
@@ -43,5 +43,6 @@
 #include "tandem/program.h"
 #include "tandem/runtime.h"
 #include "tandem/trace.h"
+#include "tandem/tuning.h"
 
 #endif

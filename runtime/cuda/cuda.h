@@ -22,6 +22,12 @@ typedef struct tdm_cuda_kernels {
   int64_t n_kernels, capacity;
 } tdm_cuda_kernels;
 
+/* A way to divide the device into green lanes. */
+typedef struct tdm_cuda_partition {
+  int32_t number;
+  CUdevResource free_sms; /* what its lanes have not taken yet */
+} tdm_cuda_partition;
+
 /* runtime->device_state. Belongs to no thread: every entry makes the primary context current and puts the caller's
  * back. */
 typedef struct tdm_cuda {
@@ -31,12 +37,13 @@ typedef struct tdm_cuda {
   CUmemoryPool pool;
   CUstream stream;  /* of launches that name none, and of copies */
   CUstream capture; /* where captures begin: `stream` must stay free for what other threads copy meanwhile */
+  int32_t version;  /* of the driver */
   int32_t sms;
   int32_t shared_bytes; /* a block can have at most, opted in */
   char name[64];
   tdm_cuda_kernels kernels;
-  CUdevResource free_sms;           /* what green lanes have not taken yet */
-  bool splits;                      /* free_sms is valid */
+  tdm_cuda_partition partitions[TDM_MAX_LANES];
+  int32_t n_partitions;
   pthread_mutex_t watch_mutex;      /* guards watched */
   struct tdm_cuda_signals* watched; /* programs that wait by signal */
 } tdm_cuda;

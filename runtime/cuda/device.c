@@ -35,6 +35,7 @@ static tdm_status choose_device(tdm_cuda* cuda, int32_t ordinal) {
     return TDM_FAIL(TDM_UNSUPPORTED, "device cuda:%d: the driver finds no CUDA device; the host device can be used",
                     ordinal);
   if (begun != CUDA_SUCCESS) return tdm_cuda_fail(driver, begun, "cuInit", __FILE__, __LINE__);
+  TDM_TRY_CU(driver, cuDriverGetVersion, &cuda->version);
   TDM_TRY_CU(driver, cuDeviceGetCount, &count);
   if (ordinal >= count)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "device cuda:%d: the driver has %d devices", ordinal, count);
@@ -104,6 +105,7 @@ static void device_info(const tdm_runtime* runtime, tdm_runtime_info* info) {
   const tdm_cuda* cuda = tdm_cuda_of(runtime);
   memcpy(info->device_name, cuda->name, sizeof info->device_name);
   info->sms = cuda->sms;
+  info->driver = cuda->version;
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */

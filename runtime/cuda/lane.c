@@ -4,29 +4,41 @@
 
 /* ---- green contexts --------------------------------------------------------------------------------------------- */
 
-static tdm_status find_free_sms(tdm_cuda* cuda) {
-  if (cuda->splits) return TDM_OK;
-  TDM_TRY_CU(&cuda->driver, cuDeviceGetDevResource, cuda->device, &cuda->free_sms, CU_DEV_RESOURCE_TYPE_SM);
-  cuda->splits = true;
+/* The partition of that number; all SMs are free at first. */
+static tdm_status find_partition(tdm_cuda* cuda, int32_t number, tdm_cuda_partition** out_partition) {
+  for (int32_t i = 0; i < cuda->n_partitions; i++)
+    if (cuda->partitions[i].number == number) {
+      *out_partition = &cuda->partitions[i];
+      return TDM_OK;
+    }
+  if (cuda->n_partitions == TDM_MAX_LANES)
+    return TDM_FAIL(TDM_UNSUPPORTED, "partition %d would be number %d; a runtime has at most %d", number,
+                    TDM_MAX_LANES + 1, TDM_MAX_LANES);
+  tdm_cuda_partition* made = &cuda->partitions[cuda->n_partitions];
+  TDM_TRY_CU(&cuda->driver, cuDeviceGetDevResource, cuda->device, &made->free_sms, CU_DEV_RESOURCE_TYPE_SM);
+  made->number = number;
+  cuda->n_partitions++;
+  *out_partition = made;
   return TDM_OK;
 }
 
-/* Splits `wanted` SMs, rounded up to what the hardware can, off those that no green lane has yet. All splits go on from
- * what the one before left: splitting the whole device twice would give overlapping partitions. */
-static tdm_status split_sms(const tdm_cuda* cuda, int32_t wanted, CUdevResource* out_taken, CUdevResource* out_rest) {
-  const int32_t left = (int32_t)cuda->free_sms.sm.smCount;
+/* Splits `wanted` SMs, rounded up to what the hardware can, off those that no lane of the partition has yet. Each split
+ * goes on from what the one before left: splitting the whole device twice would give lanes that overlap. */
+static tdm_status split_sms(const tdm_cuda* cuda, const CUdevResource* free_sms, int32_t wanted,
+                            CUdevResource* out_taken, CUdevResource* out_rest) {
+  const int32_t left = (int32_t)free_sms->sm.smCount;
   if (wanted > left)
     return TDM_FAIL(TDM_UNSUPPORTED, "%d SMs wanted, but of the %d SMs of %s only %d are left to split off", wanted,
                     cuda->sms, cuda->name, left);
-  *out_taken = cuda->free_sms;
+  *out_taken = *free_sms;
   *out_rest = (CUdevResource){.type = CU_DEV_RESOURCE_TYPE_SM};
   if (wanted == left) return TDM_OK; /* needs no split, and need not be a multiple of the hardware's step */
   /* Partitions are whole groups of SMs that can run clusters, 8 on Hopper; a smaller one can be had without that
    * promise.
    */
-  const bool small = wanted < (int32_t)cuda->free_sms.sm.minSmPartitionSize;
+  const bool small = wanted < (int32_t)free_sms->sm.minSmPartitionSize;
   unsigned groups = 1;
-  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, &cuda->free_sms, out_rest,
+  TDM_TRY_CU(&cuda->driver, cuDevSmResourceSplitByCount, out_taken, &groups, free_sms, out_rest,
              small ? CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING : 0, (unsigned)wanted);
   return TDM_OK;
 }
@@ -70,12 +82,13 @@ static tdm_status make_green_context(const tdm_cuda* cuda, CUdevResource* resour
 static tdm_status make_green(tdm_cuda* cuda, tdm_cuda_lane* lane, int32_t wanted, tdm_lane_info* info) {
   const tdm_cuda_driver* driver = &cuda->driver;
   CUdevResource resources[2], rest; /* SMs, work queues */
-  TDM_TRY(find_free_sms(cuda));
-  TDM_TRY(split_sms(cuda, wanted, &resources[0], &rest));
+  tdm_cuda_partition* partition = NULL;
+  TDM_TRY(find_partition(cuda, info->partition, &partition));
+  TDM_TRY(split_sms(cuda, &partition->free_sms, wanted, &resources[0], &rest));
   TDM_TRY(find_work_queues(cuda, &resources[1], &info->own_work_queues));
   TDM_TRY(make_green_context(cuda, resources, info->own_work_queues ? 2 : 1, &lane->green));
   TDM_TRY_CU(driver, cuGreenCtxStreamCreate, &lane->stream, lane->green, CU_STREAM_NON_BLOCKING, 0);
-  cuda->free_sms = rest; /* only now: a lane that cannot be made takes none */
+  partition->free_sms = rest; /* only now: a lane that cannot be made takes none */
   info->granted_sms = (int32_t)resources[0].sm.smCount;
   return TDM_OK;
 }

@@ -10,6 +10,12 @@ static tdm_status check_lanes(const tdm_program* program) {
                       "program '%s' has %d lanes and waits by signal, but lane '%s' is not green: a kernel that waits "
                       "there could keep the SMs from the one that it waits for; use TDM_WAIT_EDGE or green lanes",
                       program->name, program->n_lanes, info->name);
+    const tdm_lane_info* first = &program->lanes[0]->info;
+    if (info->partition != first->partition)
+      return TDM_FAIL(TDM_UNSUPPORTED,
+                      "program '%s' waits by signal, but lanes '%s' and '%s' are of partitions %d and %d and may have "
+                      "SMs in common; use TDM_WAIT_EDGE or lanes of one partition",
+                      program->name, first->name, info->name, first->partition, info->partition);
   }
   return TDM_OK;
 }

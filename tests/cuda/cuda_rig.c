@@ -46,15 +46,24 @@ void cuda_rig_close(cuda_rig* rig) {
   cuda_rig_expect_clean("closing");
 }
 
-tdm_lane* cuda_rig_lane(cuda_rig* rig, const char* name, tdm_lane_kind kind, int32_t sms) {
+static tdm_lane* get_lane(cuda_rig* rig, const char* name, tdm_lane_kind kind, int32_t sms, int32_t partition) {
   tdm_lane_config config;
   tdm_lane* lane;
   cr_assert_eq(tdm_lane_config_init(&config, sizeof config), TDM_OK);
   config.name = name;
   config.kind = kind;
   config.sms = sms;
+  config.partition = partition;
   cr_assert_eq(tdm_lane_get(rig->runtime, &config, &lane), TDM_OK, "%s", tdm_last_error()->message);
   return lane;
+}
+
+tdm_lane* cuda_rig_lane(cuda_rig* rig, const char* name, tdm_lane_kind kind, int32_t sms) {
+  return get_lane(rig, name, kind, sms, 0);
+}
+
+tdm_lane* cuda_rig_green(cuda_rig* rig, const char* name, int32_t partition, int32_t sms) {
+  return get_lane(rig, name, TDM_LANE_GREEN, sms, partition);
 }
 
 CUstream cuda_rig_stream(const tdm_lane* lane) {

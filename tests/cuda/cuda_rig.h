@@ -24,6 +24,8 @@ void cuda_rig_close(cuda_rig* rig);
 void cuda_rig_expect_clean(const char* where);
 
 tdm_lane* cuda_rig_lane(cuda_rig* rig, const char* name, tdm_lane_kind kind, int32_t sms);
+/* A green lane of that partition. */
+tdm_lane* cuda_rig_green(cuda_rig* rig, const char* name, int32_t partition, int32_t sms);
 CUstream cuda_rig_stream(const tdm_lane* lane);
 
 /* A probe with an encode: it launches the kernel that fills memory, with a grid of salt + 1 blocks. */

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/cuda/cuda_rig.h"
@@ -185,6 +186,32 @@ Test(lanes, green_ones_share_the_device) {
   cr_assert_eq(granted(cuda_rig_lane(&rig, "soft", TDM_LANE_SOFT, 20), 20), 20);
   cr_assert_eq(granted(cuda_rig_lane(&rig, "whole", TDM_LANE_WHOLE, 0), 0), 132);
   cr_assert_eq(fake_cuda_live().greens, 3);
+  cuda_rig_close(&rig);
+}
+
+/* Each partition divides all SMs. */
+Test(lanes, partitions_know_nothing_of_each_other) {
+  static const int32_t sides[] = {16, 8, 32};
+  cuda_rig rig;
+  cuda_rig_open(&rig);
+  for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
+    char side[16], rest[16];
+    (void)snprintf(side, sizeof side, "side%d", sides[i]);
+    (void)snprintf(rest, sizeof rest, "main%d", sides[i]);
+    cr_assert_eq(granted(cuda_rig_green(&rig, side, sides[i], sides[i]), sides[i]), sides[i]);
+    cr_assert_eq(granted(cuda_rig_green(&rig, rest, sides[i], 132 - sides[i]), 132 - sides[i]), 132 - sides[i]);
+  }
+  tdm_lane_config config;
+  tdm_lane* lane;
+  cr_assert_eq(tdm_lane_config_init(&config, sizeof config), TDM_OK);
+  config.name = "side8";
+  config.kind = TDM_LANE_GREEN;
+  config.sms = 8;
+  config.partition = 16;
+  test_expect_failure("another partition", tdm_lane_get(rig.runtime, &config, &lane), TDM_INVALID_ARGUMENT,
+                      "lane 'side8'|partition 8|partition 16");
+  config.name = "more";
+  test_expect_failure("a full one", tdm_lane_get(rig.runtime, &config, &lane), TDM_UNSUPPORTED, "lane 'more'|only 0");
   cuda_rig_close(&rig);
 }
 

@@ -216,6 +216,14 @@ Test(issue, signals_need_green_lanes) {
   cr_assert_eq(tdm_program_get_info(program, &info), TDM_OK);
   cr_assert_eq(info.wait_form, TDM_WAIT_EDGE);
   tdm_program_destroy(program);
+  lanes[1] = cuda_rig_green(&rig, "far", 1, 8);
+  cr_assert_eq(tdm_program_create(rig.runtime, "q", &program), TDM_OK);
+  cr_assert_eq(tdm_program_temp(program, "t", TDM_U8, 1, (int64_t[]){64}, &temp), TDM_OK);
+  const probe_args again = {.size = sizeof again, .write0 = temp};
+  for (int i = 0; i < 2; i++) cr_assert_eq(tdm_program_append(program, lanes[i], &cuda_probe_op, "s", &again), TDM_OK);
+  seal.signal_limit_ms = 250;
+  test_expect_failure("partitions", tdm_program_seal(program, &seal), TDM_UNSUPPORTED, "'q'|'g1' and 'far'|0 and 1");
+  tdm_program_destroy(program);
   cuda_rig_close(&rig);
 }
 
@@ -389,7 +397,8 @@ Test(issue, waits_for_the_lanes_after_a_failure) {
 /* ---- graph caches ----------------------------------------------------------------------------------------------- */
 
 /* Bucket 2 needs more memory than the largest one, whose workspace the others share. */
-static tdm_status build_bucket(void* ctx, int64_t n_tokens, tdm_program* program) {
+static tdm_status build_bucket(void* ctx, int64_t n_tokens, tdm_program* program, tdm_seal_config* seal) {
+  (void)seal;
   tdm_view temp;
   const int64_t bytes = n_tokens == 2 ? 100000 : 64 * n_tokens;
   TDM_TRY(tdm_program_temp(program, "t", TDM_U8, 1, &bytes, &temp));

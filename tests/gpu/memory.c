@@ -54,7 +54,8 @@ static void release(void) {
 }
 
 /* Random values that depend on the bucket, at the end of a temporary; their norm to the side's output. */
-static tdm_status build(void* ctx, int64_t n_tokens, tdm_program* program) {
+static tdm_status build(void* ctx, int64_t n_tokens, tdm_program* program, tdm_seal_config* seal) {
+  (void)seal;
   const side* s = ctx;
   const int64_t shape[] = {ROWS, COLS};
   const size_t bytes = n_tokens == 4 ? large_bytes : small_bytes;

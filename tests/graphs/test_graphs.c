@@ -37,8 +37,10 @@ static void bench_close(bench* t) {
 }
 
 /* A bucket of n tokens: n bytes of a temporary, then n bytes of the result. */
-static tdm_status build(void* ctx, int64_t n_tokens, tdm_program* program) {
+/* Programs of two tokens and more wait by signal. */
+static tdm_status build(void* ctx, int64_t n_tokens, tdm_program* program, tdm_seal_config* seal) {
   bench* t = ctx;
+  if (n_tokens > 1) seal->wait_form = TDM_WAIT_SIGNAL;
   t->builds++;
   if (n_tokens == t->fails_at) return TDM_FAIL(TDM_UNSUPPORTED, "no bucket of %d", (int)n_tokens);
   tdm_view temp;
@@ -67,7 +69,9 @@ Test(graphs, replay_gives_the_eager_bits) {
   tdm_graph* graph = NULL;
   uint8_t eager[256], replayed[256];
   cr_assert_eq(tdm_program_create(t.runtime, "p", &program), TDM_OK);
-  cr_assert_eq(build(&t, 100, program), TDM_OK);
+  tdm_seal_config seal;
+  cr_assert_eq(tdm_seal_config_init(&seal, sizeof seal), TDM_OK);
+  cr_assert_eq(build(&t, 100, program, &seal), TDM_OK);
   test_expect_failure("capture before seal", tdm_graph_capture(program, &graph), TDM_INVALID_STATE, "sealed before");
   cr_assert_null(graph);
   cr_assert_eq(tdm_program_seal(program, NULL), TDM_OK);
@@ -105,6 +109,9 @@ Test(graphs, cache_builds_each_bucket_once) {
     tdm_view temp;
     cr_assert_eq(tdm_program_find(tdm_graph_program(graph), "temp", &temp), TDM_OK);
     cr_assert_eq(temp.shape[0], cases[i].bucket);
+    tdm_program_info program = {.size = sizeof program};
+    cr_assert_eq(tdm_program_get_info(tdm_graph_program(graph), &program), TDM_OK);
+    cr_assert_eq(program.wait_form, cases[i].bucket > 1 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE, "what build asks for");
     cr_assert_eq(tdm_graph_replay(graph, NULL), TDM_OK);
   }
   cr_assert_eq(t.builds, 4);

@@ -250,9 +250,9 @@ Test(golden, says_what_will_run_and_why) {
       {TDM_STRATEGY_SERIAL, TDM_MOE_PATH_AUTO, 30, true,
        "30 tokens with prefill run in the bucket of 32|one lane|"
        "layers 1 to 1: all experts|more than 90|mla_prefill"},
-      {TDM_STRATEGY_SOFT, TDM_MOE_PATH_HITS, 64, false, "bucket of 64|hit experts alone, since the configuration asks"},
+      {TDM_STRATEGY_SOFT, TDM_MOE_PATH_HITS, 64, false, "bucket of 64|hit experts alone, since the bucket's choice"},
       {TDM_STRATEGY_GREEN, TDM_MOE_PATH_DENSE, 2, false,
-       "green lanes|layers 1 to 1: all experts, since the configuration asks"}};
+       "green lanes|layers 1 to 1: all experts, since the bucket's choice|the configuration says so"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     golden g;
     static text out;

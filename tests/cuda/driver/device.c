@@ -24,16 +24,17 @@ typedef struct pinned {
   void* memory;
 } pinned;
 
-/* Partitions are ranges of SMs here; a resource carries its first SM in the bytes that the driver keeps for itself. */
+/* Partitions are ranges of SMs here; a resource carries its first SM, and which question for the whole
+ * device it was split from, in the bytes that the driver keeps for itself. */
 struct CUdevResourceDesc_st {
   object base;
-  unsigned first, count;
+  unsigned query, first, count;
   bool balanced; /* work queues of its own */
 };
 
 struct CUgreenCtx_st {
   object base;
-  unsigned first, count;
+  unsigned query, first, count;
   bool balanced;
 };
 
@@ -269,19 +270,28 @@ CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream st
 
 /* ---- partitions ------------------------------------------------------------------------------------------------- */
 
-static CUdevResource resource(unsigned first, unsigned count) {
+static CUdevResource resource(unsigned query, unsigned first, unsigned count) {
   CUdevResource made = {.type = CU_DEV_RESOURCE_TYPE_SM,
                         .sm = {.smCount = count,
                                .minSmPartitionSize = (unsigned)fake.device.step,
                                .smCoscheduledAlignment = (unsigned)fake.device.step}};
-  memcpy(made._internal_padding, &first, sizeof first);
+  const unsigned words[2] = {first, query};
+  memcpy(made._internal_padding, words, sizeof words);
   return made;
 }
 
+static unsigned padding(const CUdevResource* of, int index) {
+  unsigned words[2];
+  memcpy(words, of->_internal_padding, sizeof words);
+  return words[index];
+}
+
 static unsigned first_sm(const CUdevResource* of) {
-  unsigned first;
-  memcpy(&first, of->_internal_padding, sizeof first);
-  return first;
+  return padding(of, 0);
+}
+
+static unsigned query_of(const CUdevResource* of) {
+  return padding(of, 1);
 }
 
 CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource* out_resource, CUdevResourceType type) {
@@ -294,7 +304,7 @@ CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource* out_resource, CU
     return fake_end(CUDA_SUCCESS);
   }
   if (type != CU_DEV_RESOURCE_TYPE_SM) return fake_end(CUDA_ERROR_INVALID_RESOURCE_TYPE);
-  *out_resource = resource(0, (unsigned)fake.device.sms);
+  *out_resource = resource(++fake.queries, 0, (unsigned)fake.device.sms);
   return fake_end(CUDA_SUCCESS);
 }
 
@@ -309,8 +319,8 @@ CUresult cuDevSmResourceSplitByCount(CUdevResource* out_groups, unsigned* in_out
   const unsigned granted = wanted == 0 ? step : (wanted + step - 1) / step * step, first = first_sm(input);
   if (granted > input->sm.smCount) return fake_end(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
   const unsigned left = input->sm.smCount - granted;
-  *out_groups = resource(first, granted);
-  if (out_rest) *out_rest = resource(first + granted, left);
+  *out_groups = resource(query_of(input), first, granted);
+  if (out_rest) *out_rest = resource(query_of(input), first + granted, left);
   return fake_end(CUDA_SUCCESS);
 }
 
@@ -327,6 +337,7 @@ CUresult cuDevResourceGenerateDesc(CUdevResourceDesc* out_description, CUdevReso
               queues[2]);
   }
   CUdevResourceDesc made = fake_object_new(OBJECT_DESC, sizeof *made); /* the driver has no way to give it back */
+  made->query = query_of(resources);
   made->first = first_sm(resources);
   made->count = resources->sm.smCount;
   made->balanced = n == 2;
@@ -340,12 +351,14 @@ CUresult cuGreenCtxCreate(CUgreenCtx* out_green, CUdevResourceDesc description, 
             CUDA_ERROR_INVALID_VALUE, "%s: flags %u", name, flags);
   for (const object* one = fake.objects; one; one = one->next) {
     const struct CUgreenCtx_st* other = (const struct CUgreenCtx_st*)(const void*)one;
-    FAKE_NEED(one->kind != OBJECT_GREEN || other->first + other->count <= description->first ||
+    FAKE_NEED(one->kind != OBJECT_GREEN || other->query != description->query ||
+                  other->first + other->count <= description->first ||
                   description->first + description->count <= other->first,
               CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION, "%s: SMs %u .. %u overlap another's", name, description->first,
               description->first + description->count - 1);
   }
   CUgreenCtx made = fake_object_new(OBJECT_GREEN, sizeof *made);
+  made->query = description->query;
   made->first = description->first;
   made->count = description->count;
   made->balanced = description->balanced;

@@ -50,6 +50,7 @@ typedef struct fake_state {
   int breaches;
   char breach[256];
   object* objects;
+  unsigned queries; /* for the whole device's SMs */
   int contexts;
   op_list eager, captured;
   capture* captures[16]; /* running */
