@@ -187,7 +187,7 @@ static tdm_status tune_buckets(tuner* t, tdm_tuning* own, tdm_tuning* tuning, td
       t->prefill = prefill;
       t->bucket = t->model->buckets[i];
       if (!is_used(t)) continue;
-      if (1e-9 * (double)(now_ns() - begin) > t->config.limit_s)
+      if (result->buckets > 0 && 1e-9 * (double)(now_ns() - begin) > t->config.limit_s)
         result->left++;
       else
         status = tune_bucket(t, own, tuning, result);

@@ -17,14 +17,18 @@ static const tdm_json_limits limits = {.bytes = 16 << 20, .depth = 4, .string_by
 enum { VERSION = 1, CHECKSUM_BYTES = 32 };
 #define FORMAT "tandem tuning"
 
+static int add_to_hash(const char* text, size_t bytes, void* ctx) {
+  uint64_t* hash = ctx;
+  *hash = tdm_hash(*hash, text, bytes);
+  return 0;
+}
+
+/* Of the text as it comes: json_dumps of jansson 2.14 leaves keys out of its text when that cannot grow. */
 static tdm_status checksum_of(const json_t* entries, char text[CHECKSUM_BYTES]) {
-  char* dump = json_dumps(entries, JSON_COMPACT | JSON_SORT_KEYS);
-  if (!dump) return TDM_FAIL(TDM_OUT_OF_MEMORY, "no memory for the text of a tuning");
-  (void)snprintf(text, CHECKSUM_BYTES, "fnv1a64:%016" PRIx64, tdm_hash(TDM_HASH_BEGIN, dump, strlen(dump)));
-  json_free_t release;
-  json_malloc_t alloc;
-  json_get_alloc_funcs(&alloc, &release);
-  release(dump);
+  uint64_t hash = TDM_HASH_BEGIN;
+  if (json_dump_callback(entries, add_to_hash, &hash, JSON_COMPACT | JSON_SORT_KEYS) != 0)
+    return TDM_FAIL(TDM_OUT_OF_MEMORY, "no memory for the checksum of a tuning");
+  (void)snprintf(text, CHECKSUM_BYTES, "fnv1a64:%016" PRIx64, hash);
   return TDM_OK;
 }
 
@@ -196,14 +200,16 @@ static tdm_status write_and_move(json_t* root, int fd, const char* temporary, co
     (void)close(fd);
     return TDM_FAIL_RAW(TDM_IO, error, "%s: %s", temporary, strerror(error));
   }
-  bool ok = fchmod(fd, 0644) == 0 && json_dumpf(root, file, JSON_INDENT(1)) == 0 && fputc('\n', file) != EOF &&
-            fflush(file) == 0 && fsync(fd) == 0;
+  errno = ENOMEM; /* jansson sets none */
+  bool ok = json_dumpf(root, file, JSON_INDENT(1)) == 0 && fputc('\n', file) != EOF && fflush(file) == 0 &&
+            !ferror(file) && fchmod(fd, 0644) == 0 && fsync(fd) == 0; /* jansson passes over some errors */
   int error = errno;
   if (fclose(file) != 0 && ok) {
     ok = false;
     error = errno;
   }
-  if (!ok) return TDM_FAIL_RAW(TDM_IO, error, "%s: writing: %s", temporary, strerror(error));
+  if (!ok && error == ENOMEM) return TDM_FAIL(TDM_OUT_OF_MEMORY, "%s: no memory for its text", path);
+  if (!ok) return TDM_FAIL_RAW(TDM_IO, error, "%s: writing: %s", path, strerror(error));
   if (rename(temporary, path) != 0)
     return TDM_FAIL_RAW(TDM_IO, errno, "%s: putting a new file there: %s", path, strerror(errno));
   return TDM_OK;

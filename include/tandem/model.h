@@ -253,7 +253,7 @@ typedef struct tdm_tune_config {
                       allow */
   bool prefill;    /* also the buckets of steps with prefill; default true */
   double gain;     /* what a way must gain over an untuned model's to take its place; 0 .. 1, default 0.02 */
-  double limit_s;  /* begins no bucket after so many seconds; default 60 */
+  double limit_s;  /* begins no bucket but the first after so many seconds; default 60 */
   const float* hidden; /* [max_tokens, hidden_size] hidden states to run on, which decide how many experts are hit;
                           default NULL: random ones */
 } tdm_tune_config;

@@ -2,7 +2,6 @@
 
 #include <criterion/criterion.h>
 #include <ftw.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,24 +10,6 @@
 #include "tests/support/rig.h"
 
 /* ---- runtime ---------------------------------------------------------------------------------------------------- */
-
-static test_heap json_heap;
-
-static void* json_heap_alloc(size_t bytes) {
-  void* memory = test_heap_fails(&json_heap, bytes) ? NULL : malloc(bytes);
-  json_heap.outstanding += memory != NULL;
-  return memory;
-}
-
-static void json_heap_free(void* memory) {
-  json_heap.outstanding -= memory != NULL;
-  free(memory);
-}
-
-test_heap* fixture_watch_json(void) {
-  json_set_alloc_funcs(json_heap_alloc, json_heap_free);
-  return &json_heap;
-}
 
 static void keep_line(void* ctx, tdm_log_level level, const char* line) {
   fixture* f = ctx;

@@ -7,9 +7,6 @@
 #include "tandem/checkpoint.h"
 #include "tests/support/heap.h"
 
-/* From now on, in this process, jansson's memory is counted as well and fails on demand. */
-test_heap* fixture_watch_json(void);
-
 enum { FIXTURE_LOG_LINES = 64 };
 
 typedef struct fixture {

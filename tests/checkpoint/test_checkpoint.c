@@ -443,7 +443,7 @@ Test(checkpoint, out_of_memory) {
   fixture f;
   fixture_open(&f);
   write_sharded(&f);
-  test_heap* json = fixture_watch_json();
+  test_heap* json = test_heap_watch_json();
   char path[256];
   snprintf(path, sizeof path, "%s", f.directory);
   cr_expect_geq(fail_every_allocation(&f, path, json, &f.heap, true), 8);

@@ -486,7 +486,7 @@ Test(deepseek_v3_config, out_of_memory) {
   char* hub = fixture_read_source(HUB, NULL);
   fixture_write_text(&f, "config.json", hub);
   free(hub);
-  test_heap* json = fixture_watch_json();
+  test_heap* json = test_heap_watch_json();
   test_heap* heaps[] = {&f.heap, json};
   const int64_t least[] = {1, 200};
   for (int h = 0; h < 2; h++) {

@@ -48,7 +48,7 @@ Test(json, limits) {
 /* jansson 2.14 overruns a buffer or aborts when its lexer cannot grow for a long token, which a stranger can make long.
  */
 Test(json, long_token_without_memory) {
-  test_heap* heap = fixture_watch_json();
+  test_heap* heap = test_heap_watch_json();
   const tdm_json_limits wide = {.bytes = 100000, .depth = 4, .string_bytes = 50000, .values = 20};
   static char text[40000];
   for (int i = 0; i < 4; i++)

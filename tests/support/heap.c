@@ -1,5 +1,6 @@
 #include "tests/support/heap.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 
 bool test_heap_fails(test_heap* heap, size_t bytes) {
@@ -36,4 +37,24 @@ static void heap_free(void* ctx, void* memory, size_t bytes) {
 
 tdm_allocator test_heap_allocator(test_heap* heap) {
   return (tdm_allocator){.alloc = heap_alloc, .free = heap_free, .ctx = heap};
+}
+
+/* ---- jansson's --------------------------------------------------------------------------------------------------- */
+
+static test_heap json_heap;
+
+static void* json_heap_alloc(size_t bytes) {
+  void* memory = test_heap_fails(&json_heap, bytes) ? NULL : malloc(bytes);
+  json_heap.outstanding += memory != NULL;
+  return memory;
+}
+
+static void json_heap_free(void* memory) {
+  json_heap.outstanding -= memory != NULL;
+  free(memory);
+}
+
+test_heap* test_heap_watch_json(void) {
+  json_set_alloc_funcs(json_heap_alloc, json_heap_free);
+  return &json_heap;
 }

@@ -26,4 +26,7 @@ void test_heap_fail_at(test_heap* heap, int64_t n);
 /* Counts a call for `bytes` and says whether it is to fail: for allocators of other libraries. */
 bool test_heap_fails(test_heap* heap, size_t bytes);
 
+/* From now on, in this process, jansson's memory is counted as well and fails on demand. */
+test_heap* test_heap_watch_json(void);
+
 #endif
