@@ -112,20 +112,26 @@ static tdm_status time_graph(const tuner* t, tdm_graph* graph, int64_t best_ns, 
   return TDM_OK;
 }
 
+/* Whether the device gives the lanes; what it answers instead goes to the log. */
+static tdm_status have_lanes(const tuner* t, const tdm_choice* choice, bool* out_have) {
+  tdm_model_lanes lanes;
+  const tdm_status status = tdm_model_get_lanes(t->model, choice, true, &lanes);
+  *out_have = status == TDM_OK;
+  if (status == TDM_OK || status == TDM_OUT_OF_MEMORY) return status;
+  tdm_log(t->model->runtime, TDM_LOG_INFO, "not tried: %s lanes with %d SMs beside: %s",
+          tdm_strategy_name(choice->strategy), choice->side_sms, tdm_last_error()->message);
+  return TDM_OK;
+}
+
 static tdm_status time_choice(void* ctx, const tdm_choice* choice, int64_t best_ns, int64_t* out_ns) {
   tuner* t = ctx;
   tdm_graph* graph;
+  bool have;
   *out_ns = TDM_TUNE_NONE;
-  tdm_status status =
-      tdm_model_capture_layers(t->model, t->range.first, t->range.count, t->bucket, t->prefill, choice, &graph);
-  if (status == TDM_UNSUPPORTED) { /* lanes that the device does not give */
-    tdm_log(t->model->runtime, TDM_LOG_INFO, "not tried: %s lanes, waits by %s, %d SMs: %s",
-            tdm_strategy_name(choice->strategy), tdm_wait_form_name(choice->wait_form), choice->side_sms,
-            tdm_last_error()->message);
-    return TDM_OK;
-  }
-  if (status != TDM_OK) return status;
-  status = time_graph(t, graph, best_ns, out_ns);
+  TDM_TRY(have_lanes(t, choice, &have));
+  if (!have) return TDM_OK;
+  TDM_TRY(tdm_model_capture_layers(t->model, t->range.first, t->range.count, t->bucket, t->prefill, choice, &graph));
+  const tdm_status status = time_graph(t, graph, best_ns, out_ns);
   tdm_graph_destroy(graph);
   t->programs++;
   return status;

@@ -13,7 +13,8 @@ enum { EXIT_BAD_USAGE = 2, EXIT_TANDEM = 3, MAX_BATCHES = 16 };
 typedef struct example_arguments {
   decode_step_options step;
   int64_t replays, side_sms;
-  bool explain;
+  bool explain, tune;
+  const char* tuning;
   tdm_strategy strategy;
   tdm_wait_form wait_form;
   tdm_moe_path moe_path;
@@ -28,12 +29,17 @@ static const struct argp_option options[] = {
     {"tiny", 't', NULL, 0, "a layer small enough for the host device, to try the program", 0},
     {"layers", 'l', "N", 0, "layers in a step (default 1)", 0},
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
-    {"strategy", 's', "serial|soft|green|signal", 0,
-     "on which lanes the steps run (default soft); signal: green lanes that wait by signals", 0},
+    {"strategy", 's', "auto|serial|soft|green|signal", 0,
+     "on which lanes the steps run (default auto: what --tuning says, else soft); signal: green lanes that wait by "
+     "signals",
+     0},
     {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
      0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
+    {"tuning", 'f', "FILE", 0,
+     "go by what this file says was measured; where it cannot be used the reason is on stderr", 0},
+    {"tune", 'T', NULL, 0, "measure first which way is the fastest, and with --tuning add it to that file", 0},
     {"explain", 'x', NULL, 0, "say what runs for each batch and why, instead of timing it", 0},
     {"replays", 'r', "N", 0, "launches timed (default 50)", 0},
     {0},
@@ -68,7 +74,8 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     ok = decode_step_parse_number(text, 1, 131072, &arguments->step.context);
     break;
   case 's':
-    arguments->strategy = strcmp(text, "serial") == 0                                 ? TDM_STRATEGY_SERIAL
+    arguments->strategy = strcmp(text, "auto") == 0                                   ? TDM_STRATEGY_AUTO
+                          : strcmp(text, "serial") == 0                               ? TDM_STRATEGY_SERIAL
                           : strcmp(text, "soft") == 0                                 ? TDM_STRATEGY_SOFT
                           : strcmp(text, "green") == 0 || strcmp(text, "signal") == 0 ? TDM_STRATEGY_GREEN
                                                                                       : (tdm_strategy)0;
@@ -87,6 +94,12 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     break;
   case 'm':
     ok = parse_batches(text, arguments);
+    break;
+  case 'f':
+    arguments->tuning = text;
+    break;
+  case 'T':
+    arguments->tune = true;
     break;
   case 'x':
     arguments->explain = true;
@@ -142,6 +155,18 @@ static int experts_hit(tdm_model* model) {
   return tdm_buffer_read(hits.buffer, (size_t)hits.offset_bytes, &count, sizeof count) == TDM_OK ? count : -1;
 }
 
+/* "soft 16", "green 8 signal": how a batch's steps are placed, and the SMs of the side lane. */
+static const char* name_lanes(const tdm_model* model, int64_t batch, char* text, size_t bytes) {
+  static const char* const strategies[] = {"?", "auto", "serial", "soft", "green"};
+  tdm_choice_info info = {.size = sizeof info};
+  if (tdm_model_get_choice(model, batch, false, &info) != TDM_OK) return "?";
+  const tdm_choice* choice = &info.choice;
+  if (choice->strategy == TDM_STRATEGY_SERIAL) return strategies[TDM_STRATEGY_SERIAL];
+  snprintf(text, bytes, "%s %d%s", strategies[choice->strategy], choice->side_sms,
+           choice->wait_form == TDM_WAIT_SIGNAL ? " signal" : "");
+  return text;
+}
+
 /* One line of the table: a decode step of `batch` sequences. */
 static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_arguments* arguments, int64_t batch) {
   static decode_step step;
@@ -159,11 +184,12 @@ static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_
     (void)tdm_model_get_info(model, &model_info);
     /* Weights once, and 576 bf16 values for each cached token: what a step cannot do without. */
     const double bytes = (double)model_info.weight_bytes + layers * (double)(batch * arguments->step.context) * 1152;
-    char experts[16] = "all";
+    char experts[16] = "all", lanes[32];
     const int hit = experts_hit(model);
     if (hit >= 0) snprintf(experts, sizeof experts, "%d", hit);
-    printf("  %-6d %-10.1f %-10.1f %-8.1f %-8s %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
-           (double)info.steps / layers, experts, bytes / layers / 1e6, bytes / replayed / 1e3);
+    printf("  %-6d %-10.1f %-10.1f %-8.1f %-16s %-8s %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
+           (double)info.steps / layers, name_lanes(model, batch, lanes, sizeof lanes), experts, bytes / layers / 1e6,
+           bytes / replayed / 1e3);
   }
   tdm_graph_destroy(graph);
   decode_step_end(&step);
@@ -174,6 +200,72 @@ static void print_text(void* ctx, const char* text, size_t bytes) {
   (void)fwrite(text, 1, bytes, ctx);
 }
 
+/* What the file says; NULL without one, or where it cannot be used: the reason is printed, and the steps still run. */
+static tdm_tuning* read_tuning(tdm_runtime* runtime, const char* path) {
+  tdm_tuning* tuning = NULL;
+  if (path && tdm_tuning_read(runtime, path, &tuning) != TDM_OK)
+    fprintf(stderr, "not used: %s\n", tdm_last_error()->message);
+  return tuning;
+}
+
+/* The file's findings with these added, back to the file. One that says nothing of use is replaced, with the reason. */
+static tdm_status add_to_file(tdm_runtime* runtime, const tdm_tuning* found, const char* path) {
+  tdm_tuning* all = NULL;
+  tdm_status status = tdm_tuning_read(runtime, path, &all);
+  if (status != TDM_OK) {
+    if (status != TDM_IO) fprintf(stderr, "replaced: %s\n", tdm_last_error()->message);
+    status = tdm_tuning_create(runtime, &all);
+  }
+  if (status == TDM_OK) status = tdm_tuning_merge(all, found);
+  if (status == TDM_OK) status = tdm_tuning_write(all, path);
+  tdm_tuning_destroy(all);
+  return status;
+}
+
+/* Measures, and adds the findings to the file if there is one. */
+static tdm_status tune(tdm_runtime* runtime, tdm_model* model, const example_arguments* arguments) {
+  tdm_tuning* found = NULL;
+  tdm_tune_config config;
+  tdm_tune_result result = {.size = sizeof result};
+  tdm_status status = tdm_tune_config_init(&config, sizeof config);
+  config.context = arguments->step.context;
+  config.prefill = false;
+  if (status == TDM_OK) status = tdm_tuning_create(runtime, &found);
+  if (status == TDM_OK) status = tdm_model_tune(model, &config, found, &result);
+  if (status == TDM_OK)
+    printf("tuned %d buckets in %.1f s: %d programs; another way than the usual one in %d; %d buckets left\n",
+           result.buckets, result.seconds, result.programs, result.changed, result.left);
+  if (status == TDM_OK && arguments->tuning) status = add_to_file(runtime, found, arguments->tuning);
+  tdm_tuning_destroy(found);
+  return status;
+}
+
+static void print_title(tdm_runtime* runtime, const tdm_model* model, const example_arguments* arguments) {
+  tdm_runtime_info device = {.size = sizeof device};
+  tdm_model_info info = {.size = sizeof info};
+  (void)tdm_runtime_get_info(runtime, &device);
+  (void)tdm_model_get_info(model, &info);
+  printf("%s, %d SMs; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name, device.sms,
+         (int)arguments->step.layers,
+         arguments->step.tiny    ? "tiny"
+         : arguments->step.whole ? "whole"
+                                 : "TP8",
+         arguments->step.layers > 1 ? "s" : "", (double)info.weight_bytes / 1e9, (int)arguments->step.context,
+         (int)arguments->replays);
+  printf(
+      "  tokens eager us   replay us  steps    lanes            experts  MB         GB/s of all weights and the cache "
+      "(replay); us, steps and MB per layer\n");
+}
+
+static tdm_status run_model(tdm_runtime* runtime, tdm_model* model, const example_arguments* arguments) {
+  tdm_status status = arguments->tune ? tune(runtime, model, arguments) : TDM_OK;
+  if (status == TDM_OK && !arguments->explain) print_title(runtime, model, arguments);
+  for (int i = 0; i < arguments->n_batches && status == TDM_OK; i++)
+    status = arguments->explain ? tdm_model_explain(model, arguments->batches[i], false, print_text, stdout)
+                                : measure(runtime, model, arguments, arguments->batches[i]);
+  return status;
+}
+
 static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) {
   int64_t largest = 1;
   for (int i = 0; i < arguments->n_batches; i++)
@@ -181,38 +273,18 @@ static tdm_status run(tdm_runtime* runtime, const example_arguments* arguments) 
   tdm_model_config config;
   tdm_status status = tdm_model_config_init(&config, sizeof config);
   if (status != TDM_OK) return status;
+  tdm_tuning* tuning = read_tuning(runtime, arguments->tune ? NULL : arguments->tuning);
   config.strategy = arguments->strategy;
   config.wait_form = arguments->wait_form;
   config.moe_path = arguments->moe_path;
+  config.tuning = tuning;
   config.taps = true; /* to say how many experts were hit */
   config.side_sms = (int32_t)arguments->side_sms;
   tdm_model* model = NULL;
   status = decode_step_model(runtime, &arguments->step, largest, &config, &model);
+  tdm_tuning_destroy(tuning); /* the model has copied what it needs */
   if (status != TDM_OK) return status;
-  tdm_runtime_info device = {.size = sizeof device};
-  tdm_model_info info = {.size = sizeof info};
-  (void)tdm_runtime_get_info(runtime, &device);
-  (void)tdm_model_get_info(model, &info);
-  static const char* const strategies[] = {"", "auto", "serial", "soft", "green"};
-  for (int i = 0; i < arguments->n_batches && status == TDM_OK && arguments->explain; i++)
-    status = tdm_model_explain(model, arguments->batches[i], false, print_text, stdout);
-  if (arguments->explain) {
-    const tdm_status gone = tdm_model_destroy(model);
-    return status == TDM_OK ? gone : status;
-  }
-  printf("%s, %d SMs, %s lanes%s; %d %s layer%s, weights %.2f GB, context %d, %d launches each\n", device.device_name,
-         device.sms, strategies[info.strategy], info.wait_form == TDM_WAIT_SIGNAL ? " with signals" : "",
-         (int)arguments->step.layers,
-         arguments->step.tiny    ? "tiny"
-         : arguments->step.whole ? "whole"
-                                 : "TP8",
-         arguments->step.layers > 1 ? "s" : "", (double)info.weight_bytes / 1e9, (int)arguments->step.context,
-         (int)arguments->replays);
-  printf("  tokens eager us   replay us  steps    experts  MB         GB/s of all weights and the cache (replay); us, "
-         "steps "
-         "and MB per layer\n");
-  for (int i = 0; i < arguments->n_batches && status == TDM_OK; i++)
-    status = measure(runtime, model, arguments, arguments->batches[i]);
+  status = run_model(runtime, model, arguments);
   const tdm_status destroyed = tdm_model_destroy(model);
   return status == TDM_OK ? destroyed : status;
 }
@@ -224,7 +296,7 @@ int main(int argc, char** argv) {
   const struct argp argp = {.options = options, .parser = parse, .doc = doc};
   example_arguments arguments = {.step = {.any_device = true, .layers = 1, .context = 4096},
                                  .side_sms = 16,
-                                 .strategy = TDM_STRATEGY_SOFT,
+                                 .strategy = TDM_STRATEGY_AUTO,
                                  .wait_form = TDM_WAIT_EDGE,
                                  .moe_path = TDM_MOE_PATH_AUTO,
                                  .replays = 50,

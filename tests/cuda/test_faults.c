@@ -134,6 +134,11 @@ static void walk_model(walk* w) {
   float* rows = calloc(7168, sizeof *rows);
   STEP(tdm_model_forward_layers(model, &item, 1, 0, 1, rows, rows));
   STEP(tdm_model_forward_layers(model, &item, 1, 1, 1, rows, rows));
+  tdm_graph* graph = NULL;
+  const tdm_choice choice = {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 8, TDM_MOE_PATH_HITS};
+  STEP(tdm_model_capture_layers(model, 0, 2, 1, false, &choice, &graph));
+  STEP(tdm_graph_replay(graph, NULL));
+  tdm_graph_destroy(graph);
   if (ok) cr_assert_eq(tdm_sequence_length(sequence), 23, "a call that failed was counted");
   free(rows);
   tdm_sequence_destroy(sequence);

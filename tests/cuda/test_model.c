@@ -164,6 +164,77 @@ Test(model, steps_down_to_soft_lanes) {
     }
 }
 
+/* Every kind of lanes with side lanes of three sizes, each a partition of its own; where the driver gives no green ones
+ * they are left out, and the model still gets its entry. */
+Test(model, tunes_over_partitions) {
+  static const struct {
+    const char* fails;
+    int tried, greens; /* at least; exactly */
+  } cases[] = {{NULL, 6, 6}, {"cuGreenCtxCreate", 5, 0}};
+  static const int64_t buckets[] = {32};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    cuda_rig rig;
+    cuda_rig_open(&rig);
+    tdm_model_config config = small_config(TDM_STRATEGY_AUTO);
+    config.buckets = buckets;
+    config.n_buckets = 1;
+    config.max_tokens = 32;
+    tdm_model* model = load(&rig, &config);
+    tdm_tuning* tuning;
+    tdm_tune_config tune;
+    tdm_tune_result result = {.size = sizeof result};
+    cr_assert_eq(tdm_tuning_create(rig.runtime, &tuning), TDM_OK);
+    cr_assert_eq(tdm_tune_config_init(&tune, sizeof tune), TDM_OK);
+    tune.prefill = false;
+    if (cases[i].fails)
+      fake_cuda_fail(
+          &(fake_fault){.name = cases[i].fails, .nth = 1, .onwards = true, .result = CUDA_ERROR_NOT_SUPPORTED});
+    cr_assert_eq(tdm_model_tune(model, &tune, tuning, &result), TDM_OK, "%s", tdm_last_error()->message);
+    tdm_tuning_entry entry = {.size = sizeof entry};
+    cr_assert_eq(tdm_tuning_get(tuning, 0, &entry), TDM_OK);
+    test_expect_words("device", entry.device, "SMs, driver");
+    test_expect_words("library", entry.library, "tandem|kernels");
+    cr_assert_geq(entry.tried, cases[i].tried, "%d ways", entry.tried);
+    const int greens = fake_cuda_live().greens;
+    cr_assert(cases[i].greens ? greens == 2 || greens == 6 : greens == 0, "%d green contexts", greens);
+    tdm_sequence* sequence = new_sequence(model);
+    cr_assert_eq(forward(model, sequence, 20), TDM_OK, "%s", tdm_last_error()->message);
+    tdm_sequence_destroy(sequence);
+    tdm_tuning_destroy(tuning);
+    cr_assert_eq(tdm_model_destroy(model), TDM_OK);
+    cuda_rig_close(&rig);
+  }
+}
+
+/* A graph of layers in a way of the caller's takes that way or fails: no ladder. */
+Test(model, captured_layers_are_strict) {
+  static const tdm_choice green = {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 8, TDM_MOE_PATH_DENSE},
+                          wide = {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 132, TDM_MOE_PATH_DENSE},
+                          mixed = {TDM_STRATEGY_SOFT, TDM_WAIT_SIGNAL, 8, TDM_MOE_PATH_DENSE};
+  cuda_rig rig;
+  cuda_rig_open(&rig);
+  tdm_model_config config = small_config(TDM_STRATEGY_SOFT);
+  tdm_model* model = load(&rig, &config);
+  tdm_sequence* sequence = new_sequence(model);
+  tdm_graph* graph;
+  tdm_program_info info = {.size = sizeof info};
+  cr_assert_eq(forward(model, sequence, 20), TDM_OK);
+  test_expect_failure("all SMs", tdm_model_capture_layers(model, 0, 2, 32, true, &wide, &graph), TDM_UNSUPPORTED,
+                      "side_sms 132 takes all 132 SMs");
+  test_expect_failure("soft signals", tdm_model_capture_layers(model, 0, 2, 32, true, &mixed, &graph), TDM_UNSUPPORTED,
+                      "not green");
+  cr_assert_null(graph);
+  cr_assert_eq(tdm_model_capture_layers(model, 1, 1, 32, true, &green, &graph), TDM_OK, "%s",
+               tdm_last_error()->message);
+  cr_assert_eq(tdm_program_get_info(tdm_graph_program(graph), &info), TDM_OK);
+  cr_assert_eq(info.wait_form, TDM_WAIT_SIGNAL);
+  cr_assert_eq(tdm_graph_replay(graph, NULL), TDM_OK);
+  tdm_graph_destroy(graph);
+  tdm_sequence_destroy(sequence);
+  cr_assert_eq(tdm_model_destroy(model), TDM_OK);
+  cuda_rig_close(&rig);
+}
+
 Test(model, refuses_float32) {
   cuda_rig rig;
   cuda_rig_open(&rig);
