@@ -201,5 +201,9 @@ void test_runtimes(gpu_rig* rig, bool quick);
 void test_lanes(gpu_rig* rig, bool quick);
 void test_memory(gpu_rig* rig, bool quick);
 void test_model(gpu_rig* rig, bool quick);
+void test_ways(gpu_rig* rig, bool quick);
+void test_soak(gpu_rig* rig, bool quick);
+/* What keeps the GPU busy in another process; never ends well. */
+int gpu_load_main(void);
 
 #endif

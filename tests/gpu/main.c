@@ -1,5 +1,6 @@
-/* Hopper kernels against the references.  gpu_test [test | quick] [op...]
- *   test (default): everything;  quick: small sizes only, for compute-sanitizer. */
+/* Hopper kernels against the references.  gpu_test [test | quick | load] [op...]
+ *   test (default): everything but soak, which runs when it is named;  quick: small sizes only, for compute-sanitizer;
+ *   load: keeps the GPU busy until it is killed (soak starts it). */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,12 +35,14 @@ static const struct {
              {"lanes", test_lanes},
              {"memory", test_memory},
              {"model", test_model},
-             {"grouped_gemm_fp8", test_grouped_gemm_fp8}};
+             {"grouped_gemm_fp8", test_grouped_gemm_fp8},
+             {"ways", test_ways},
+             {"soak", test_soak}};
 
 static bool wanted(int argc, char** argv, const char* name) {
   for (int i = 2; i < argc; i++)
     if (strcmp(argv[i], name) == 0) return true;
-  return argc <= 2;
+  return argc <= 2 && strcmp(name, "soak") != 0;
 }
 
 static double seconds(void) {
@@ -51,6 +54,7 @@ static double seconds(void) {
 int main(int argc, char** argv) {
   (void)setvbuf(stdout, NULL, _IOLBF, 0);
   const char* mode = argc > 1 ? argv[1] : "test";
+  if (strcmp(mode, "load") == 0) return gpu_load_main();
   gpu_rig rig;
   const char* problem = gpu_open(&rig);
   int count = (int)(sizeof tests / sizeof *tests);
