@@ -138,7 +138,7 @@ static tdm_status make_rope_table(tdm_model* model) {
   return status;
 }
 
-/* The lanes of all buckets, before anything is captured; `log` says where they are not what was chosen. */
+/* Makes the lanes of all buckets before anything is captured, and logs where they are not what was chosen. */
 static tdm_status get_bucket_lanes(const tdm_model* model) {
   for (int32_t i = 0; i < model->config.n_buckets; i++)
     for (int prefill = 0; prefill < 2; prefill++) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "models/tuning_file.h"
+#include "runtime/quote.h"
 
 /* What is known for one identity: entries ascending by kind (decoding first) and tokens. */
 typedef struct section {
@@ -172,13 +173,16 @@ void tdm_tuning_difference(const tdm_tuning* tuning, const tdm_tuning_identity* 
     (void)snprintf(text, bytes, "it is empty");
     return;
   }
+  /* A file's strings are a stranger's. */
   const tdm_tuning_identity* one = &nearest->identity;
   if (strcmp(one->device, identity->device) != 0)
-    (void)snprintf(text, bytes, "it was measured on %s, this is %s", one->device, identity->device);
+    (void)snprintf(text, bytes, "it was measured on %s, this is %s", tdm_printable(one->device).text, identity->device);
   else if (strcmp(one->library, identity->library) != 0)
-    (void)snprintf(text, bytes, "it was measured with %s, this is %s", one->library, identity->library);
+    (void)snprintf(text, bytes, "it was measured with %s, this is %s", tdm_printable(one->library).text,
+                   identity->library);
   else
-    (void)snprintf(text, bytes, "it was measured for %s; this is %s", one->layers, identity->layers);
+    (void)snprintf(text, bytes, "it was measured for %s; this is %s", tdm_printable(one->layers).text,
+                   identity->layers);
 }
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */

@@ -3,6 +3,8 @@
  *   h  a byte N, then the header of a safetensors file whose length is right and whose data section has N bytes
  *   c  a config.json
  *   i  a model.safetensors.index.json beside two good files
+ *   t  a tuning
+ *   e  the entries of a tuning whose checksum is right
  * Traps when something is accepted that is not as promised, or when a sentence holds a control character.
  *
  *   cmake --preset fuzz && cmake --build --preset fuzz
@@ -18,6 +20,7 @@
 
 #include "models/deepseek_v3_config.h"
 #include "models/rope_table.h"
+#include "models/tuning.h"
 #include "runtime/safetensors.h"
 
 int LLVMFuzzerInitialize(int* argc, char*** argv);
@@ -53,7 +56,8 @@ static void write_file(const char* name, const void* bytes, size_t n_bytes) {
   REQUIRE(file && fwrite(bytes, 1, n_bytes, file) == n_bytes && fclose(file) == 0);
 }
 
-static const char* const file_names[] = {"a.safetensors", "b.safetensors", "model.safetensors.index.json"};
+static const char* const file_names[] = {"a.safetensors", "b.safetensors", "model.safetensors.index.json",
+                                         "tuning.json", "again.json"};
 
 static void remove_directory(void) {
   char path[128];
@@ -192,6 +196,61 @@ static void fuzz_index(const uint8_t* text, size_t n_bytes) {
   tdm_checkpoint_close(checkpoint);
 }
 
+/* What was accepted makes sense, can be written, and is then read as it was; and the words for what does not fit are
+ * printable. */
+static void require_tuning(tdm_tuning* tuning) {
+  char path[128], why[320];
+  snprintf(path, sizeof path, "%s/again.json", directory);
+  for (int32_t i = 0; i < tdm_tuning_count(tuning); i++) {
+    tdm_tuning_entry entry = {.size = sizeof entry};
+    REQUIRE(tdm_tuning_get(tuning, i, &entry) == TDM_OK);
+    REQUIRE(entry.n_tokens >= 1 && entry.time_ns >= 1 && entry.default_ns >= 1 && entry.tried >= 1);
+    REQUIRE(entry.choice.strategy >= TDM_STRATEGY_SERIAL && entry.choice.strategy <= TDM_STRATEGY_GREEN);
+    REQUIRE((entry.choice.strategy == TDM_STRATEGY_SERIAL) == (entry.choice.side_sms == 0));
+    REQUIRE(entry.choice.side_sms >= 0 && entry.choice.side_sms <= 1024);
+  }
+  const tdm_tuning_identity identity = {"a device", "a library", "layers"};
+  tdm_tuning_difference(tuning, &identity, why, sizeof why);
+  require_printable(why);
+  tdm_tuning* again;
+  REQUIRE(tdm_tuning_write(tuning, path) == TDM_OK);
+  REQUIRE(tdm_tuning_read(runtime, path, &again) == TDM_OK);
+  REQUIRE(tdm_tuning_count(again) == tdm_tuning_count(tuning));
+  tdm_tuning_destroy(again);
+}
+
+static void fuzz_tuning(const void* text, size_t n_bytes) {
+  char path[128];
+  snprintf(path, sizeof path, "%s/tuning.json", directory);
+  write_file("tuning.json", text, n_bytes);
+  tdm_tuning* tuning;
+  const tdm_status status = tdm_tuning_read(runtime, path, &tuning);
+  REQUIRE((tuning != NULL) == (status == TDM_OK));
+  if (status == TDM_OK)
+    require_tuning(tuning);
+  else
+    require_failure(status);
+  tdm_tuning_destroy(tuning);
+}
+
+/* The refusal of a wrong checksum names the right one. */
+static void fuzz_entries(const char* entries, size_t n_bytes) {
+  static char text[8192];
+  if (n_bytes == 0 || n_bytes > 7000) return;
+  const int length =
+      snprintf(text, sizeof text,
+               "{\"format\":\"tandem tuning\",\"version\":1,\"checksum\":\"fnv1a64:0000000000000000\",\"entries\":");
+  REQUIRE(length > 0);
+  memcpy(text + length, entries, n_bytes);
+  text[(size_t)length + n_bytes] = '}';
+  fuzz_tuning(text, (size_t)length + n_bytes + 1);
+  const tdm_error* error = tdm_last_error();
+  const char* right = error->status == TDM_CORRUPT ? strstr(error->message, "and \"fnv1a64:") : NULL;
+  if (!right) return;
+  memcpy(strstr(text, "fnv1a64:"), right + 5, 24);
+  fuzz_tuning(text, (size_t)length + n_bytes + 1);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t n_bytes) {
   if (n_bytes < 1) return 0;
   const uint8_t kind = bytes[0];
@@ -211,6 +270,12 @@ int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t n_bytes) {
     break;
   case 'i':
     fuzz_index(copy, n_bytes);
+    break;
+  case 't':
+    fuzz_tuning(copy, n_bytes);
+    break;
+  case 'e':
+    fuzz_entries((const char*)copy, n_bytes);
     break;
   default:
     break;

@@ -432,7 +432,7 @@ Test(tuning, of_something_else_is_of_no_use) {
     const char* name;
     size_t offset, bytes;
     const char* words;
-  } cases[] = {{"device", offsetof(tdm_tuning_identity, device), 16, "measured on X|this is host"},
+  } cases[] = {{"device", offsetof(tdm_tuning_identity, device), 16, "measured on X\\x0a\\x1b[31m, |this is host"},
                {"library", offsetof(tdm_tuning_identity, library), 16, "measured with X|this is tandem"},
                {"layers", offsetof(tdm_tuning_identity, layers), 16, "measured for X|this is deepseek_v3"},
                {"buckets", 0, 0, "1 buckets, and none is one of this model"},
@@ -444,7 +444,7 @@ Test(tuning, of_something_else_is_of_no_use) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     tdm_tuning_identity identity = identity_of(&entry);
     tdm_tuning* tuning = new_tuning(g.runtime);
-    if (cases[i].bytes > 1) strcpy((char*)&identity + cases[i].offset, "X");
+    if (cases[i].bytes > 1) strcpy((char*)&identity + cases[i].offset, "X\n\x1b[31m");
     tdm_tuning_entry changed = entry;
     if (cases[i].bytes == 0) changed.n_tokens = 3;
     if (cases[i].bytes != 1) cr_assert_eq(tdm_tuning_add(tuning, &identity, &changed), TDM_OK);
