@@ -189,6 +189,8 @@ struct bench_work {
   char note[240];
 };
 
+/* A program of work->steps steps, each with its copy of what rotates, captured; fills work->plan. */
+tdm_status bench_capture_work(bench_rig* rig, bench_work* work, tdm_graph** out_graph);
 void bench_work_close(bench_work* work);
 /* The args of step `index`: those of `args` with the rotated view moved. */
 void bench_step_args(const bench_work* work, int32_t index, void* out_args);
@@ -230,8 +232,15 @@ typedef struct bench_result {
 
 void bench_print_header(const bench_rig* rig);
 void bench_print_result(const bench_rig* rig, const bench_result* result);
+/* Three decimals: of microseconds they are 1 ns, and more would be noise. */
+json_t* bench_json_number(double value);
+json_t* bench_json_times(const bench_times* times);
 json_t* bench_json_open(const bench_rig* rig, const bench_options* options);
 void bench_json_add(const bench_rig* rig, json_t* root, const bench_result* result);
+
+/* Writes and frees it. `status`, or BENCH_USAGE after having said that the file could not be written. NULL is allowed.
+ */
+int bench_json_close(json_t* root, const bench_options* options, int status);
 
 int bench_compare(const char* path_a, const char* path_b, double tolerance);
 

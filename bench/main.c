@@ -13,26 +13,6 @@ typedef struct totals {
   int32_t measured, failed;
 } totals;
 
-/* A program of work->steps steps, each with its copy of what rotates, captured. */
-static tdm_status capture_program(bench_rig* rig, bench_work* work, tdm_graph** out_graph) {
-  alignas(16) uint8_t args[BENCH_ARGS_BYTES];
-  tdm_program* program = NULL;
-  tdm_status status = tdm_program_create(rig->runtime, "bench", &program);
-  for (int32_t i = 0; i < work->steps && status == TDM_OK; i++) {
-    bench_step_args(work, i, args);
-    status = tdm_program_append(program, rig->lane, work->op, work->op->name, args);
-  }
-  if (status == TDM_OK) status = tdm_program_seal(program, NULL);
-  if (status == TDM_OK) status = tdm_graph_capture(program, out_graph);
-  tdm_program_destroy(program);
-  if (status != TDM_OK) return status;
-  bench_step_args(work, 0, args);
-  if ((status = work->op->check(args)) != TDM_OK) return status;
-  work->plan = (tdm_plan){.variant = "-", .splits = 1};
-  work->op->plan(args, rig->sms, &work->plan);
-  return TDM_OK;
-}
-
 /* A replay into poisoned outputs. */
 static void run_once(const bench_rig* rig, const bench_work* work, tdm_graph* graph) {
   bench_poison_outputs(rig, work->op, work->args);
@@ -111,7 +91,7 @@ static void scale(bench_times* times, int32_t steps) {
 
 static void measure(bench_rig* rig, const bench_options* options, bench_work* work, bench_result* result) {
   tdm_graph* graph = NULL;
-  const tdm_status status = capture_program(rig, work, &graph);
+  const tdm_status status = bench_capture_work(rig, work, &graph);
   if (status != TDM_OK) {
     (void)snprintf(result->note, sizeof result->note, "%s: %s", tdm_status_name(status), tdm_last_error()->message);
     return;
@@ -168,13 +148,7 @@ static int run(const bench_options* options, const bool* chosen) {
   bench_cublaslt_close(&rig);
   bench_close(&rig);
   (void)printf("%d measured, %d failed\n", sum.measured, sum.failed);
-  int status = sum.failed ? BENCH_WRONG : BENCH_OK;
-  if (json && json_dump_file(json, options->json_path, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0) {
-    (void)fprintf(stderr, "tandem-bench: %s could not be written\n", options->json_path);
-    status = BENCH_USAGE;
-  }
-  json_decref(json);
-  return status;
+  return bench_json_close(json, options, sum.failed ? BENCH_WRONG : BENCH_OK);
 }
 
 int main(int argc, char** argv) {

@@ -16,6 +16,25 @@ tdm_buffer* bench_buffer(bench_rig* rig, bench_work* work, size_t bytes) {
   return buffer;
 }
 
+tdm_status bench_capture_work(bench_rig* rig, bench_work* work, tdm_graph** out_graph) {
+  alignas(16) uint8_t args[BENCH_ARGS_BYTES];
+  tdm_program* program = NULL;
+  tdm_status status = tdm_program_create(rig->runtime, "bench", &program);
+  for (int32_t i = 0; i < work->steps && status == TDM_OK; i++) {
+    bench_step_args(work, i, args);
+    status = tdm_program_append(program, rig->lane, work->op, work->op->name, args);
+  }
+  if (status == TDM_OK) status = tdm_program_seal(program, NULL);
+  if (status == TDM_OK) status = tdm_graph_capture(program, out_graph);
+  tdm_program_destroy(program);
+  if (status != TDM_OK) return status;
+  bench_step_args(work, 0, args);
+  if ((status = work->op->check(args)) != TDM_OK) return status;
+  work->plan = (tdm_plan){.variant = "-", .splits = 1};
+  work->op->plan(args, rig->sms, &work->plan);
+  return TDM_OK;
+}
+
 void bench_work_close(bench_work* work) {
   while (work->n_buffers > 0) tdm_buffer_destroy(work->buffers[--work->n_buffers]);
 }

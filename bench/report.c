@@ -50,14 +50,13 @@ void bench_print_result(const bench_rig* rig, const bench_result* r) {
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------- */
 
-/* Three decimals are 1 ns; more would be noise. */
-static json_t* rounded(double value) {
+json_t* bench_json_number(double value) {
   return json_real(round(value * 1000) / 1000);
 }
 
-static json_t* times_json(const bench_times* times) {
-  return json_pack("{so so so}", "median", rounded(times->median), "min", rounded(times->low), "max",
-                   rounded(times->high));
+json_t* bench_json_times(const bench_times* times) {
+  return json_pack("{so so so}", "median", bench_json_number(times->median), "min", bench_json_number(times->low),
+                   "max", bench_json_number(times->high));
 }
 
 json_t* bench_json_open(const bench_rig* rig, const bench_options* options) {
@@ -65,11 +64,12 @@ json_t* bench_json_open(const bench_rig* rig, const bench_options* options) {
   const time_t now = time(NULL);
   struct tm utc;
   (void)strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-  json_t* root = json_pack("{si ss ss ss si si ss si si s{so so so} s[]}", "tandem_bench", 1, "date", date, "tandem",
-                           tdm_version(), "device", rig->device_name, "device_sms", rig->device_sms, "sms", rig->sms,
-                           "cublaslt", rig->cublaslt_state, "replays", options->replays, "rest_ms", options->rest_ms,
-                           "bandwidth_gbps", "loads", rounded(rig->loads * 1e-9), "bulk", rounded(rig->bulk * 1e-9),
-                           "best", rounded(rig->bandwidth * 1e-9), "results");
+  json_t* root =
+      json_pack("{si ss ss ss si si ss si si s{so so so} s[]}", "tandem_bench", 1, "date", date, "tandem",
+                tdm_version(), "device", rig->device_name, "device_sms", rig->device_sms, "sms", rig->sms, "cublaslt",
+                rig->cublaslt_state, "replays", options->replays, "rest_ms", options->rest_ms, "bandwidth_gbps",
+                "loads", bench_json_number(rig->loads * 1e-9), "bulk", bench_json_number(rig->bulk * 1e-9), "best",
+                bench_json_number(rig->bandwidth * 1e-9), "results");
   if (!root) bench_die("no memory for the results");
   return root;
 }
@@ -82,19 +82,30 @@ void bench_json_add(const bench_rig* rig, json_t* root, const bench_result* r) {
   if (r->ok) {
     const bench_work* work = r->work;
     const double rate = work->plan.bytes / r->timing.ours.median * 1e6;
-    json_t* measured =
-        json_pack("{ss ss si so sI sI so so so si si sb sf so}", "op", work->op->name, "kernel", work->plan.variant,
-                  "splits", work->plan.splits, "us", times_json(&r->timing.ours), "bytes", (json_int_t)work->plan.bytes,
-                  "flops", (json_int_t)work->plan.flops, "gbps", rounded(rate * 1e-9), "percent_of_bandwidth",
-                  rounded(100 * rate / rig->bandwidth), "tflops",
-                  rounded(work->plan.flops / r->timing.ours.median * 1e-6), "steps", work->steps, "copies",
-                  work->copies, "warm", work->warm, "difference", r->difference, "sm_mhz", rounded(r->timing.mhz));
+    json_t* measured = json_pack(
+        "{ss ss si so sI sI so so so si si sb sf so}", "op", work->op->name, "kernel", work->plan.variant, "splits",
+        work->plan.splits, "us", bench_json_times(&r->timing.ours), "bytes", (json_int_t)work->plan.bytes, "flops",
+        (json_int_t)work->plan.flops, "gbps", bench_json_number(rate * 1e-9), "percent_of_bandwidth",
+        bench_json_number(100 * rate / rig->bandwidth), "tflops",
+        bench_json_number(work->plan.flops / r->timing.ours.median * 1e-6), "steps", work->steps, "copies",
+        work->copies, "warm", work->warm, "difference", r->difference, "sm_mhz", bench_json_number(r->timing.mhz));
     if (!measured || json_object_update(one, measured) != 0) bench_die("no memory for a result");
     json_decref(measured);
-    if (r->has_peer) (void)json_object_set_new(one, "cublaslt_us", times_json(&r->timing.peer));
-    if (r->figure && r->figure->peer_us > 0) (void)json_object_set_new(one, "peer_us", rounded(r->figure->peer_us));
-    if (r->figure && r->figure->goal_us > 0) (void)json_object_set_new(one, "goal_us", rounded(r->figure->goal_us));
-    (void)json_object_set_new(one, "floor_us", rounded(work->plan.bytes / rig->bandwidth * 1e6));
+    if (r->has_peer) (void)json_object_set_new(one, "cublaslt_us", bench_json_times(&r->timing.peer));
+    if (r->figure && r->figure->peer_us > 0)
+      (void)json_object_set_new(one, "peer_us", bench_json_number(r->figure->peer_us));
+    if (r->figure && r->figure->goal_us > 0)
+      (void)json_object_set_new(one, "goal_us", bench_json_number(r->figure->goal_us));
+    (void)json_object_set_new(one, "floor_us", bench_json_number(work->plan.bytes / rig->bandwidth * 1e6));
   }
   if (json_array_append_new(json_object_get(root, "results"), one) != 0) bench_die("no memory for a result");
+}
+
+int bench_json_close(json_t* root, const bench_options* options, int status) {
+  if (root && json_dump_file(root, options->json_path, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) != 0) {
+    (void)fprintf(stderr, "tandem-bench: %s could not be written\n", options->json_path);
+    status = BENCH_USAGE;
+  }
+  json_decref(root);
+  return status;
 }
