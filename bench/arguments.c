@@ -8,14 +8,27 @@
 #include <unistd.h>
 
 #include "bench/bench.h"
+#include "examples/common/decode_step.h"
 
 enum { KEY_JSON = 'j', KEY_MS = 'm', KEY_SUITE = 's', KEY_LIST = 'l', KEY_COMPARE = 'c', KEY_TOLERANCE = 't' };
-enum { KEY_SMS = 256, KEY_REPEAT, KEY_REPLAYS, KEY_REST, KEY_PROGRESS, KEY_NO_PEER, KEY_CUBLASLT };
-enum { LEAST_REPLAYS = 21, REST_MS = 5, MAX_ROWS = 65536 };
+enum {
+  KEY_SMS = 256,
+  KEY_REPEAT,
+  KEY_REPLAYS,
+  KEY_REST,
+  KEY_PROGRESS,
+  KEY_NO_PEER,
+  KEY_CUBLASLT,
+  KEY_HOST,
+  KEY_LAYERS
+};
+enum { LEAST_REPLAYS = 21, REST_MS = 5, MAX_ROWS = 65536, MAX_SEQUENCES = DECODE_STEP_MOST, MAX_LAYERS = 61 };
 
 static const struct argp_option options[] = {
     {"list", KEY_LIST, NULL, 0, "list the cases and leave", 0},
-    {"suite", KEY_SUITE, "roof|prefill|small|all", 0, "the cases of a suite, at the suite's M", 0},
+    {"suite", KEY_SUITE, "roof|prefill|small|all|overlap", 0,
+     "the cases of a suite, at the suite's M; all: of the first three; overlap: whole layers in all ways to run them",
+     0},
     {"m", KEY_MS, "A,B,...", 0, "rows (tokens; sequences for mla_decode), instead of each case's own", 0},
     {"sms", KEY_SMS, "N", 0, "on a soft lane of N SMs; the peer is told the same number", 0},
     {"json", KEY_JSON, "FILE", 0, "write the results there", 0},
@@ -26,6 +39,11 @@ static const struct argp_option options[] = {
     {"no-peer", KEY_NO_PEER, NULL, 0, "without cuBLASLt", 0},
     {"cublaslt", KEY_CUBLASLT, "FILE", 0, "cuBLASLt's library, if the loader and /usr/local/cuda do not have it", 0},
     {"progress", KEY_PROGRESS, NULL, 0, "a line for each case on stderr (default: if that is a terminal)", 0},
+    {"layers", KEY_LAYERS, "N,...", 0,
+     "overlap: layers in a graph; what forking costs is measured with each number, the rest with the first (default "
+     "4,1,8; a layer takes 1.5 GB)",
+     0},
+    {"host", KEY_HOST, NULL, 0, "overlap: a tiny layer on the host device, to try it without a GPU", 0},
     {"compare", KEY_COMPARE, NULL, 0, "two files of --json, A and B: print B's times over A's", 1},
     {"tolerance", KEY_TOLERANCE, "PERCENT", 0, "with --compare: the largest difference allowed (default 3)", 1},
     {0},
@@ -45,21 +63,22 @@ static bool parse_number(const char* text, int64_t least, int64_t most, int64_t*
   return end != text && *end == '\0' && errno == 0 && *out >= least && *out <= most;
 }
 
-static void parse_rows(struct argp_state* state, bench_options* parsed, const char* text) {
-  const char* item = text;
-  parsed->n_ms = 0;
-  for (;;) {
+/* Different numbers from 1 to `most`, at most `capacity` of them; answers how many. */
+static int32_t parse_list(struct argp_state* state, const char* option, const char* text, int64_t most,
+                          int32_t capacity, int64_t* out) {
+  int32_t n = 0;
+  for (const char* item = text;;) {
     char number[24];
     const size_t length = strcspn(item, ",");
-    int64_t m = 0;
+    int64_t value = 0;
     (void)snprintf(number, sizeof number, "%.*s", (int)(length < sizeof number ? length : sizeof number - 1), item);
-    if (length >= sizeof number || !parse_number(number, 1, MAX_ROWS, &m))
-      argp_error(state, "--m: '%.*s' is no number from 1 to %d", (int)length, item, MAX_ROWS);
-    if (parsed->n_ms == BENCH_MS) argp_error(state, "--m: more than %d numbers", BENCH_MS);
-    for (int32_t i = 0; i < parsed->n_ms; i++)
-      if (parsed->ms[i] == m) argp_error(state, "--m: %lld comes twice", (long long)m);
-    parsed->ms[parsed->n_ms++] = m;
-    if (item[length] == '\0') return;
+    if (length >= sizeof number || !parse_number(number, 1, most, &value))
+      argp_error(state, "--%s: '%.*s' is no number from 1 to %lld", option, (int)length, item, (long long)most);
+    if (n == capacity) argp_error(state, "--%s: more than %d numbers", option, capacity);
+    for (int32_t i = 0; i < n; i++)
+      if (out[i] == value) argp_error(state, "--%s: %lld comes twice", option, (long long)value);
+    out[n++] = value;
+    if (item[length] == '\0') return n;
     item += length + 1;
   }
 }
@@ -71,14 +90,15 @@ static void parse_suite(struct argp_state* state, bench_options* parsed, const c
   } suites[] = {{"roof", BENCH_ROOF},
                 {"prefill", BENCH_PREFILL},
                 {"small", BENCH_SMALL},
-                {"all", BENCH_ROOF | BENCH_PREFILL | BENCH_SMALL}};
+                {"all", BENCH_ROOF | BENCH_PREFILL | BENCH_SMALL},
+                {"overlap", BENCH_OVERLAP}};
   for (size_t i = 0; i < sizeof suites / sizeof *suites; i++) {
     if (strcmp(suites[i].name, text) == 0) {
       parsed->suites |= suites[i].suites;
       return;
     }
   }
-  argp_error(state, "--suite: '%s' is none of roof, prefill, small, all", text);
+  argp_error(state, "--suite: '%s' is none of roof, prefill, small, all, overlap", text);
 }
 
 static int32_t number_of(struct argp_state* state, const char* option, const char* text, int64_t least, int64_t most) {
@@ -110,6 +130,14 @@ static void check_json_path(struct argp_state* state, const char* path) {
     argp_error(state, "--json: '%s' cannot be written: %s: %s", path, *path ? parent : "no name", strerror(errno));
 }
 
+static void check_overlap(struct argp_state* state, const bench_options* parsed) {
+  if (parsed->suites != BENCH_OVERLAP || parsed->n_words > 0)
+    argp_error(state, "--suite overlap has no cases and goes with no other suite");
+  if (parsed->sms || parsed->repeat_bits) argp_error(state, "--suite overlap takes no --sms and no --repeat-bits");
+  for (int32_t i = 0; i < parsed->n_ms; i++)
+    if (parsed->ms[i] > MAX_SEQUENCES) argp_error(state, "--m: --suite overlap takes at most %d", MAX_SEQUENCES);
+}
+
 /* What only the whole command line tells. */
 static void check_all(struct argp_state* state, const bench_options* parsed) {
   if (parsed->compare) {
@@ -118,6 +146,10 @@ static void check_all(struct argp_state* state, const bench_options* parsed) {
   }
   if (!parsed->list && parsed->n_words == 0 && parsed->suites == 0)
     argp_error(state, "name cases or a --suite; --list shows them");
+  if (parsed->suites & BENCH_OVERLAP)
+    check_overlap(state, parsed);
+  else if (parsed->host || parsed->n_layers)
+    argp_error(state, "--host and --layers are for --suite overlap");
   if (parsed->json_path) check_json_path(state, parsed->json_path);
 }
 
@@ -131,7 +163,7 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     parse_suite(state, parsed, text);
     return 0;
   case KEY_MS:
-    parse_rows(state, parsed, text);
+    parsed->n_ms = parse_list(state, "m", text, MAX_ROWS, BENCH_MS, parsed->ms);
     return 0;
   case KEY_SMS:
     parsed->sms = number_of(state, "sms", text, 1, 1024);
@@ -153,6 +185,12 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     return 0;
   case KEY_CUBLASLT:
     parsed->cublaslt_path = text;
+    return 0;
+  case KEY_HOST:
+    parsed->host = true;
+    return 0;
+  case KEY_LAYERS:
+    parsed->n_layers = parse_list(state, "layers", text, MAX_LAYERS, BENCH_LAYERS, parsed->layers);
     return 0;
   case KEY_PROGRESS:
     parsed->progress = true;

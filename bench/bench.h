@@ -6,7 +6,8 @@
  *   arguments  the command line          cases     the table of cases: shapes, suites, figures to beat
  *   device     runtime, graphs, events   make_*    a case's operands and steps
  *   ruler      bandwidth, clock          check     results against the references
- *   cublaslt   the peer                  report    the table and the JSON file;  compare: two such files */
+ *   cublaslt   the peer                  report    the table and the JSON file;  compare: two such files
+ *   overlap    the ways to run a whole layer; its own model, tables and results, on the same device and timing */
 
 #include <jansson.h>
 #include <stdalign.h>
@@ -17,18 +18,21 @@
 /* Exit statuses. */
 enum { BENCH_OK = 0, BENCH_WRONG = 1, BENCH_USAGE = 2, BENCH_FAILED = 3, BENCH_NO_GPU = 77 };
 
-enum { BENCH_MS = 12, BENCH_ARGS_BYTES = 2048, BENCH_CUTS = 24, BENCH_AXES = 4, BENCH_BUFFERS = 24 };
+enum { BENCH_MS = 12, BENCH_LAYERS = 8, BENCH_ARGS_BYTES = 2048, BENCH_CUTS = 24, BENCH_AXES = 4, BENCH_BUFFERS = 24 };
 
 /* ---- arguments -------------------------------------------------------------------------------------------------- */
 
 typedef struct bench_options {
   bool list, compare, progress, no_peer;
+  bool host;       /* overlap: a tiny layer on the host device */
   uint32_t suites; /* of bench_suite */
   char** words;    /* groups and cases; with `compare` two files */
   int32_t n_words;
   int64_t ms[BENCH_MS];
-  int32_t n_ms; /* 0: each case's own */
-  int32_t sms;  /* 0: all */
+  int32_t n_ms;                 /* 0: each case's own */
+  int64_t layers[BENCH_LAYERS]; /* overlap: in a graph */
+  int32_t n_layers;             /* 0: the suite's own */
+  int32_t sms;                  /* 0: all */
   int32_t replays, repeat_bits, rest_ms;
   double tolerance; /* percent */
   const char* json_path;
@@ -40,7 +44,8 @@ int bench_parse(int argc, char** argv, bench_options* out_options);
 
 /* ---- cases ------------------------------------------------------------------------------------------------------ */
 
-typedef enum bench_suite { BENCH_ROOF = 1, BENCH_PREFILL = 2, BENCH_SMALL = 4 } bench_suite;
+/* Of cases, but for overlap, which has none and runs alone. */
+typedef enum bench_suite { BENCH_ROOF = 1, BENCH_PREFILL = 2, BENCH_SMALL = 4, BENCH_OVERLAP = 8 } bench_suite;
 
 typedef struct bench_rig bench_rig;
 typedef struct bench_work bench_work;
@@ -85,9 +90,9 @@ typedef struct bench_driver bench_driver;
 typedef struct bench_cublaslt bench_cublaslt;
 
 struct bench_rig {
-  tdm_runtime* runtime; /* of the CUDA device */
-  tdm_runtime* host;    /* of the references */
-  tdm_lane* lane;       /* all SMs, or a soft lane of `sms` */
+  tdm_runtime* runtime; /* what is measured: of the CUDA device, or, with --host, of the host device */
+  tdm_runtime* host;    /* of the references; NULL with --host */
+  tdm_lane* lane;       /* all SMs, or a soft lane of `sms`; NULL with --host, and so is the driver */
   char device_name[64];
   int32_t device_sms, sms;
   uint64_t random;
@@ -100,7 +105,8 @@ struct bench_rig {
   char cublaslt_state[200]; /* its version, or why it is missing */
 };
 
-/* BENCH_OK, BENCH_NO_GPU or BENCH_FAILED, the latter two after having said why. */
+/* BENCH_OK, BENCH_NO_GPU or BENCH_FAILED, the latter two after having said why. With --host what can be tried without a
+ * GPU: replays, reading and writing buffers, and bench_time_turns, by the wall clock. */
 int bench_open(const bench_options* options, bench_rig* rig);
 void bench_close(bench_rig* rig);
 
@@ -137,6 +143,11 @@ typedef struct bench_timing {
  * round, begin with a wait on the GPU. */
 void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t replays, int32_t rest_ms,
                 bench_timing* out_timing);
+
+/* Replays `n` graphs by turns, each round beginning with the next one, with the same care; `leads`: how many waits of
+ * 20 us go before each, for graphs that take the host longer to launch. `out_mhz` (0 with --host) is over all. */
+void bench_time_turns(const bench_rig* rig, tdm_graph* const* graphs, int32_t n, int32_t leads,
+                      const bench_options* options, bench_times* out_times, double* out_mhz);
 
 /* Median of a few replays of a graph by itself. */
 double bench_time_graph(const bench_rig* rig, void* exec, int32_t replays);
@@ -243,5 +254,10 @@ void bench_json_add(const bench_rig* rig, json_t* root, const bench_result* resu
 int bench_json_close(json_t* root, const bench_options* options, int status);
 
 int bench_compare(const char* path_a, const char* path_b, double tolerance);
+
+/* ---- overlap ---------------------------------------------------------------------------------------------------- */
+
+/* Opens what it needs, measures, reports; answers the exit status. */
+int bench_overlap(const bench_options* options);
 
 #endif

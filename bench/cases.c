@@ -149,4 +149,5 @@ void bench_list(void) {
     (void)printf("%-10s %-17s %7lld %6lld %5lld  %-14s %-20s %s\n", c->group, c->name, (long long)c->n, (long long)c->k,
                  (long long)c->batch, names, ms, c->what);
   }
+  (void)printf("--suite overlap measures no cases but whole layers, in all ways to run them\n");
 }

@@ -102,10 +102,10 @@ static void print_log(void* ctx, tdm_log_level level, const char* line) {
   (void)fprintf(stderr, "tandem: %s\n", line);
 }
 
-static int open_runtime(bench_rig* rig) {
+static int open_runtime(const bench_options* options, bench_rig* rig) {
   tdm_runtime_config config;
   bench_must(tdm_runtime_config_init(&config, sizeof config), "the runtime");
-  config.device_kind = TDM_DEVICE_CUDA;
+  config.device_kind = options->host ? TDM_DEVICE_HOST : TDM_DEVICE_CUDA;
   config.log = print_log;
   config.log_level = TDM_LOG_WARNING;
   const tdm_status status = tdm_runtime_create(&config, &rig->runtime);
@@ -114,7 +114,7 @@ static int open_runtime(bench_rig* rig) {
     return BENCH_NO_GPU;
   }
   bench_must(status, "the runtime");
-  bench_must(tdm_runtime_create(NULL, &rig->host), "the host device");
+  if (!options->host) bench_must(tdm_runtime_create(NULL, &rig->host), "the host device");
   tdm_runtime_info info = {.size = sizeof info};
   bench_must(tdm_runtime_get_info(rig->runtime, &info), "the runtime");
   memcpy(rig->device_name, info.device_name, sizeof rig->device_name);
@@ -134,8 +134,8 @@ static void open_lane(bench_rig* rig, int32_t sms) {
 
 int bench_open(const bench_options* options, bench_rig* rig) {
   *rig = (bench_rig){.random = 1};
-  const int status = open_runtime(rig);
-  if (status != BENCH_OK) return status;
+  const int status = open_runtime(options, rig);
+  if (status != BENCH_OK || options->host) return status;
   bench_driver* driver = calloc(1, sizeof *driver);
   if (!driver) bench_die("no memory for the driver's table");
   const char* problem = open_driver(driver);
@@ -168,10 +168,11 @@ void bench_close(bench_rig* rig) {
 /* ---- streams and graphs ----------------------------------------------------------------------------------------- */
 
 void* bench_stream(const bench_rig* rig) {
-  return rig->driver->stream;
+  return rig->driver ? rig->driver->stream : NULL;
 }
 
 void bench_synchronize(const bench_rig* rig) {
+  if (!rig->driver) return; /* on the host device a replay is done when it returns */
   TRY(rig->driver, cuStreamSynchronize, rig->driver->stream);
 }
 
@@ -201,7 +202,7 @@ void* bench_capture(const bench_rig* rig, bool (*enqueue)(void* ctx), void* ctx)
 }
 
 void bench_replay(const bench_rig* rig, tdm_graph* graph) {
-  const tdm_launch_config config = {.size = sizeof config, .stream = rig->driver->stream, .order = TDM_ORDER_LANES};
+  const tdm_launch_config config = {.size = sizeof config, .stream = bench_stream(rig), .order = TDM_ORDER_LANES};
   bench_must(tdm_graph_replay(graph, &config), "a replay");
 }
 
@@ -240,23 +241,34 @@ static void destroy_events(const bench_driver* driver, CUevent* events, int32_t 
   free(events);
 }
 
-/* Median and so on of `count` spans, each from its first event to its second, `stride` events from one to the next. */
-static bench_times spans(const bench_driver* driver, const CUevent* events, int32_t stride, int32_t count) {
+/* Median and so on of times in milliseconds, which are sorted. */
+static bench_times summary(float* ms, int32_t count) {
+  qsort(ms, (size_t)count, sizeof *ms, ascending);
+  return (bench_times){
+      .median = 1e3 * (double)ms[count / 2], .low = 1e3 * (double)ms[0], .high = 1e3 * (double)ms[count - 1]};
+}
+
+static float* make_times(int32_t count) {
   float* ms = calloc((size_t)count, sizeof *ms);
   if (!ms) bench_die("no memory for %d times", count);
+  return ms;
+}
+
+/* Median and so on of `count` spans, each from its first event to its second, `stride` events from one to the next. */
+static bench_times spans(const bench_driver* driver, const CUevent* events, int32_t stride, int32_t count) {
+  float* ms = make_times(count);
   for (int32_t i = 0; i < count; i++)
     TRY(driver, cuEventElapsedTime, &ms[i], events[i * stride], events[i * stride + 1]);
-  qsort(ms, (size_t)count, sizeof *ms, ascending);
-  const bench_times times = {
-      .median = 1e3 * (double)ms[count / 2], .low = 1e3 * (double)ms[0], .high = 1e3 * (double)ms[count - 1]};
+  const bench_times times = summary(ms, count);
   free(ms);
   return times;
 }
 
-/* A rest, the wait that gives the host a lead, and one of the two graphs between two events. */
-static void time_one(const bench_rig* rig, const CUevent* events, tdm_graph* graph, void* exec, int32_t rest_ms) {
+/* A rest, the waits that give the host a lead, and one of the two graphs between two events. */
+static void time_one(const bench_rig* rig, const CUevent* events, tdm_graph* graph, void* exec, int32_t leads,
+                     int32_t rest_ms) {
   rest(rig, rest_ms);
-  bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
+  for (int32_t i = 0; i < leads; i++) bench_replay(rig, rig->clocks[BENCH_CLOCK_BEFORE]);
   TRY(rig->driver, cuEventRecord, events[0], rig->driver->stream);
   if (graph)
     bench_replay(rig, graph);
@@ -273,9 +285,9 @@ void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t repl
   const CUevent* counted = events + 4 * WARM_UPS;
   bench_clock_reset(rig);
   for (int32_t i = 0; i < rounds; i++) {
-    time_one(rig, events + 4 * i, graph, NULL, rest_ms);
+    time_one(rig, events + 4 * i, graph, NULL, 1, rest_ms);
     bench_replay(rig, rig->clocks[BENCH_CLOCK_AFTER]);
-    if (peer) time_one(rig, events + 4 * i + 2, NULL, peer, rest_ms);
+    if (peer) time_one(rig, events + 4 * i + 2, NULL, peer, 1, rest_ms);
   }
   bench_synchronize(rig);
   *out_timing =
@@ -284,9 +296,56 @@ void bench_time(const bench_rig* rig, tdm_graph* graph, void* peer, int32_t repl
   destroy_events(driver, events, 4 * rounds);
 }
 
+static void turns_by_events(const bench_rig* rig, tdm_graph* const* graphs, int32_t n, int32_t leads,
+                            const bench_options* options, bench_times* out_times, double* out_mhz) {
+  const int32_t rounds = WARM_UPS + options->replays;
+  CUevent* events = make_events(rig->driver, 2 * n * rounds); /* of a round: two of each graph */
+  bench_clock_reset(rig);
+  for (int32_t i = 0; i < rounds; i++)
+    for (int32_t k = 0; k < n; k++) {
+      const int32_t turn = (i + k) % n;
+      time_one(rig, events + 2 * (i * n + turn), graphs[turn], NULL, leads, options->rest_ms);
+      bench_replay(rig, rig->clocks[BENCH_CLOCK_AFTER]);
+    }
+  bench_synchronize(rig);
+  for (int32_t k = 0; k < n; k++)
+    out_times[k] = spans(rig->driver, events + 2 * (WARM_UPS * n + k), 2 * n, options->replays);
+  *out_mhz = bench_clock_mhz(rig, BENCH_CLOCK_AFTER);
+  destroy_events(rig->driver, events, 2 * n * rounds);
+}
+
+static double milliseconds(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return 1e3 * (double)now.tv_sec + 1e-6 * (double)now.tv_nsec;
+}
+
+static void turns_by_wall_clock(const bench_rig* rig, tdm_graph* const* graphs, int32_t n, const bench_options* options,
+                                bench_times* out_times) {
+  float* ms = make_times(n * options->replays);
+  for (int32_t i = -1; i < options->replays; i++) /* one to warm up */
+    for (int32_t k = 0; k < n; k++) {
+      const int32_t turn = (i + 1 + k) % n;
+      const double begin = milliseconds();
+      bench_replay(rig, graphs[turn]);
+      if (i >= 0) ms[turn * options->replays + i] = (float)(milliseconds() - begin);
+    }
+  for (int32_t k = 0; k < n; k++) out_times[k] = summary(ms + k * options->replays, options->replays);
+  free(ms);
+}
+
+void bench_time_turns(const bench_rig* rig, tdm_graph* const* graphs, int32_t n, int32_t leads,
+                      const bench_options* options, bench_times* out_times, double* out_mhz) {
+  *out_mhz = 0;
+  if (rig->driver)
+    turns_by_events(rig, graphs, n, leads, options, out_times, out_mhz);
+  else
+    turns_by_wall_clock(rig, graphs, n, options, out_times);
+}
+
 double bench_time_graph(const bench_rig* rig, void* exec, int32_t replays) {
   CUevent* events = make_events(rig->driver, 2 * replays);
-  for (int32_t i = 0; i < replays; i++) time_one(rig, events + 2 * i, NULL, exec, 0);
+  for (int32_t i = 0; i < replays; i++) time_one(rig, events + 2 * i, NULL, exec, 1, 0);
   bench_synchronize(rig);
   const double median = spans(rig->driver, events, 2, replays).median;
   destroy_events(rig->driver, events, 2 * replays);

@@ -161,6 +161,7 @@ int main(int argc, char** argv) {
     bench_list();
     return BENCH_OK;
   }
+  if (options.suites & BENCH_OVERLAP) return bench_overlap(&options);
   bool* chosen = calloc((size_t)bench_case_count, sizeof *chosen);
   if (!chosen) bench_die("no memory for the choice of cases");
   int status = bench_choose(&options, chosen);

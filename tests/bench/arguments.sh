@@ -40,7 +40,7 @@ expect 2 'name cases or a --suite'
 expect 2 "'gem' is no case and no group; --list shows them" gem
 expect 2 "'mla_decode_16h' is no case of group 'gemm'" gemm fc1 mla_decode_16h
 expect 2 'none of the cases named is in the suite' rmsnorm --suite roof
-expect 2 "--suite: 'rooof' is none of roof, prefill, small, all" --suite rooof
+expect 2 "--suite: 'rooof' is none of roof, prefill, small, all, overlap" --suite rooof
 expect 2 "--m: 'x' is no number from 1 to 65536" gemm fc1 --m x
 expect 2 "--m: '' is no number" gemm fc1 --m 1,,2
 expect 2 "--m: '0' is no number" gemm fc1 --m 0
@@ -56,6 +56,18 @@ expect 2 "--json: '$folder/none/x.json' cannot be written: .*No such file" gemm 
 expect 2 '--json: .* cannot be written: a folder' gemm fc1 --json "$folder"
 expect 2 "--json: '' cannot be written" gemm fc1 --json ''
 expect 2 'unrecognized option' --nonsense
+
+expect 0 'overlap measures no cases but whole layers' --list
+expect 2 'overlap has no cases and goes with no other suite' --suite overlap gemm
+expect 2 'overlap has no cases and goes with no other suite' --suite overlap --suite roof
+expect 2 'overlap takes no --sms and no --repeat-bits' --suite overlap --sms 16
+expect 2 'overlap takes no --sms and no --repeat-bits' --suite overlap --repeat-bits 2
+expect 2 '--m: --suite overlap takes at most 1024' --suite overlap --m 1,1025
+expect 2 "--layers: '62' is no number from 1 to 61" --suite overlap --layers 4,62
+expect 2 '--layers: 4 comes twice' --suite overlap --layers 4,1,4
+expect 2 '--layers: more than 8 numbers' --suite overlap --layers 1,2,3,4,5,6,7,8,9
+expect 2 '--host and --layers are for --suite overlap' --suite roof --host
+expect 2 '--host and --layers are for --suite overlap' gemm fc1 --layers 4
 
 expect 2 '--compare needs two files, not 1' --compare a.json
 expect 2 "--tolerance: 'many' is no percentage" --compare a b --tolerance many
