@@ -12,6 +12,24 @@
 
 namespace tdm {
 
+/* A number that a lambda can take as a compile-time constant. */
+template <int kValue> struct Constant { static constexpr int value = kValue; };
+
+/* No instruction: the compiler keeps the value in a register instead of computing it again in a loop. */
+template <class Value> __device__ __forceinline__ Value kept(Value value) {
+  if constexpr (sizeof(Value) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
+
+/* Rows of a token tile that are loaded: not those that no batch of m tokens has, which the copy engine would fill. */
+__device__ __forceinline__ uint32_t loaded_rows(int32_t m, int32_t tile) {
+  return static_cast<uint32_t>(min((m + 7) / 8 * 8, tile));
+}
+
 /* Where a role stands in a ring of kStages. Barriers: full[] ends a phase when a stage is filled, empty[] when it is
  * free. */
 template <int kStages> struct Ring {
@@ -143,13 +161,66 @@ __device__ __forceinline__ void fill_weights(const tdm_step_sync& sync, bool ahe
   }
 }
 
-/* The last segment to arrive adds all of them up. A warpgroup stores its fragment `c` as partial `segment` of `tile`;
- * answers whether it came last, and then c is the sum, segments ascending. The counter is zero again afterwards.
- * Partials lie as [tile][segment][kCount / 4][128 threads] float4. `flag` is shared memory of the warpgroup, `barrier`
- * its named barrier. */
+/* The sum of a CTA that goes through all segments of a tile itself: the same additions as when CTAs share them. After
+ * the last, c is the sum too. */
 template <int kCount>
-__device__ __forceinline__ bool add_segments(float (&c)[kCount], float* partials, uint32_t* counters, int64_t tile,
-                                             int32_t segment, int32_t segments, uint32_t* flag, uint32_t barrier) {
+__device__ __forceinline__ void add_in_turn(float (&total)[kCount], float (&c)[kCount], bool first) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) c[i] = total[i] = (first ? 0.0f : total[i]) + c[i];
+}
+
+/* How the segments of a tile meet. Each leaves its partial in the workspace and arrives at the tile's counter. The sum
+ * is divided into slices, one a segment: a segment that `waits` stays until all have arrived and adds up its own slice.
+ * One that does not, or has waited in vain, gives its slice up, and the last to arrive adds up what was given up. So no
+ * CTA depends on another that may have no SM, and the order of every sum is that of the segments whoever adds it up.
+ *
+ *   counter:  bits 0..7 arrived | 8..15 left | 16..31 a bit a segment: has given up its slice, and left
+ *
+ * By one thread, behind a fence after the partials' stores; answers a bit a slice that is to be added up here. */
+constexpr uint32_t kMeetingLeaves = 0x80000000u; /* the caller has to leave_meeting when it is done */
+
+__device__ __forceinline__ uint32_t meeting_left(uint32_t counter) {
+  return (counter >> 8 & 0xff) + static_cast<uint32_t>(__popc(counter >> 16));
+}
+
+__device__ __forceinline__ uint32_t meet(uint32_t* counter, int32_t segment, int32_t segments, bool waits) {
+  constexpr int64_t kPatience = 40000; /* clocks: more than segments of one wave lie apart */
+  const uint32_t bit = 1u << segment, all = static_cast<uint32_t>(segments);
+  uint32_t seen = atomicAdd(counter, waits ? 1u : 1u + (bit << 16));
+  if ((seen & 0xff) + 1 == all) {
+    const uint32_t slices = seen >> 16 | bit;
+    if (waits) return slices | kMeetingLeaves;
+    if (meeting_left(seen) + 1 == all) *counter = 0;
+    return slices;
+  }
+  if (!waits) return 0;
+  const int64_t start = clock64();
+  do {
+    seen = *const_cast<volatile uint32_t*>(counter);
+    if ((seen & 0xff) == all) return bit | kMeetingLeaves;
+  } while (clock64() - start < kPatience);
+  seen = atomicOr(counter, bit << 16);
+  if ((seen & 0xff) != all) return 0;
+  if (meeting_left(seen) + 1 == all) *counter = 0;
+  return bit;
+}
+
+/* By one thread. The last to leave sets the counter back to zero. */
+__device__ __forceinline__ void leave_meeting(uint32_t* counter, int32_t segments) {
+  if (meeting_left(atomicAdd(counter, 1u << 8)) + 1 == static_cast<uint32_t>(segments)) *counter = 0;
+}
+
+constexpr uint32_t kAllGroups = ~0u;
+
+/* A warpgroup's fragment `c` as partial `segment` of `tile`. A slice is a run of groups of eight elements (the whole of
+ * c where it is shorter); answers a bit a group of c that now holds the sum, segments ascending, and is to be stored
+ * here. Partials lie as [tile][segment][kCount / 4][128 threads] float4. `flag` is shared memory of the warpgroup,
+ * `barrier` its named barrier. */
+template <int kCount>
+__device__ __forceinline__ uint32_t add_segments(float (&c)[kCount], float* partials, uint32_t* counters, int64_t tile,
+                                                 int32_t segment, int32_t segments, bool waits, uint32_t* flag,
+                                                 uint32_t barrier) {
+  constexpr int kGroups = kCount < 8 ? 1 : kCount / 8, kVectors = kCount / kGroups / 4;
   const uint32_t thread = threadIdx.x % 128;
   float4* const first = reinterpret_cast<float4*>(partials) + tile * segments * (kCount / 4 * 128) + thread;
   float4* const mine = first + int64_t{segment} * (kCount / 4 * 128);
@@ -159,27 +230,32 @@ __device__ __forceinline__ bool add_segments(float (&c)[kCount], float* partials
   __threadfence();
   named_barrier_sync(barrier, 128);
   if (thread == 0) {
-    const uint32_t arrived = atomicAdd(counters + tile, 1u);
-    if (arrived + 1 == static_cast<uint32_t>(segments)) counters[tile] = 0;
-    *flag = arrived;
+    *flag = meet(counters + tile, segment, segments, waits && kGroups > 1);
     __threadfence();
   }
   named_barrier_sync(barrier, 128);
-  const bool last = *flag + 1 == static_cast<uint32_t>(segments);
-  if (!last) return false;
-  __threadfence();
+  const uint32_t slices = *flag;
+  if (slices == 0) return 0;
+  uint32_t groups = 0;
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
-#pragma unroll 2
-  for (int32_t s = 0; s < segments; ++s) {
-    const float4* partial = first + int64_t{s} * (kCount / 4 * 128);
+  for (int group = 0; group < kGroups; ++group) {
+    if ((slices >> (group * segments / kGroups) & 1) == 0) continue;
+    groups |= 1u << group;
 #pragma unroll
-    for (int i = 0; i < kCount / 4; ++i) {
-      const float4 v = __ldcg(partial + i * 128);
-      c[4 * i] += v.x, c[4 * i + 1] += v.y, c[4 * i + 2] += v.z, c[4 * i + 3] += v.w;
+    for (int i = 0; i < 4 * kVectors; ++i) c[4 * kVectors * group + i] = 0.0f;
+#pragma unroll 4
+    for (int32_t s = 0; s < segments; ++s) {
+      const float4* partial = first + int64_t{s} * (kCount / 4 * 128) + group * kVectors * 128;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        const float4 v = __ldcg(partial + i * 128);
+        float* to = &c[4 * (kVectors * group + i)];
+        to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
+      }
     }
   }
-  return true;
+  if (thread == 0 && (slices & kMeetingLeaves) != 0) leave_meeting(counters + tile, segments);
+  return kGroups == 1 ? kAllGroups : groups;
 }
 
 /* Where a tile's results go: rows are tokens, `stride` elements apart. */
@@ -205,27 +281,30 @@ __device__ __forceinline__ void store_bf16_8(const Output& out, int32_t row, int
 }
 
 /* Epilogue of the swapped form: the fragment of a warpgroup has weight rows (columns of the output, from n0) down and
- * kTokens tokens (from m0) across. bf16 goes through `staged`, 16 bytes of padding a row against bank conflicts; f32
- * directly, eight lanes to a 32-byte sector. */
+ * kTokens tokens (from m0) across; of it the groups of 16 tokens whose bits are set. bf16 goes through `staged`, 16
+ * bytes of padding a row against bank conflicts; f32 directly, eight lanes to a 32-byte sector. */
 constexpr int kStagedRowBytes = 64 * 2 + 16;
 
 template <int kTokens>
 __device__ __forceinline__ void store_swapped(const float (&c)[kTokens / 2], const Output& out, int32_t m0, int32_t n0,
-                                              uint8_t* staged, uint32_t barrier) {
+                                              uint32_t groups, uint8_t* staged, uint32_t barrier) {
   const uint32_t thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
   if (out.dtype == TDM_KERNEL_F32) {
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) {
       const int32_t n = n0 + static_cast<int32_t>(16 * warp + lane / 4) + 8 * (i / 2 % 2);
       const int32_t m = m0 + 8 * (i / 4) + 2 * static_cast<int32_t>(lane % 4) + i % 2;
-      if (m < out.rows && n < out.cols) static_cast<float*>(out.data)[m * out.stride + n] = c[i];
+      if ((groups >> i / 8 & 1) != 0 && m < out.rows && n < out.cols)
+        static_cast<float*>(out.data)[m * out.stride + n] = c[i];
     }
     return;
   }
-  constexpr int kPass = kTokens < 32 ? kTokens : 32;
+  constexpr int kPass = kTokens < 32 ? kTokens : 32, kGroupsOfPass = kPass < 16 ? 1 : (kPass + 8) / 16;
 #pragma unroll
-  for (int pass = 0; pass < kTokens / kPass; ++pass) {
+  for (int pass = 0; pass < (kTokens + kPass - 1) / kPass; ++pass) {
+    const uint32_t groups_of_pass = groups >> pass * kGroupsOfPass & ((1u << kGroupsOfPass) - 1);
     if (m0 + pass * kPass >= out.rows) break;
+    if (groups_of_pass == 0) continue;
     named_barrier_sync(barrier, 128);
 #pragma unroll
     for (int group = 0; group < kPass / 8; ++group) {
@@ -237,7 +316,7 @@ __device__ __forceinline__ void store_swapped(const float (&c)[kTokens / 2], con
     for (uint32_t chunk = thread; chunk < kPass * 8; chunk += 128) {
       const int32_t row = static_cast<int32_t>(chunk / 8), m = m0 + pass * kPass + row;
       const int32_t n = n0 + static_cast<int32_t>(chunk % 8) * 8;
-      if (m >= out.rows || n >= out.cols) continue;
+      if ((groups_of_pass >> row / 16 & 1) == 0 || m >= out.rows || n >= out.cols) continue;
       store_bf16_8(out, m, n, *reinterpret_cast<const uint4*>(staged + row * kStagedRowBytes + chunk % 8 * 16));
     }
   }

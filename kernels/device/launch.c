@@ -67,3 +67,7 @@ int32_t tdm_gemm_token_tile(int64_t m) {
     if (m <= tiles[i]) return tiles[i];
   return 128;
 }
+
+uint32_t tdm_gemm_loaded_rows(int64_t m, int32_t tile) {
+  return (uint32_t)(m < tile ? (m + 7) / 8 * 8 : tile);
+}

@@ -27,4 +27,7 @@ uint32_t tdm_gemm_shared_bytes(uint32_t needed, int64_t blocks);
 /* Smallest token tile that holds m rows: 8, 16, 24, 32, 64 or 128. */
 int32_t tdm_gemm_token_tile(int64_t m);
 
+/* Rows of a token tile that the kernels load, as loaded_rows of gemm.cuh: m to the next multiple of 8, or the tile. */
+uint32_t tdm_gemm_loaded_rows(int64_t m, int32_t tile);
+
 #endif

@@ -52,6 +52,15 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(const void* tile, uint32_t 
   return (address & 0x3ffff) >> 4 | uint64_t{leading_bytes >> 4} << 16 | (kAtomBytes >> 4) << 32 | kSwizzle128 << 62;
 }
 
+/* The same in 32 bits, for loops over stages: the lower half, to which offsets / 16 are added, and the whole. */
+__device__ __forceinline__ uint32_t wgmma_descriptor_lower(const void* tile) {
+  return static_cast<uint32_t>(wgmma_descriptor(tile));
+}
+
+__device__ __forceinline__ uint64_t wgmma_descriptor_whole(uint32_t lower) {
+  return uint64_t{0x40000040} << 32 | lower; /* 128-byte swizzle, atoms of 1024 bytes */
+}
+
 /* 8 x 8 matrices of 16-bit values to shared memory: lane l gives the address of a 16-byte row, the rows of matrix i
  * come from lanes 8i..8i+7. Transposed: a row in memory is a column of the fragment. */
 __device__ __forceinline__ void stmatrix_x2_transposed(void* row, uint32_t v0, uint32_t v1) {

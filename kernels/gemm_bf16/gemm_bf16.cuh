@@ -40,6 +40,10 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     __device__ Unit at(int32_t index) const {
       return unit_at(index, m_tiles, p.segments, n_tiles);
     }
+    /* Whether all units are under way at once. */
+    __device__ bool one_wave() const {
+      return units <= static_cast<int32_t>(gridDim.x);
+    }
     __device__ int32_t begin(const Unit& unit) const {
       return segment_begin(unit.segment, p.segments, p.k_blocks, 2);
     }
@@ -135,16 +139,18 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
 
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
       if (n0 >= p.n) continue;
+      uint32_t groups = kAllGroups;
       if (p.segments > 1) {
         const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens, tiles_of_n = (p.n + 63) / 64;
         const int64_t tile = (unit.batch * tiles_of_n + n0 / 64) * all_m_tiles + unit.m_tile;
-        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, &shared.flag[consumer], barrier))
-          continue;
+        groups = add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, walk.one_wave(),
+                              &shared.flag[consumer], barrier);
+        if (groups == 0) continue;
       }
       const int64_t element = p.out_dtype == TDM_KERNEL_F32 ? 4 : 2;
       const Output out{static_cast<uint8_t*>(p.out) + unit.batch * p.out_batch_stride * element, p.out_stride,
                        p.out_dtype, walk.live, p.n};
-      store_swapped<kTokens>(c, out, unit.m_tile * kTokens, n0, shared.staged[consumer], barrier);
+      store_swapped<kTokens>(c, out, unit.m_tile * kTokens, n0, groups, shared.staged[consumer], barrier);
     }
   }
 

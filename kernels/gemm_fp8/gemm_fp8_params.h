@@ -63,6 +63,9 @@ enum {
 #define TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)                                                                 \
   TDM_GEMM_FP8_ROUND((stages) * (256 * (rows) + 256 * (tokens) + TDM_GEMM_FP8_SCALE_BYTES(tokens) + 16) +              \
                      2 * 144 * TDM_GEMM_FP8_STAGED_ROWS(tokens) + 24)
+/* Upright form: weight rows and tokens of a tile, stages of one block. */
+#define TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)                                                              \
+  TDM_GEMM_FP8_ROUND((stages) * (128 * (rows) + 128 * (tokens) + 4 * (tokens) + 16) + 8 * 16 * 144 + 24)
 /* Plain form: consumer warpgroups, pieces of 64 tokens each of them has, stages of one block. */
 #define TDM_GEMM_FP8_PLAIN_SHARED(groups, pieces, stages)                                                              \
   TDM_GEMM_FP8_ROUND((stages) * (64 * (groups) * (pieces)*132 + 128 * 128 + 16) + (groups) * (pieces)*16384 + 16)

@@ -320,7 +320,7 @@ struct GemmFp8Plain {
       if constexpr (kSegments) {
         if (walk.segments > 1 &&
             !add_segments(total[0], p.partials, p.counters, int64_t{work.tile} * kGroups + consumer, work.segment,
-                          p.segments, &shared.flag[consumer], 8 + consumer))
+                          p.segments, false, &shared.flag[consumer], 8 + consumer))
           continue;
         store(p, total, out, m0, work.n0, shared.staged[4 * consumer + warp]);
       } else {

@@ -8,13 +8,16 @@
 static const struct {
   int32_t rows; /* 0: plain */
   int32_t tokens;
+  bool upright;
   uint32_t shared_bytes;
 } variants[] = {
-#define SWAP(rows, tokens, stages) {rows, tokens, TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)},
+#define SWAP(rows, tokens, stages)    {rows, tokens, false, TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)},
+#define UPRIGHT(rows, tokens, stages) {rows, tokens, true, TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)},
 #define PLAIN(tokens, suffix, groups, pieces, cluster, stages, segments)                                               \
-  {0, tokens, TDM_GEMM_FP8_PLAIN_SHARED(groups, pieces, stages)},
+  {0, tokens, false, TDM_GEMM_FP8_PLAIN_SHARED(groups, pieces, stages)},
 #include "kernels/gemm_fp8/gemm_fp8_variants.inc"
 #undef SWAP
+#undef UPRIGHT
 #undef PLAIN
 };
 
@@ -85,13 +88,33 @@ static void make_plain_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_ge
   }
 }
 
+/* From 33 to 128 tokens and for whole tiles of them: the upright form with tiles of 64 weight rows. */
+static void make_upright_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan) {
+  tdm_gemm_fp8_sm90_plan plan = {.rows = 64, .tokens = tdm_gemm_token_tile(m), .granule = 2};
+  plan.segments = tdm_gemm_segments(ceil_div(n, 64), 64, k / 128, plan.granule);
+  plan.x_rows = (int32_t)tdm_gemm_loaded_rows(m, plan.tokens);
+  plan.upright = true;
+  for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+    if (variants[i].upright && variants[i].rows == plan.rows && variants[i].tokens == plan.tokens)
+      plan.launch.shared_bytes = variants[i].shared_bytes;
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_gemm_fp8_n%dt%d_sm90", plan.rows, plan.tokens);
+  int64_t tiles = ceil_div(m, plan.tokens) * ceil_div(n, 64), units = tiles * plan.segments;
+  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
+  plan.launch.block = TDM_GEMM_FP8_THREADS;
+  if (plan.segments > 1) { /* at 128 tokens a partial a consumer, each with its own tokens */
+    plan.partial_bytes = (size_t)(units * 64 * plan.tokens) * sizeof(float);
+    plan.counter_bytes = (size_t)(tiles * plan.tokens / 64) * sizeof(uint32_t);
+  }
+  *out_plan = plan;
+}
+
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan) {
   tdm_gemm_fp8_sm90_plan plan = {.swapped = rows != 0, .rows = rows, .tokens = tokens, .granule = 2};
   plan.segments = tdm_gemm_segments(ceil_div(n, 64), 64, k / 128, plan.granule);
   if (!plan.swapped && plan.segments > 1) plan.tokens = 128;
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].rows == rows && variants[i].tokens == plan.tokens)
+    if (!variants[i].upright && variants[i].rows == rows && variants[i].tokens == plan.tokens)
       plan.launch.shared_bytes = variants[i].shared_bytes;
   if (!plan.swapped) {
     make_plain_plan(m, n, k, sms, &plan);
@@ -114,6 +137,10 @@ void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sm
 
 void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_gemm_fp8_sm90_plan* out_plan) {
   int32_t tokens = tdm_gemm_token_tile(m), rows = 64;
+  if (m > 32 && m <= 128 && n / 128 < 4 * (int64_t)sms) {
+    make_upright_plan(m, n, k, sms, out_plan);
+    return;
+  }
   /* Tiles of 128 weight rows halve the traffic of activations from L2 and pay once there are enough of them: fc1
    * (131072 x 7168) at M = 16 and 128 takes 223 and 284 us against 229 and 381, o (7168 x 16384) at M = 64 takes 45
    * against 34; H200, 2026-11-22. */
@@ -150,7 +177,7 @@ tdm_status tdm_gemm_fp8_sm90_encode(const char* op, const tdm_view* x, const voi
                                 2,
                                 {(uint64_t)x->shape[0], k_blocks},
                                 {(uint64_t)x_scale_stride * sizeof(float)},
-                                {(uint32_t)plan->tokens, blocks},
+                                {(uint32_t)(plan->upright ? plan->x_rows : plan->tokens), blocks},
                                 false};
   if (!tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&scale_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,
@@ -196,7 +223,7 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
                                 .split = plan->split};
   TDM_TRY(tdm_gemm_fp8_sm90_encode("gemm_fp8", &args->a, tdm_view_data(&args->a_scale), args->a_scale.stride[0],
                                    &args->w, plan, encode, encode_ctx, &params));
-  if (!plan->swapped) TDM_TRY(tdm_gemm_fp8_sm90_encode_out(&args->out, encode, encode_ctx, &params));
+  if (!plan->swapped && !plan->upright) TDM_TRY(tdm_gemm_fp8_sm90_encode_out(&args->out, encode, encode_ctx, &params));
   *out_params = params;
   return TDM_OK;
 }

@@ -10,9 +10,10 @@
 typedef struct tdm_gemm_fp8_sm90_plan {
   tdm_kernel_launch launch;
   bool swapped;
+  bool upright;   /* few tokens on the 64-row side of the tensor cores; neither: plain */
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
-  int32_t x_rows; /* plain: tokens that one copy brings */
+  int32_t x_rows; /* plain and upright: tokens that one copy brings */
   int32_t segments;
   bool split; /* plain: segments are units of their own */
   int32_t granule;

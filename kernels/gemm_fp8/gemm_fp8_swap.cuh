@@ -193,11 +193,12 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
         if (n0 >= p.n) continue;
-        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, &shared.flag[consumer], barrier))
+        if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, false, &shared.flag[consumer],
+                          barrier))
           continue;
       }
       if constexpr (kMoe) add(p, c, walk.live, m0, n0);
-      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0,
+      store_swapped<kTokens>(c, Output{p.out, p.out_stride, p.out_dtype, walk.live, p.n}, m0, n0, kAllGroups,
                              shared.staged[consumer], barrier);
     }
   }

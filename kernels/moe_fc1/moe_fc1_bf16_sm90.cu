@@ -171,8 +171,8 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
       for (int i = 0; i < kCount; ++i) c[0][i] = tdm::swiglu(c[0][i], c[1][i], p.swiglu_limit);
       const tdm::Output out{p.out, p.out_stride, TDM_KERNEL_BF16, walk.live, p.n_tiles * 128};
       tdm::store_swapped<kTokens>(c[0], out, unit.m_tile * kTokens,
-                                  unit.n_tile * 128 + static_cast<int32_t>(consumer) * 64, shared.staged[consumer],
-                                  barrier);
+                                  unit.n_tile * 128 + static_cast<int32_t>(consumer) * 64, tdm::kAllGroups,
+                                  shared.staged[consumer], barrier);
     }
   }
 

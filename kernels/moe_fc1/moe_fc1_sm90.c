@@ -6,29 +6,46 @@
 #include "runtime/status.h"
 
 static const struct {
+  bool split;
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define FC1(tokens, stages) {tokens, TDM_MOE_FC1_SHARED(tokens, stages)},
+#define SWAP(tokens, stages)    {false, tokens, TDM_MOE_FC1_SWAP_SHARED(tokens, stages)},
+#define UPRIGHT(tokens, stages) {false, tokens, TDM_MOE_FC1_UPRIGHT_SHARED(tokens, stages)},
+#define SPLIT(tokens, stages)   {true, tokens, TDM_MOE_FC1_SPLIT_SHARED(tokens, stages)},
 #include "kernels/moe_fc1/moe_fc1_variants.inc"
-#undef FC1
+#undef SWAP
+#undef UPRIGHT
+#undef SPLIT
 };
 
 void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
-  tdm_moe_fc1_sm90_plan plan = {.tokens = tdm_gemm_token_tile(m)};
+  enum { MAX_SEGMENTS = 8 }; /* two halves a tile, and a counter has room for 16 parts */
+  tdm_moe_fc1_sm90_plan plan = {.segments = tdm_gemm_segments(n / 64, 128, k / 128, 1)};
+  if (plan.segments > MAX_SEGMENTS) plan.segments = MAX_SEGMENTS;
+  plan.splits = plan.segments > 1;
+  plan.tokens = tdm_gemm_token_tile(m);
+  if (plan.splits && plan.tokens < 64) plan.tokens = 64;
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].tokens == plan.tokens) plan.launch.shared_bytes = variants[i].shared_bytes;
-  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_t%d_sm90", plan.tokens);
-  plan.segments = tdm_gemm_segments(n / 128, 256, k / 128, 1);
-  int64_t tiles = (m + plan.tokens - 1) / plan.tokens * (n / 128), units = tiles * plan.segments;
-  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
-  int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
-  plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) / plan.segments * 4);
-  if (plan.segments > 1) {
-    plan.partial_bytes = (size_t)(units * 256 * plan.tokens) * sizeof(float);
+    if (variants[i].split == plan.splits && variants[i].tokens == plan.tokens)
+      plan.launch.shared_bytes = variants[i].shared_bytes;
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_%st%d_sm90",
+                 plan.splits         ? "split_"
+                 : plan.tokens <= 32 ? "swap_"
+                                     : "",
+                 plan.tokens);
+  int64_t tiles = (m + plan.tokens - 1) / plan.tokens * (n / 128), units = tiles;
+  if (plan.splits) {
+    units *= 2 * plan.segments;
+    plan.partial_bytes = (size_t)(units * 128 * plan.tokens) * sizeof(float);
     plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
   }
+  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_MOE_FC1_THREADS;
+  if (!plan.splits && plan.tokens <= 32) {
+    int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
+    plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) * 4);
+  }
   *out_plan = plan;
 }
 
@@ -45,22 +62,24 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                     "moe_fc1: experts of w13 (stride %lld) and w13_scale (stride %lld) must follow each other",
                     (long long)w->stride[0], (long long)w_scale->stride[0]);
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
-  tdm_tensor_tile w_tile = {
-      tdm_view_data(w), TDM_E4M3, 3, {128, (uint64_t)(experts * rows), k_blocks}, {(uint64_t)w->stride[1], 128},
-      {128, 256, 1},    true};
-  tdm_tensor_tile x_tile = {tdm_view_data(x),
+  uint32_t x_rows = (uint32_t)plan->tokens;
+  if (plan->tokens >= 64) x_rows = tdm_gemm_loaded_rows(x->shape[0], plan->tokens);
+  tdm_tensor_tile w_tile = {tdm_view_data(w),
                             TDM_E4M3,
                             3,
-                            {128, (uint64_t)x->shape[0], k_blocks},
-                            {(uint64_t)x->stride[0], 128},
-                            {128, (uint32_t)plan->tokens, 1},
+                            {128, (uint64_t)(experts * rows), k_blocks},
+                            {(uint64_t)w->stride[1], 128},
+                            {128, plan->splits ? 64 : 256, 1},
                             true};
+  tdm_tensor_tile x_tile = {
+      tdm_view_data(x), TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},
+      {128, x_rows, 1}, true};
   tdm_tensor_tile scale_tile = {tdm_view_data(x_scale),
                                 TDM_F32,
                                 2,
                                 {(uint64_t)x->shape[0], k_blocks},
                                 {(uint64_t)x_scale->stride[0] * sizeof(float)},
-                                {(uint32_t)plan->tokens, 1},
+                                {x_rows, 1},
                                 false};
   if (args->out.stride[0] % 16 != 0 || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&x_tile) ||
       !tdm_tensor_tile_valid(&scale_tile))

@@ -24,26 +24,66 @@
 
 namespace {
 
-template <int kTokens, int kStages> struct Shared {
+/* Tiles that are walked: those of the experts that were hit, where a list says so. */
+__device__ __forceinline__ int32_t listed_tiles(const tdm_moe_fc1_params& p, const tdm::Hits& hits) {
+  return hits.listed ? hits.count * p.expert_tiles : p.n_tiles;
+}
+
+__device__ __forceinline__ tdm::Unit listed_unit(const tdm_moe_fc1_params& p, const tdm::Hits& hits, tdm::Unit unit) {
+  if (hits.listed)
+    unit.n_tile = hits.expert(unit.n_tile / p.expert_tiles) * p.expert_tiles + unit.n_tile % p.expert_tiles;
+  return unit;
+}
+
+/* silu(gate) * up; NaN passes the limit. */
+__device__ __forceinline__ float swiglu(float gate, float up, float limit) {
+  if (limit > 0.0f) {
+    gate = gate > limit ? limit : gate;
+    up = up > limit ? limit : up < -limit ? -limit : up;
+  }
+  return __fdividef(gate, 1.0f + __expf(-gate)) * up;
+}
+
+/* Largest magnitude as bits: order of floats, infinity above all numbers, NaN above infinity. */
+__device__ __forceinline__ uint32_t magnitude(float v) {
+  return __float_as_uint(v) & 0x7fffffffu;
+}
+
+/* The scale of a block of 128 and how to divide by it: rounded to nearest as a division is, in three instructions. */
+struct Quantiser {
+  float scale, inverse;
+
+  __device__ __forceinline__ Quantiser(const tdm_moe_fc1_params& p, uint32_t largest) {
+    const bool broken = largest >= 0x7f800000u;
+    scale = tdm::quant_scale(__uint_as_float(largest), broken, p.quant_eps, p.pow2_scale != 0);
+    inverse = __frcp_rn(scale);
+  }
+  __device__ __forceinline__ float divide(float v) const {
+    const float q = v * inverse;
+    return fmaf(fmaf(-q, scale, v), inverse, q);
+  }
+  __device__ __forceinline__ uint16_t pair(float v0, float v1) const {
+    return tdm::e4m3x2(divide(v0), divide(v1));
+  }
+};
+
+template <int kTokens, int kStages> struct SwapShared {
   alignas(1024) uint8_t w[kStages][256 * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
   alignas(128) float scale[kStages][TDM_MOE_FC1_SCALE_BYTES(kTokens) / 4];
   alignas(16) uint8_t staged[kTokens * TDM_MOE_FC1_STAGED_ROW_BYTES];
-  float amax[8][kTokens];
+  uint32_t amax[8][kTokens];
   uint64_t full[kStages];
   uint64_t empty[kStages];
-  uint32_t flag;
 };
 
-template <int kTokens, int kStages> struct MoeFc1 {
-  using Memory = Shared<kTokens, kStages>;
-  static_assert(sizeof(Memory) == TDM_MOE_FC1_SHARED(kTokens, kStages), "launch size");
+template <int kTokens, int kStages> struct MoeFc1Swap {
+  using Memory = SwapShared<kTokens, kStages>;
+  static_assert(sizeof(Memory) == TDM_MOE_FC1_SWAP_SHARED(kTokens, kStages), "launch size");
   static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
-  static constexpr size_t kMost = kTwoCtas ? 115712 : 232448 - 4 * tdm::Hits::kMost; /* of half an SM, of a CTA */
-  static_assert(sizeof(Memory) <= kMost, "shared memory of a Hopper CTA");
+  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448 - 4 * tdm::Hits::kMost),
+                "shared memory of a Hopper CTA, or of half an SM");
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
-  /* Gate and up together where the registers allow; else one after the other, while the other warpgroup multiplies. */
-  static constexpr int kAccumulators = kTokens <= 64 ? 2 : 1;
   static constexpr uint32_t kBothConsumers = 1;
 
   struct Walk {
@@ -53,26 +93,24 @@ template <int kTokens, int kStages> struct MoeFc1 {
 
     __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
         : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles(hits.listed ? hits.count * p.expert_tiles : p.n_tiles), units(m_tiles * n_tiles * p.segments) {
+          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
     }
     __device__ tdm::Unit at(int32_t index) const {
-      tdm::Unit unit = tdm::unit_at(index, m_tiles, p.segments, n_tiles);
-      if (hits.listed)
-        unit.n_tile = hits.expert(unit.n_tile / p.expert_tiles) * p.expert_tiles + unit.n_tile % p.expert_tiles;
-      return unit;
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, 1, n_tiles));
     }
-    __device__ int32_t begin(const tdm::Unit& unit) const {
-      return tdm::segment_begin(unit.segment, p.segments, p.k_blocks, 1);
+    __device__ int32_t begin(const tdm::Unit&) const {
+      return 0;
     }
-    __device__ int32_t end(const tdm::Unit& unit) const {
-      return tdm::segment_begin(unit.segment + 1, p.segments, p.k_blocks, 1);
+    __device__ int32_t end(const tdm::Unit&) const {
+      return p.k_blocks;
     }
   };
 
   __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
-                                      const tdm_step_sync& sync, bool ahead) {
+                                      const tdm_step_sync& sync) {
     const uint64_t once = tdm::l2_evict_first();
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
@@ -121,21 +159,20 @@ template <int kTokens, int kStages> struct MoeFc1 {
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const tdm::Unit unit = walk.at(u);
       const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
-      const int32_t begin = walk.begin(unit), end = walk.end(unit);
       /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
       const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
       const auto fetch = [&](int32_t batch) {
         const int32_t block = batch + static_cast<int32_t>(lane);
-        if (block >= end) return make_float2(0.0f, 0.0f);
+        if (block >= p.k_blocks) return make_float2(0.0f, 0.0f);
         return make_float2(__ldg(w_scales + block), __ldg(w_scales + p.w_scale_stride + block));
       };
-      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(begin);
+      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
 
-      float gate[kCount], up[kCount], acc[kAccumulators][kCount];
+      float gate[kCount], up[kCount], acc[2][kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-      for (int32_t kb = begin; kb < end; ++kb) {
-        const int32_t in_batch = (kb - begin) % 32;
+      for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
+        const int32_t in_batch = kb % 32;
         if (in_batch == 0) {
           scales = next_scales;
           next_scales = fetch(kb + 32);
@@ -146,102 +183,39 @@ template <int kTokens, int kStages> struct MoeFc1 {
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
         tdm::wgmma_fence();
         issue(acc[0], w, x);
-        if constexpr (kAccumulators == 2) {
-          issue(acc[1], w + 128 * 128, x);
-          tdm::wgmma_wait<1>();
-          tdm::wgmma_settle(acc[0]);
-          promote(gate, acc[0], scale, gate_scale);
-        } else {
-          tdm::wgmma_wait<0>();
-          tdm::wgmma_settle(acc[0]);
-          promote(gate, acc[0], scale, gate_scale);
-          tdm::wgmma_settle(acc[0]);
-          tdm::wgmma_fence();
-          issue(acc[0], w + 128 * 128, x);
-        }
+        issue(acc[1], w + 128 * 128, x);
+        tdm::wgmma_wait<1>();
+        tdm::wgmma_settle(acc[0]);
+        promote(gate, acc[0], scale, gate_scale);
         tdm::wgmma_wait<0>();
-        tdm::wgmma_settle(acc[kAccumulators - 1]);
-        promote(up, acc[kAccumulators - 1], scale, up_scale);
+        tdm::wgmma_settle(acc[1]);
+        promote(up, acc[1], scale, up_scale);
         __syncwarp();
         if (lane == 0) tdm::mbarrier_arrive(&shared.empty[ring.slot]);
         ring.advance();
       }
-      if (p.segments > 1) {
-        const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
-        if (!add(p, shared, gate, up, tile * all_m_tiles + unit.m_tile, unit.segment, consumer)) continue;
-      }
       store(p, shared, gate, up, walk.live, m0, tile, consumer);
     }
-  }
-
-  /* As add_segments, but gate and up of both warpgroups go together: the quantiser needs all of them. Partials lie as
-   * [tile][segment][gate, up][kCount / 4][256 threads] float4. */
-  __device__ static bool add(const tdm_moe_fc1_params& p, Memory& shared, float (&gate)[kCount], float (&up)[kCount],
-                             int64_t tile, int32_t segment, uint32_t consumer) {
-    constexpr int64_t kHalf = kCount / 4 * 256;
-    const uint32_t thread = threadIdx.x - 128;
-    float4* const first = reinterpret_cast<float4*>(p.partials) + tile * p.segments * 2 * kHalf + thread;
-    float4* const mine = first + segment * 2 * kHalf;
-#pragma unroll
-    for (int i = 0; i < kCount / 4; ++i) {
-      __stcg(mine + i * 256, make_float4(gate[4 * i], gate[4 * i + 1], gate[4 * i + 2], gate[4 * i + 3]));
-      __stcg(mine + kHalf + i * 256, make_float4(up[4 * i], up[4 * i + 1], up[4 * i + 2], up[4 * i + 3]));
-    }
-    __threadfence();
-    tdm::named_barrier_sync(kBothConsumers, 256);
-    if (thread == 0) {
-      const uint32_t arrived = atomicAdd(p.counters + tile, 1u);
-      if (arrived + 1 == static_cast<uint32_t>(p.segments)) p.counters[tile] = 0;
-      shared.flag = arrived;
-      __threadfence();
-    }
-    tdm::named_barrier_sync(kBothConsumers, 256);
-    if (shared.flag + 1 != static_cast<uint32_t>(p.segments)) return false;
-    __threadfence();
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-#pragma unroll 1
-    for (int32_t s = 0; s < p.segments; ++s) {
-      const float4* partial = first + int64_t{s} * 2 * kHalf;
-#pragma unroll
-      for (int i = 0; i < kCount / 4; ++i) {
-        const float4 g = __ldcg(partial + i * 256), h = __ldcg(partial + kHalf + i * 256);
-        gate[4 * i] += g.x, gate[4 * i + 1] += g.y, gate[4 * i + 2] += g.z, gate[4 * i + 3] += g.w;
-        up[4 * i] += h.x, up[4 * i + 1] += h.y, up[4 * i + 2] += h.z, up[4 * i + 3] += h.w;
-      }
-    }
-    return true;
-  }
-
-  /* NaN passes the limit. */
-  __device__ static __forceinline__ float swiglu(float gate, float up, float limit) {
-    if (limit > 0.0f) {
-      gate = gate > limit ? limit : gate;
-      up = up > limit ? limit : up < -limit ? -limit : up;
-    }
-    return __fdiv_rn(gate, 1.0f + expf(-gate)) * up;
   }
 
   __device__ static void store(const tdm_moe_fc1_params& p, Memory& shared, float (&gate)[kCount],
                                const float (&up)[kCount], int32_t live, int32_t m0, int32_t tile, uint32_t consumer) {
     const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread % 128 / 32;
     float(&v)[kCount] = gate;
-    /* The largest magnitude of a token's values here; infinity stands for anything that is not finite. */
-    float amax[kTokens / 4];
+    uint32_t amax[kTokens / 4];
 #pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) amax[i] = 0.0f;
+    for (int i = 0; i < kTokens / 4; ++i) amax[i] = 0;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       v[i] = swiglu(gate[i], up[i], p.swiglu_limit);
-      const float magnitude = fabsf(v[i]) <= 3.402823466e38f ? fabsf(v[i]) : __uint_as_float(0x7f800000u);
-      float& largest = amax[2 * (i / 4) + i % 2];
-      largest = fmaxf(largest, magnitude);
+      uint32_t& largest = amax[2 * (i / 4) + i % 2];
+      largest = max(largest, magnitude(v[i]));
     }
 #pragma unroll
     for (int i = 0; i < kTokens / 4; ++i) {
 #pragma unroll
       for (int distance = 4; distance < 32; distance *= 2)
-        amax[i] = fmaxf(amax[i], __shfl_xor_sync(~0u, amax[i], distance));
+        amax[i] = max(amax[i], __shfl_xor_sync(~0u, amax[i], distance));
       if (lane < 4) shared.amax[4 * consumer + warp][8 * (i / 2) + 2 * lane + i % 2] = amax[i];
     }
     tdm::named_barrier_sync(kBothConsumers, 256);
@@ -249,19 +223,18 @@ template <int kTokens, int kStages> struct MoeFc1 {
 #pragma unroll
     for (int i = 0; i < kTokens / 4; ++i) {
       const int32_t token = 8 * (i / 2) + 2 * (lane % 4) + i % 2;
-      float largest = 0.0f;
+      uint32_t largest = 0;
 #pragma unroll
-      for (int part = 0; part < 8; ++part) largest = fmaxf(largest, shared.amax[part][token]);
-      const bool broken = !(largest <= 3.402823466e38f);
-      const float scale = tdm::quant_scale(largest, broken, p.quant_eps, p.pow2_scale != 0);
+      for (int part = 0; part < 8; ++part) largest = max(largest, shared.amax[part][token]);
+      const Quantiser quantiser(p, largest);
       const int first = 4 * (i / 2) + i % 2;
-      const uint32_t packed = tdm::e4m3x2(__fdiv_rn(v[first], scale), __fdiv_rn(v[first + 2], scale));
+      const uint32_t packed = quantiser.pair(v[first], v[first + 2]);
       uint8_t* target = shared.staged + token * TDM_MOE_FC1_STAGED_ROW_BYTES + row;
       target[0] = static_cast<uint8_t>(packed);
       target[8] = static_cast<uint8_t>(packed >> 8);
       const int32_t m = m0 + token;
       if (consumer == 0 && warp == 0 && lane < 4 && m < (live + 3) / 4 * 4)
-        p.out_scale[tile * p.out_scale_stride + m] = m < live ? scale : 0.0f;
+        p.out_scale[tile * p.out_scale_stride + m] = m < live ? quantiser.scale : 0.0f;
     }
     tdm::named_barrier_sync(kBothConsumers, 256);
     for (int32_t chunk = thread; chunk < kTokens * 8; chunk += 256) {
@@ -297,8 +270,7 @@ template <int kTokens, int kStages> struct MoeFc1 {
     }
     if (threadIdx.x < 128) {
       if constexpr (!kTwoCtas) tdm::registers_lower<40>();
-      const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
-      if (threadIdx.x == 0) load_weights(p, hits, shared, sync, ahead);
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
         load_tokens(p, hits, shared);
@@ -312,12 +284,498 @@ template <int kTokens, int kStages> struct MoeFc1 {
   }
 };
 
+/* Tokens on the 64-row side of wgmma, from 33 tokens on. A thread has two tokens and the gate and up of the same
+ * columns, and a token's 128 columns lie in four lanes, so that the epilogue needs neither the other warps nor a
+ * barrier. kTokens = 64: consumers take tiles in turn, and one's epilogue runs under the other's products. kTokens =
+ * 128: a consumer has 64 of the tokens; the ring holds what arrives during the epilogue. */
+template <int kTokens, int kStages> struct UprightShared {
+  alignas(1024) uint8_t w[kStages][256 * 128];
+  alignas(1024) uint8_t x[kStages][kTokens * 128];
+  alignas(128) float scale[kStages][kTokens];
+  alignas(16) uint8_t staged[8][16 * TDM_MOE_FC1_STAGED_ROW_BYTES]; /* a warp's 16 tokens */
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  uint64_t order[2];
+};
+
+template <int kTokens, int kStages> struct MoeFc1Upright {
+  using Memory = UprightShared<kTokens, kStages>;
+  static_assert(sizeof(Memory) == TDM_MOE_FC1_UPRIGHT_SHARED(kTokens, kStages), "launch size");
+  static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
+  static constexpr bool kTurns = kTokens == 64;
+
+  struct Walk {
+    const tdm_moe_fc1_params& p;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, units;
+
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
+    }
+    __device__ tdm::Unit at(int32_t index) const {
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, 1, n_tiles));
+    }
+    __device__ int32_t begin(const tdm::Unit&) const {
+      return 0;
+    }
+    __device__ int32_t end(const tdm::Unit&) const {
+      return p.k_blocks;
+    }
+  };
+
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                      const tdm_step_sync& sync) {
+    const uint64_t once = tdm::l2_evict_first();
+    const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
+    if (!ahead) tdm::step_wait(sync);
+    const Walk walk(p, hits, ahead ? p.m : live());
+    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
+                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                    tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
+                                                     unit.n_tile * 256, kb);
+                                  });
+  }
+
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
+    const uint64_t often = tdm::l2_evict_last();
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
+    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
+                                 [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                   const int32_t m0 = unit.m_tile * kTokens;
+                                   tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
+                                   tdm::tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                                   return true;
+                                 });
+  }
+
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
+    const uint32_t x_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.x[0] + first_token * 128));
+    const uint32_t w_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.w[0]));
+    tdm::Ring<kStages> ring;
+    uint32_t turn = 0, order_parity = consumer ^ 1;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
+         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
+      if (kTurns && turn != consumer) {
+        ring.advance_by(static_cast<uint32_t>(p.k_blocks));
+        continue;
+      }
+      const tdm::Unit unit = walk.at(u);
+      const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
+      /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
+      const float* const gate_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
+      const float* const up_scales = gate_scales + p.w_scale_stride;
+      const auto fetch = [&](int32_t batch) {
+        const int32_t block = min(batch + static_cast<int32_t>(lane), p.k_blocks - 1);
+        return make_float2(__ldg(gate_scales + block), __ldg(up_scales + block));
+      };
+      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
+      int32_t in_batch = 32;
+
+      float c[2][64], acc[64]; /* gate and up */
+#pragma unroll
+      for (int i = 0; i < 64; ++i) c[0][i] = c[1][i] = 0.0f;
+      if (kTurns) {
+        tdm::mbarrier_wait(&shared.order[consumer], order_parity);
+        order_parity ^= 1;
+      }
+      for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
+        if (in_batch == 32) {
+          in_batch = 0;
+          scales = next_scales;
+          next_scales = fetch(kb + 32);
+        }
+        const float w_scale[2] = {__shfl_sync(~0u, scales.x, in_batch), __shfl_sync(~0u, scales.y, in_batch)};
+        tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        ++in_batch;
+        const float upper = shared.scale[ring.slot][token], lower = shared.scale[ring.slot][token + 8];
+        const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (256 * 8);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          constexpr uint32_t kHalf = 128 * 128 / 16; /* in descriptor units */
+          tdm::wgmma_fence();
+#pragma unroll
+          for (uint32_t k = 0; k < 4; ++k)
+            tdm::wgmma_e4m3<128>::issue(acc, tdm::wgmma_descriptor_whole(x + 2 * k),
+                                        tdm::wgmma_descriptor_whole(w + half * kHalf + 2 * k), k != 0);
+          tdm::wgmma_commit();
+          tdm::wgmma_wait<0>();
+          tdm::wgmma_settle(acc);
+          if (half == 1 && lane == 0) tdm::mbarrier_arrive(&shared.empty[ring.slot]);
+          const float upper_scale = upper * w_scale[half], lower_scale = lower * w_scale[half];
+#pragma unroll
+          for (int i = 0; i < 64; ++i)
+            c[half][i] = fmaf(i / 2 % 2 == 0 ? upper_scale : lower_scale, acc[i], c[half][i]);
+        }
+        ring.advance();
+      }
+      if (kTurns && lane == 0) tdm::mbarrier_arrive(&shared.order[consumer ^ 1]);
+      store(p, c, walk.live, m0 + static_cast<int32_t>(first_token + 16 * warp), tile,
+            shared.staged[4 * consumer + warp]);
+    }
+  }
+
+  /* A warp's 16 tokens: quantised, and through shared memory to rows of 128 bytes. */
+  __device__ static void store(const tdm_moe_fc1_params& p, float (&c)[2][64], int32_t live, int32_t m0, int32_t tile,
+                               uint8_t* staged) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    if (m0 >= (live + 3) / 4 * 4) return;
+    uint32_t amax[2] = {0, 0}; /* of the upper and the lower token */
+#pragma unroll
+    for (int i = 0; i < 64; ++i) {
+      c[0][i] = swiglu(c[0][i], c[1][i], p.swiglu_limit);
+      amax[i / 2 % 2] = max(amax[i / 2 % 2], magnitude(c[0][i]));
+    }
+    __syncwarp();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t largest = max(amax[half], __shfl_xor_sync(~0u, amax[half], 1));
+      largest = max(largest, __shfl_xor_sync(~0u, largest, 2));
+      const Quantiser quantiser(p, largest);
+      const int32_t row = lane / 4 + 8 * half, m = m0 + row;
+      if (lane % 4 == 0 && m < (live + 3) / 4 * 4)
+        p.out_scale[tile * p.out_scale_stride + m] = m < live ? quantiser.scale : 0.0f;
+#pragma unroll
+      for (int i = 0; i < 16; ++i)
+        *reinterpret_cast<uint16_t*>(staged + row * TDM_MOE_FC1_STAGED_ROW_BYTES + 8 * i + 2 * (lane % 4)) =
+            quantiser.pair(c[0][4 * i + 2 * half], c[0][4 * i + 2 * half + 1]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int32_t row = 4 * i + lane / 8, m = m0 + row;
+      if (m < live)
+        *reinterpret_cast<uint4*>(p.out + m * p.out_stride + int64_t{tile} * 128 + lane % 8 * 16) =
+            *reinterpret_cast<const uint4*>(staged + row * TDM_MOE_FC1_STAGED_ROW_BYTES + lane % 8 * 16);
+    }
+    __syncwarp();
+  }
+
+  __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Memory& shared = *reinterpret_cast<Memory*>(memory);
+    tdm::step_enter(sync);
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kStages; ++i) {
+        tdm::mbarrier_init(&shared.full[i], 2);
+        tdm::mbarrier_init(&shared.empty[i], kTurns ? 4 : 8);
+      }
+      tdm::mbarrier_init(&shared.order[0], 4);
+      tdm::mbarrier_init(&shared.order[1], 4);
+      tdm::fence_barrier_init();
+      tdm::tma_prefetch_map(&p.w);
+      tdm::tma_prefetch_map(&p.x);
+      tdm::tma_prefetch_map(&p.x_scale);
+    }
+    __syncthreads();
+    tdm::Hits hits{p.n_experts, false};
+    if (p.hits != nullptr) {
+      tdm::step_wait(sync);
+      hits = tdm::load_hits(p.hits, p.n_experts);
+    }
+    if (threadIdx.x < 128) {
+      tdm::registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
+      if (threadIdx.x == 32) {
+        tdm::step_wait(sync);
+        load_tokens(p, hits, shared);
+      }
+    } else {
+      tdm::registers_raise<232>();
+      tdm::step_wait(sync);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
+    }
+    tdm::step_end(sync);
+  }
+};
+
+/* Few tiles (a dense MLP, a shared expert): half a tile, 64 gate rows and their 64 up rows, and a segment of K a unit,
+ * so that two blocks of weights a stage feed every SM. The parts of a tile, two halves of so many segments, meet in the
+ * workspace as f32 rows, and each quantises its share of the tokens, a warp a token: lanes 0..15 have four columns each
+ * of the first half, lanes 16..31 of the second.
+ *
+ *   kTokens = 64    warpgroup 1 gate, 2 up            partials  [tile][half][segment][gate, up][kTokens][64]
+ *   kTokens = 128   warpgroups 1, 2: 64 tokens each */
+template <int kTokens, int kStages> struct SplitShared {
+  alignas(1024) uint8_t w[kStages][128 * 128];
+  alignas(1024) uint8_t x[kStages][kTokens * 128];
+  alignas(128) float scale[kStages][kTokens];
+  uint64_t full[kStages];
+  uint64_t empty[kStages];
+  uint32_t flag;
+};
+
+template <int kTokens, int kStages> struct MoeFc1Split {
+  using Memory = SplitShared<kTokens, kStages>;
+  static_assert(sizeof(Memory) == TDM_MOE_FC1_SPLIT_SHARED(kTokens, kStages), "launch size");
+  static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
+  static constexpr bool kByRows = kTokens == 64; /* consumers divide the rows, not the tokens */
+  static constexpr int kN = kByRows ? 64 : 128, kCount = kN / 2;
+  static constexpr uint32_t kBothConsumers = 1;
+
+  /* Tokens vary fastest, then the parts of a tile, so that they end close together: what other walks call a segment is
+   * a part here, the segments of the first half, then those of the second. */
+  struct Walk {
+    const tdm_moe_fc1_params& p;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, parts, units;
+
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(listed_tiles(p, hits)), parts(2 * p.segments), units(m_tiles * n_tiles * parts) {
+    }
+    __device__ tdm::Unit at(int32_t index) const {
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, parts, n_tiles));
+    }
+    __device__ int32_t begin(const tdm::Unit& unit) const {
+      return tdm::segment_begin(unit.segment % p.segments, p.segments, p.k_blocks, 1);
+    }
+    __device__ int32_t end(const tdm::Unit& unit) const {
+      return tdm::segment_begin(unit.segment % p.segments + 1, p.segments, p.k_blocks, 1);
+    }
+  };
+
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                      const tdm_step_sync& sync) {
+    const uint64_t once = tdm::l2_evict_first();
+    const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
+    if (!ahead) tdm::step_wait(sync);
+    const Walk walk(p, hits, ahead ? p.m : live());
+    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 128 * 128,
+                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                    const int32_t n0 = unit.n_tile * 256 + unit.segment / p.segments * 64;
+                                    uint8_t* w = shared.w[slot];
+                                    tdm::tma_load_3d(w, &p.w, &shared.full[slot], once, 0, n0, kb);
+                                    tdm::tma_load_3d(w + 64 * 128, &p.w, &shared.full[slot], once, 0, n0 + 128, kb);
+                                  });
+  }
+
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
+    const uint64_t often = tdm::l2_evict_last();
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
+    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
+                                 [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                   const int32_t m0 = unit.m_tile * kTokens;
+                                   tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
+                                   tdm::tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                                   return true;
+                                 });
+  }
+
+  /* A warpgroup: multiplies its units, two accumulators in turn as in gemm_fp8_upright.cuh. */
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const uint32_t first_token = kByRows ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
+    const uint32_t first_row = kByRows ? 64 * consumer : 0;
+    tdm::Ring<kStages> ring;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const tdm::Unit unit = walk.at(u);
+      const int32_t begin = walk.begin(unit), end = walk.end(unit);
+      /* Lanes l and 16 + l hold the weight scales of block `batch + l`, gate and up, handed around by shuffles. */
+      const float* w_scales = p.w_scale + (2 * unit.n_tile + static_cast<int32_t>(lane / 16)) * p.w_scale_stride;
+      const auto fetch = [&](int32_t batch) {
+        const int32_t block = batch + static_cast<int32_t>(lane % 16);
+        return block < end ? __ldg(w_scales + block) : 0.0f;
+      };
+      float w_scale = 0.0f, next_w_scale = fetch(begin);
+
+      struct Product {
+        float acc[kCount];
+        float upper[2], lower[2]; /* a token's scale times gate's and up's */
+      };
+      float c[kCount];
+      Product products[kByRows ? 2 : 1]; /* at 128 tokens registers allow one */
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
+      uint32_t slot = ring.slot; /* of the block that is promoted next */
+      const auto issue = [&](int32_t kb, Product& to) {
+        const int32_t in_batch = (kb - begin) % 16;
+        if (in_batch == 0) {
+          w_scale = next_w_scale;
+          next_w_scale = fetch(kb + 16);
+        }
+        const float gate_scale = __shfl_sync(~0u, w_scale, in_batch),
+                    up_scale = __shfl_sync(~0u, w_scale, 16 + in_batch);
+        tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
+        const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot] + first_token * 128);
+        const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot] + first_row * 128);
+        tdm::wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<kN>::issue(to.acc, x + 2 * k, w + 2 * k, k != 0);
+        tdm::wgmma_commit();
+        const float upper = shared.scale[ring.slot][token], lower = shared.scale[ring.slot][token + 8];
+        const float first_scale = kByRows && consumer == 1 ? up_scale : gate_scale;
+        to.upper[0] = upper * first_scale, to.lower[0] = lower * first_scale;
+        to.upper[1] = upper * up_scale, to.lower[1] = lower * up_scale;
+        ring.advance();
+      };
+      const auto finish = [&](auto pending, Product& from) {
+        tdm::wgmma_wait<decltype(pending)::value>();
+        tdm::wgmma_settle(from.acc);
+        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[slot]);
+        if (++slot == kStages) slot = 0;
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const int up = i / 32; /* always 0 where consumers divide the rows */
+          c[i] = fmaf(i / 2 % 2 == 0 ? from.upper[up] : from.lower[up], from.acc[i], c[i]);
+        }
+      };
+      using One = tdm::Constant<1>;
+      using None = tdm::Constant<0>;
+      if constexpr (kByRows) {
+        issue(begin, products[0]);
+        int32_t kb = begin + 1;
+        for (; kb + 1 < end; kb += 2) {
+          issue(kb, products[1]);
+          finish(One(), products[0]);
+          issue(kb + 1, products[0]);
+          finish(One(), products[1]);
+        }
+        if (kb < end) {
+          issue(kb, products[1]);
+          finish(One(), products[0]);
+          finish(None(), products[1]);
+        } else {
+          finish(None(), products[0]);
+        }
+      } else {
+        for (int32_t kb = begin; kb < end; ++kb) {
+          issue(kb, products[0]);
+          finish(None(), products[0]);
+        }
+      }
+      meet(p, shared, c, walk, unit, consumer);
+    }
+  }
+
+  /* The partials of a unit go to the workspace; this part's share of the tokens comes back, is added up in ascending
+   * order and stored. */
+  __device__ static void meet(const tdm_moe_fc1_params& p, Memory& shared, const float (&c)[kCount], const Walk& walk,
+                              const tdm::Unit& unit, uint32_t consumer) {
+    constexpr int64_t kMatrix = kTokens * 64, kPart = 2 * kMatrix; /* elements */
+    const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread / 32;
+    const int32_t parts = walk.parts, m0 = unit.m_tile * kTokens, rows = min(walk.live - m0, kTokens);
+    const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens, tile = unit.n_tile * all_m_tiles + unit.m_tile;
+    float* const partials = p.partials + tile * parts * kPart;
+    float* mine = partials + unit.segment * kPart;
+    if (kByRows) mine += consumer * kMatrix;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t token = (kByRows ? 0 : 64 * static_cast<int32_t>(consumer)) + warp % 4 * 16 + lane / 4 + 8 * half;
+      if (token >= rows) continue;
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+        float* to = mine + i / 32 * kMatrix + token * 64 + i % 32 * 2 + 2 * (lane % 4);
+        __stcg(reinterpret_cast<float2*>(to), make_float2(c[i + 2 * half], c[i + 2 * half + 1]));
+      }
+    }
+    __threadfence();
+    tdm::named_barrier_sync(kBothConsumers, 256);
+    if (thread == 0) {
+      shared.flag = tdm::meet(p.counters + tile, unit.segment, parts, walk.units <= static_cast<int32_t>(gridDim.x));
+      __threadfence();
+    }
+    tdm::named_barrier_sync(kBothConsumers, 256);
+    const uint32_t shares = shared.flag;
+    for (int32_t part = 0; part < parts; ++part) {
+      if ((shares >> part & 1) == 0) continue;
+      for (int32_t token = part + parts * warp; token < (rows + 3) / 4 * 4; token += parts * 8)
+        quantise(p, partials + lane / 16 * p.segments * kPart + token * 64 + lane % 16 * 4, kPart, kMatrix, m0 + token,
+                 token < rows, unit.n_tile);
+    }
+    if (thread == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(p.counters + tile, parts);
+  }
+
+  /* A warp: row m of a tile; `from` is the lane's four columns of the gate of the first segment. */
+  __device__ static void quantise(const tdm_moe_fc1_params& p, const float* from, int64_t part, int64_t matrix,
+                                  int32_t m, bool live, int32_t tile) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    float* const scale = p.out_scale + tile * p.out_scale_stride + m;
+    if (!live) {
+      if (lane == 0) *scale = 0.0f;
+      return;
+    }
+    float gate[4] = {}, up[4] = {};
+#pragma unroll 4
+    for (int32_t s = 0; s < p.segments; ++s) {
+      const float4 g = __ldcg(reinterpret_cast<const float4*>(from + s * part));
+      const float4 h = __ldcg(reinterpret_cast<const float4*>(from + s * part + matrix));
+      gate[0] += g.x, gate[1] += g.y, gate[2] += g.z, gate[3] += g.w;
+      up[0] += h.x, up[1] += h.y, up[2] += h.z, up[3] += h.w;
+    }
+    uint32_t largest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      gate[i] = swiglu(gate[i], up[i], p.swiglu_limit);
+      largest = max(largest, magnitude(gate[i]));
+    }
+    const Quantiser quantiser(p, __reduce_max_sync(~0u, largest));
+    if (lane == 0) *scale = quantiser.scale;
+    *reinterpret_cast<uint32_t*>(p.out + m * p.out_stride + int64_t{tile} * 128 + lane * 4) =
+        static_cast<uint32_t>(quantiser.pair(gate[0], gate[1])) |
+        static_cast<uint32_t>(quantiser.pair(gate[2], gate[3])) << 16;
+  }
+
+  __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
+    extern __shared__ __align__(1024) uint8_t memory[];
+    Memory& shared = *reinterpret_cast<Memory*>(memory);
+    tdm::step_enter(sync);
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kStages; ++i) {
+        tdm::mbarrier_init(&shared.full[i], 2);
+        tdm::mbarrier_init(&shared.empty[i], 8);
+      }
+      tdm::fence_barrier_init();
+      tdm::tma_prefetch_map(&p.w);
+      tdm::tma_prefetch_map(&p.x);
+      tdm::tma_prefetch_map(&p.x_scale);
+    }
+    __syncthreads();
+    tdm::Hits hits{p.n_experts, false};
+    if (p.hits != nullptr) {
+      tdm::step_wait(sync);
+      hits = tdm::load_hits(p.hits, p.n_experts);
+    }
+    if (threadIdx.x < 128) {
+      tdm::registers_lower<56>();
+      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
+      if (threadIdx.x == 32) {
+        tdm::step_wait(sync);
+        load_tokens(p, hits, shared);
+      }
+    } else {
+      tdm::registers_raise<224>();
+      tdm::step_wait(sync);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
+    }
+    tdm::step_end(sync);
+  }
+};
+
 } // namespace
 
-#define FC1(tokens, stages)                                                                                            \
+#define SWAP(tokens, stages)                                                                                           \
   extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, (tokens) <= 24 ? 2 : 1)                            \
-      tdm_moe_fc1_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_params p,                                       \
-                                   const __grid_constant__ tdm_step_sync sync) {                                       \
-    MoeFc1<tokens, stages>::run(p, sync);                                                                              \
+      tdm_moe_fc1_swap_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_params p,                                  \
+                                        const __grid_constant__ tdm_step_sync sync) {                                  \
+    MoeFc1Swap<tokens, stages>::run(p, sync);                                                                          \
+  }
+#define UPRIGHT(tokens, stages)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1) tdm_moe_fc1_t##tokens##_sm90(                   \
+      const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
+    MoeFc1Upright<tokens, stages>::run(p, sync);                                                                       \
+  }
+#define SPLIT(tokens, stages)                                                                                          \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1) tdm_moe_fc1_split_t##tokens##_sm90(             \
+      const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
+    MoeFc1Split<tokens, stages>::run(p, sync);                                                                         \
   }
 #include "kernels/moe_fc1/moe_fc1_variants.inc"

@@ -10,6 +10,7 @@
 
 typedef struct tdm_moe_fc1_sm90_plan {
   tdm_kernel_launch launch;
+  bool splits;    /* few tiles: half a tile and a segment a unit */
   int32_t tokens; /* of a tile */
   int32_t segments;
   size_t partial_bytes; /* workspace, any contents */

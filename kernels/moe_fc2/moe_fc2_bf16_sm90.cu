@@ -153,13 +153,13 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
       if (p.gemm.segments > 1) {
         const int64_t all_m_tiles = (p.gemm.m + kTokens - 1) / kTokens;
         const int64_t tile = n0 / 64 * all_m_tiles + unit.m_tile;
-        if (!tdm::add_segments(c, p.gemm.partials, p.gemm.counters, tile, unit.segment, p.gemm.segments,
+        if (!tdm::add_segments(c, p.gemm.partials, p.gemm.counters, tile, unit.segment, p.gemm.segments, false,
                                &shared.flag[consumer], barrier))
           continue;
       }
       add(p, c, walk.live, m0, n0);
       const tdm::Output out{p.gemm.out, p.gemm.out_stride, p.gemm.out_dtype, walk.live, p.gemm.n};
-      tdm::store_swapped<kTokens>(c, out, m0, n0, shared.staged[consumer], barrier);
+      tdm::store_swapped<kTokens>(c, out, m0, n0, tdm::kAllGroups, shared.staged[consumer], barrier);
     }
   }
 

@@ -9,9 +9,13 @@ static const struct {
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define FC2(tokens, stages) {tokens, TDM_GEMM_FP8_SWAP_SHARED(64, tokens, stages)},
+#define Swap                      TDM_GEMM_FP8_SWAP_SHARED
+#define Upright                   TDM_GEMM_FP8_UPRIGHT_SHARED
+#define FC2(form, tokens, stages) {tokens, form(64, tokens, stages)},
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
 #undef FC2
+#undef Swap
+#undef Upright
 };
 
 /* Of the folded scales within the scratch. */
@@ -33,7 +37,10 @@ static void make_fold_plan(int64_t m, int64_t n_experts, int32_t sms, tdm_moe_fc
 void tdm_moe_fc2_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, int64_t intermediate, bool routed,
                                 int32_t sms, tdm_moe_fc2_sm90_plan* out_plan) {
   tdm_gemm_fp8_sm90_plan gemm = {
-      .swapped = true, .rows = 64, .tokens = tdm_gemm_token_tile(m), .granule = (int32_t)(intermediate / 128)};
+      .rows = 64, .tokens = tdm_gemm_token_tile(m), .granule = (int32_t)(intermediate / 128)};
+  gemm.swapped = gemm.tokens <= 32;
+  gemm.upright = !gemm.swapped;
+  gemm.x_rows = (int32_t)tdm_gemm_loaded_rows(m, gemm.tokens);
   gemm.segments = tdm_gemm_segments((hidden + 63) / 64, 64, n_experts * gemm.granule, gemm.granule);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
     if (variants[i].tokens == gemm.tokens) gemm.launch.shared_bytes = variants[i].shared_bytes;
@@ -41,12 +48,14 @@ void tdm_moe_fc2_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, in
   int64_t tiles = (m + gemm.tokens - 1) / gemm.tokens * ((hidden + 63) / 64), units = tiles * gemm.segments;
   gemm.launch.grid = (uint32_t)(units < sms ? units : sms);
   gemm.launch.block = TDM_GEMM_FP8_THREADS;
+  int64_t parts_a_tile = gemm.tokens == 128 ? 2 : 1; /* upright: each consumer has its own tokens */
   int64_t waves = (units + gemm.launch.grid - 1) / gemm.launch.grid;
-  gemm.launch.shared_bytes =
-      tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / gemm.segments);
+  if (gemm.swapped)
+    gemm.launch.shared_bytes =
+        tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / gemm.segments);
   if (gemm.segments > 1) {
     gemm.partial_bytes = (size_t)(units * 64 * gemm.tokens) * sizeof(float);
-    gemm.counter_bytes = (size_t)tiles * sizeof(uint32_t);
+    gemm.counter_bytes = (size_t)(tiles * parts_a_tile) * sizeof(uint32_t);
   }
   *out_plan = (tdm_moe_fc2_sm90_plan){.gemm = gemm, .folds = routed, .scratch_bytes = gemm.partial_bytes};
   if (routed) make_fold_plan(m, n_experts, sms, out_plan);

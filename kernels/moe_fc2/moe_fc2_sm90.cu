@@ -11,6 +11,7 @@
  * x. */
 
 #include "kernels/gemm_fp8/gemm_fp8_swap.cuh"
+#include "kernels/gemm_fp8/gemm_fp8_upright.cuh"
 #include "kernels/moe_fc2/moe_fc2_params.h"
 
 extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_FOLD_THREADS)
@@ -45,10 +46,10 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_FOLD_THREADS)
   tdm::step_end(sync);
 }
 
-#define FC2(tokens, stages)                                                                                            \
+#define FC2(form, tokens, stages)                                                                                      \
   extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 32 ? 2 : 1)                           \
       tdm_moe_fc2_t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                                      \
                                    const __grid_constant__ tdm_step_sync sync) {                                       \
-    tdm::GemmFp8Swap<64, tokens, stages, true>::run(p, sync);                                                          \
+    tdm::GemmFp8##form<64, tokens, stages, true>::run(p, sync);                                                        \
   }
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
