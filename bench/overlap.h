@@ -25,6 +25,7 @@ typedef enum overlap_state {
 
 typedef struct overlap_result {
   tdm_choice choice;
+  bool split; /* soft lanes, and the main one keeps to the SMs that the side one leaves */
   overlap_state state;
   char note[240];   /* why there is no time */
   bench_times us;   /* of the whole graph */
@@ -41,10 +42,12 @@ typedef struct overlap_point {
   double mhz;
 } overlap_point;
 
-/* What forking costs: graphs of so many layers, hit experts, one result for each kind of lanes. */
+/* What forking costs: graphs of so many layers, hit experts, one result for each kind of lanes, then one for plain
+ * streams whose kernels have the SMs that green lanes have. */
+enum { OVERLAP_SPLIT = OVERLAP_LANES, OVERLAP_FORKS };
 typedef struct overlap_fork {
   int64_t m, layers;
-  overlap_result results[OVERLAP_LANES];
+  overlap_result results[OVERLAP_FORKS];
 } overlap_fork;
 
 typedef struct overlap_suite {

@@ -30,6 +30,10 @@ typedef struct tdm_model_lanes {
 tdm_status tdm_model_get_lanes(const tdm_model* model, const tdm_choice* choice, bool strict,
                                tdm_model_lanes* out_lanes);
 
+/* tdm_model_capture_layers on lanes of the caller's, for measurements; `choice` says which experts. */
+tdm_status tdm_model_capture_on(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill,
+                                const tdm_choice* choice, const tdm_model_lanes* lanes, tdm_graph** out_graph);
+
 /* What a tuning's entries must hold for, to hold for the model. */
 tdm_status tdm_model_identify(const tdm_model* model, tdm_tuning_identity* out_identity);
 

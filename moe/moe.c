@@ -112,7 +112,8 @@ tdm_status tdm_moe_load(tdm_loader* loader, const char* prefix, const tdm_moe_co
   snprintf(name, sizeof name, "%s.gate", prefix);
   TDM_TRY(tdm_loader_plain(loader, name, config->n_routed, config->hidden, &moe->router));
   snprintf(name, sizeof name, "%s.gate.e_score_correction_bias", prefix);
-  TDM_TRY(tdm_loader_f32(loader, name, config->n_routed, &moe->bias));
+  /* Small when random: one as large as scores differ would send all tokens to the same few experts. */
+  TDM_TRY(tdm_loader_f32(loader, name, config->n_routed, 0.01f, &moe->bias));
   if (config->n_shared == 0 || same_dtype(loader, prefix))
     return load_stack(loader, prefix, config, config->n_routed, config->n_shared, &moe->experts);
   TDM_TRY(load_stack(loader, prefix, config, config->n_routed, 0, &moe->experts));

@@ -254,9 +254,9 @@ static tdm_status copy_converted(tdm_loader* loader, const tdm_tensor_info* info
   return status;
 }
 
-tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, tdm_view* out_view) {
+tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, float amplitude, tdm_view* out_view) {
   *out_view = (tdm_view){0};
-  if (!loader->checkpoint) return make_random(loader, TDM_F32, 1, &n, 0.3f, 0, out_view);
+  if (!loader->checkpoint) return make_random(loader, TDM_F32, 1, &n, amplitude, 0, out_view);
   tdm_tensor_info info;
   if (!get_tensor(loader, name, PLAIN_DTYPES, n, 0, &info) || !loader->loading) return TDM_OK;
   return copy_converted(loader, &info, NULL, TDM_F32, out_view);

@@ -53,8 +53,8 @@ tdm_status tdm_loader_report(tdm_loader* loader, bool (*ignore)(void* ctx, const
 /* "<name>.weight" as a vector [n] or matrix [n, k] in one piece, bf16 or f32 as stored. `n` x `k`, k = 0 for a vector.
  */
 tdm_status tdm_loader_plain(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_view* out_view);
-/* The tensor `name` (full name) [n], bf16 or f32, as f32. */
-tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, tdm_view* out_view);
+/* The tensor `name` (full name) [n], bf16 or f32, as f32. Random ones are in [-amplitude, amplitude]. */
+tdm_status tdm_loader_f32(tdm_loader* loader, const char* name, int64_t n, float amplitude, tdm_view* out_view);
 /* A linear [n, k] as it is stored, bf16, f32, or e4m3 with its scales, as `dtype` (bf16 or f32). */
 tdm_status tdm_loader_dequantised(tdm_loader* loader, const char* name, int64_t n, int64_t k, tdm_dtype dtype,
                                   tdm_view* out_view);

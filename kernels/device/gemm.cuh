@@ -31,7 +31,12 @@ __device__ __forceinline__ uint32_t loaded_rows(int32_t m, int32_t tile) {
 }
 
 /* Where a role stands in a ring of kStages. Barriers: full[] ends a phase when a stage is filled, empty[] when it is
- * free. */
+ * free.
+ *
+ * What threads read of a stage (scales) lies in one of two places in turn, [parity][slot]: reads wait in line behind
+ * the warp's earlier stores to device memory, its arrival at empty[] does not and may overtake them by microseconds. So
+ * a place is filled again only when the stage has been handed back twice, and the second time is after the products
+ * that took the place of the first's were issued, which needs the values. */
 template <int kStages> struct Ring {
   uint32_t slot = 0;
   uint32_t parity = 0;
@@ -117,7 +122,7 @@ __device__ __forceinline__ Hits load_hits(const int32_t* hits, int32_t n_experts
  * what belongs to tokens. Both arrive on full[], whose count is therefore 2.
  *
  * A walk has `units`, at(index), begin(unit) and end(unit) in blocks along K; a stage holds kBlocks of them.
- * fill(unit, block, slot) issues the copies, `bytes` in all. */
+ * fill(unit, block, ring) issues the copies into ring's stage, `bytes` in all. */
 template <int kStages, int kBlocks, class Walk, class Fill>
 __device__ __forceinline__ uint32_t fill_stages(const Walk& walk, uint64_t (&full)[kStages], uint64_t (&empty)[kStages],
                                                 uint32_t bytes, Fill fill) {
@@ -129,7 +134,7 @@ __device__ __forceinline__ uint32_t fill_stages(const Walk& walk, uint64_t (&ful
     for (int32_t block = walk.begin(unit); block < end; block += kBlocks) {
       mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
       mbarrier_arrive_expect(&full[ring.slot], bytes);
-      if (!fill(unit, block, ring.slot)) return filled + 1;
+      if (!fill(unit, block, ring)) return filled + 1;
       ring.advance();
       ++filled;
     }
@@ -146,8 +151,8 @@ __device__ __forceinline__ void fill_weights(const tdm_step_sync& sync, bool ahe
                                              Fill fill) {
   uint32_t left = ahead ? kStages : 0;
   const uint32_t filled =
-      fill_stages<kStages, kBlocks>(walk, full, empty, bytes, [&](const Unit& unit, int32_t block, uint32_t slot) {
-        fill(unit, block, slot);
+      fill_stages<kStages, kBlocks>(walk, full, empty, bytes, [&](const Unit& unit, int32_t block, const auto& at) {
+        fill(unit, block, at);
         if (left == 0 || --left > 0) return true;
         step_wait(sync);
         return live() > 0;

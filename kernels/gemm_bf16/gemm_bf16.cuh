@@ -6,7 +6,9 @@
  * cores' f32 over a whole segment.
  *
  *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
- *           x  2 x [kTokens][64] bf16, swizzled */
+ *           x  2 x [kTokens][64] bf16, swizzled
+ *
+ * docs/kernels/gemm_bf16.md has figures and what was tried. */
 
 #include "kernels/device/gemm.cuh"
 #include "kernels/gemm_bf16/gemm_bf16_params.h"
@@ -60,19 +62,19 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     if (!ahead) step_wait(sync);
     const Walk walk(p, ahead ? p.m : live());
     fill_weights<kStages, 2>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
-                             [&](const Unit& unit, int32_t kb, uint32_t slot) {
+                             [&](const Unit& unit, int32_t kb, const auto& at) {
                                const int32_t n0 = unit.n_tile * kRows;
 #pragma unroll
                                for (int block = 0; block < 2; ++block) {
                                  const int32_t k0 = (kb + block) * 64;
-                                 uint8_t* w = shared.w[slot][block];
+                                 uint8_t* w = shared.w[at.slot][block];
                                  if constexpr (kMnMajor) {
 #pragma unroll
                                    for (int part = 0; part < kRows / 64; ++part)
-                                     tma_load_3d(w + part * 64 * 128, &p.w, &shared.full[slot], once, n0 + part * 64,
+                                     tma_load_3d(w + part * 64 * 128, &p.w, &shared.full[at.slot], once, n0 + part * 64,
                                                  k0, unit.batch);
                                  } else {
-                                   tma_load_3d(w, &p.w, &shared.full[slot], once, k0, n0, unit.batch);
+                                   tma_load_3d(w, &p.w, &shared.full[at.slot], once, k0, n0, unit.batch);
                                  }
                                }
                              });
@@ -82,11 +84,11 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     const uint64_t often = l2_evict_last();
     const Walk walk(p, live_rows(p.n_tokens, p.m));
     fill_stages<kStages, 2>(walk, shared.full, shared.empty, 2 * 128 * kTokens,
-                            [&](const Unit& unit, int32_t kb, uint32_t slot) {
+                            [&](const Unit& unit, int32_t kb, const auto& at) {
 #pragma unroll
                               for (int block = 0; block < 2; ++block)
-                                tma_load_3d(shared.x[slot][block], &p.x, &shared.full[slot], often, (kb + block) * 64,
-                                            unit.m_tile * kTokens, unit.batch);
+                                tma_load_3d(shared.x[at.slot][block], &p.x, &shared.full[at.slot], often,
+                                            (kb + block) * 64, unit.m_tile * kTokens, unit.batch);
                               return true;
                             });
   }

@@ -55,23 +55,24 @@ enum {
   TDM_GEMM_FP8_THREADS = 384 /* a producer and two consumer warpgroups */
 };
 
-/* Launch sizes of the variants: what sizeof gives in the kernels, asserted there. */
+/* Launch sizes of the variants: what sizeof gives in the kernels, asserted there. Scales count twice: device/gemm.cuh,
+ * Ring. */
 #define TDM_GEMM_FP8_SCALE_BYTES(tokens) ((tokens)*8 < 128 ? 128 : ((tokens)*8 + 127) / 128 * 128)
 #define TDM_GEMM_FP8_STAGED_ROWS(tokens) ((tokens) < 32 ? (tokens) : 32)
 #define TDM_GEMM_FP8_ROUND(bytes)        (((bytes) + 1023) / 1024 * 1024)
 /* Swapped form: weight rows a CTA tile, tokens a tile, stages of two blocks. */
 #define TDM_GEMM_FP8_SWAP_SHARED(rows, tokens, stages)                                                                 \
-  TDM_GEMM_FP8_ROUND((stages) * (256 * (rows) + 256 * (tokens) + TDM_GEMM_FP8_SCALE_BYTES(tokens) + 16) +              \
+  TDM_GEMM_FP8_ROUND((stages) * (256 * (rows) + 256 * (tokens) + 2 * TDM_GEMM_FP8_SCALE_BYTES(tokens) + 16) +          \
                      2 * 144 * TDM_GEMM_FP8_STAGED_ROWS(tokens) + 24)
 /* Upright form: weight rows and tokens of a tile, stages of one block. */
 #define TDM_GEMM_FP8_UPRIGHT_SHARED(rows, tokens, stages)                                                              \
-  TDM_GEMM_FP8_ROUND((stages) * (128 * (rows) + 128 * (tokens) + 4 * (tokens) + 16) + 8 * 16 * 144 + 24)
+  TDM_GEMM_FP8_ROUND((stages) * (128 * (rows) + 128 * (tokens) + 8 * (tokens) + 16) + 8 * 16 * 144 + 24)
 /* Plain form: consumer warpgroups, pieces of 64 tokens each of them has, stages of one block. */
 #define TDM_GEMM_FP8_PLAIN_SHARED(groups, pieces, stages)                                                              \
-  TDM_GEMM_FP8_ROUND((stages) * (64 * (groups) * (pieces)*132 + 128 * 128 + 16) + (groups) * (pieces)*16384 + 16)
+  TDM_GEMM_FP8_ROUND((stages) * (64 * (groups) * (pieces)*136 + 128 * 128 + 16) + (groups) * (pieces)*16384 + 16)
 /* The same with 32 more scales a stage and the table of a grouped GEMM. */
 #define TDM_GEMM_FP8_GROUPED_SHARED(groups, pieces, stages)                                                            \
-  (TDM_GEMM_FP8_ROUND((stages) * (64 * (groups) * (pieces)*132 + 128 * 129 + 16) + (groups) * (pieces)*16384 + 16) +   \
+  (TDM_GEMM_FP8_ROUND((stages) * (64 * (groups) * (pieces)*136 + 128 * 130 + 16) + (groups) * (pieces)*16384 + 16) +   \
    TDM_GEMM_FP8_ROUND(12 * TDM_GEMM_FP8_MAX_GROUPS + 4))
 
 #endif

@@ -32,7 +32,7 @@ template <int kGroups, int kPieces, int kStages, int kSpare = 0> struct GemmFp8P
   alignas(1024) uint8_t x[kStages][kTokens * 128];
   alignas(1024) uint8_t w[kStages][128 * 128];
   alignas(1024) uint8_t staged[4 * kGroups][kPieces][2][16 * 128]; /* by warp: 16 tokens x 64 bf16, swizzled */
-  alignas(128) float scale[kStages][kTokens + kSpare];
+  alignas(128) float scale[2][kStages][kTokens + kSpare];
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint32_t flag[4];
@@ -180,7 +180,8 @@ struct GemmFp8Plain {
           tma_load_3d(shared.x[ring.slot], &p.x, full, often, 0, work.m0, kb);
         }
         tma_load_3d(shared.w[ring.slot], &p.w, full, often, 0, work.w0, kb);
-        tma_load_2d(shared.scale[ring.slot], &p.x_scale, full, often, kGrouped ? work.m0 & ~3 : work.m0, kb);
+        tma_load_2d(shared.scale[ring.parity][ring.slot], &p.x_scale, full, often, kGrouped ? work.m0 & ~3 : work.m0,
+                    kb);
         ring.advance();
       }
     }
@@ -241,9 +242,7 @@ struct GemmFp8Plain {
     if (walk.first >= walk.units) return;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t row = 64 * kPieces * consumer + 16 * warp + lane / 4;
-    /* A stage goes back to both producers of a pair. To the own one by an arrival in this CTA's shared memory, which
-     * stays behind the warp's reads of the scales; one by way of the cluster may overtake them, and needs only that the
-     * tensor cores are done with the tokens. */
+    /* A stage goes back to both producers of a pair. */
     const uint32_t others_empty =
         kCluster > 1 ? cluster_address(shared.empty, cluster_rank() ^ 1) : 0; /* a cluster has one CTA or two */
     const uint64_t x_first = wgmma_descriptor(shared.x[0] + consumer * (kPieces * 64 * 128)),
@@ -290,7 +289,7 @@ struct GemmFp8Plain {
             }
           }
           const float w_scale = __shfl_sync(~0u, scales, in_batch);
-          const float* x_scale = shared.scale[ring.slot] + row + 64 * piece + (kGrouped ? work.m0 & 3 : 0);
+          const float* x_scale = shared.scale[ring.parity][ring.slot] + row + 64 * piece + (kGrouped ? work.m0 & 3 : 0);
           const float upper = x_scale[0] * w_scale, lower = x_scale[8] * w_scale;
           wgmma_wait<0>();
           wgmma_settle(acc);

@@ -23,7 +23,7 @@ namespace tdm {
 template <int kRows, int kTokens, int kStages> struct GemmFp8SwapShared {
   alignas(1024) uint8_t w[kStages][2][kRows * 128];
   alignas(1024) uint8_t x[kStages][2][kTokens * 128];
-  alignas(128) float scale[kStages][TDM_GEMM_FP8_SCALE_BYTES(kTokens) / 4];
+  alignas(128) float scale[2][kStages][TDM_GEMM_FP8_SCALE_BYTES(kTokens) / 4];
   alignas(16) uint8_t staged[2][TDM_GEMM_FP8_STAGED_ROWS(kTokens) * kStagedRowBytes];
   uint64_t full[kStages];
   uint64_t empty[kStages];
@@ -35,9 +35,9 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   using Shared = GemmFp8SwapShared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
   /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
-   * at its end. */
+   * at its end. 128 x 16 is 1 KB above half an SM; where it runs there are many tiles, and an SM has one CTA anyway. */
   static constexpr bool kTwoCtas = kTokens <= 32;
-  static constexpr size_t kMost = kTwoCtas ? 115712 : 232448; /* of half an SM, of a CTA */
+  static constexpr size_t kMost = !kTwoCtas ? 232448 : kRows == 128 && kTokens == 16 ? 116736 : 115712;
   static_assert(sizeof(Shared) <= kMost - (kMoe && !kTwoCtas ? 4 * Hits::kMost : 0), "shared memory of a Hopper CTA");
 
   /* Stages of two blocks along K, counted through the experts that count; an expert's last stage has one block where
@@ -84,8 +84,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     if (!ahead) step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
-                             [&](const Unit& unit, int32_t stage, uint32_t slot) {
-                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows,
+                             [&](const Unit& unit, int32_t stage, const auto& at) {
+                               tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0, unit.n_tile * kRows,
                                            walk.block(stage));
                              });
   }
@@ -93,16 +93,16 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   __device__ static void load_tokens(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared) {
     const uint64_t often = l2_evict_last();
     const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
-    fill_stages<kStages, 1>(walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
-                            [&](const Unit& unit, int32_t stage, uint32_t slot) {
-                              const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(stage);
-                              const int32_t group = p.group_n == 0 ? 0 : unit.n_tile * kRows / p.group_n;
-                              const int32_t row = group * p.group_rows + m0,
-                                            scale_row = group * p.group_scale_rows + kb;
-                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, row, kb);
-                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, scale_row);
-                              return true;
-                            });
+    fill_stages<kStages, 1>(
+        walk, shared.full, shared.empty, 2 * 128 * kTokens + 2 * 4 * kTokens,
+        [&](const Unit& unit, int32_t stage, const auto& at) {
+          const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(stage);
+          const int32_t group = p.group_n == 0 ? 0 : unit.n_tile * kRows / p.group_n;
+          const int32_t row = group * p.group_rows + m0, scale_row = group * p.group_scale_rows + kb;
+          tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, row, kb);
+          tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot], often, m0, scale_row);
+          return true;
+        });
   }
 
   /* c += (activation scale * weight scale) * acc, the order of the reference. */
@@ -164,7 +164,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
           if constexpr (kEarly) next_scales = fetch(stage + 32);
         }
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        const float* scale = shared.scale[ring.slot];
+        const float* scale = shared.scale[ring.parity][ring.slot];
         const auto issue = [&](float(&d)[kTokens / 2], int block) {
           const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
           const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);

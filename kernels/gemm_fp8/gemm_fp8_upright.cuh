@@ -24,7 +24,7 @@ namespace tdm {
 template <int kRows, int kTokens, int kStages> struct GemmFp8UprightShared {
   alignas(1024) uint8_t w[kStages][kRows * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
-  alignas(128) float scale[kStages][kTokens];
+  alignas(128) float scale[2][kStages][kTokens];
   alignas(16) uint8_t staged[8][16 * kStagedRowBytes]; /* a warp's 16 tokens by 64 columns */
   uint64_t full[kStages];
   uint64_t empty[kStages];
@@ -81,8 +81,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     if (!ahead) step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 128 * kRows,
-                             [&](const Unit& unit, int32_t position, uint32_t slot) {
-                               tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0, unit.n_tile * kRows,
+                             [&](const Unit& unit, int32_t position, const auto& at) {
+                               tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0, unit.n_tile * kRows,
                                            walk.block(position));
                              });
   }
@@ -91,10 +91,11 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     const uint64_t often = l2_evict_last();
     const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
     fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * loaded_rows(p.m, kTokens),
-                            [&](const Unit& unit, int32_t position, uint32_t slot) {
+                            [&](const Unit& unit, int32_t position, const auto& at) {
                               const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(position);
-                              tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
-                              tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                              tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
+                              tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot], often,
+                                          m0, kb);
                               return true;
                             });
   }
@@ -165,8 +166,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         const float block_scale = __shfl_sync(~0u, w_scale, static_cast<int32_t>(in_batch++));
         const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (kRows * 8);
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        const float* const scale =
-            reinterpret_cast<const float*>(reinterpret_cast<const char*>(shared.scale[ring.slot]) + scale_bytes);
+        const float* const scale = reinterpret_cast<const float*>(
+            reinterpret_cast<const char*>(shared.scale[ring.parity][ring.slot]) + scale_bytes);
         s = Scales{scale[0], scale[8], block_scale};
         wgmma_fence();
 #pragma unroll

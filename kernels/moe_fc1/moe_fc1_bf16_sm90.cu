@@ -69,10 +69,10 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
-                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                     const int32_t expert = unit.n_tile / p.expert_tiles;
                                     const int32_t n0 = (unit.n_tile - expert * p.expert_tiles) * 256;
-                                    tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, kb * 64, n0,
+                                    tdm::tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, kb * 64, n0,
                                                      expert);
                                   });
   }
@@ -81,8 +81,8 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(
-        walk, shared.full, shared.empty, 128 * kTokens, [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
-          tdm::tma_load_2d(shared.x[slot], &p.x, &shared.full[slot], often, kb * 64, unit.m_tile * kTokens);
+        walk, shared.full, shared.empty, 128 * kTokens, [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
+          tdm::tma_load_2d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, kb * 64, unit.m_tile * kTokens);
           return true;
         });
   }

@@ -37,16 +37,17 @@ enum {
   TDM_MOE_FC1_STAGED_ROW_BYTES = 128 + 16
 };
 
-/* Launch size of a variant: what sizeof gives in the kernel, asserted there. */
+/* Launch size of a variant: what sizeof gives in the kernel, asserted there. Scales count twice: device/gemm.cuh,
+ * Ring. */
 #define TDM_MOE_FC1_SCALE_BYTES(tokens) ((tokens)*4 < 128 ? 128 : (tokens)*4)
 #define TDM_MOE_FC1_ROUND(bytes)        (((bytes) + 1023) / 1024 * 1024)
 #define TDM_MOE_FC1_SWAP_SHARED(tokens, stages)                                                                        \
-  TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + TDM_MOE_FC1_SCALE_BYTES(tokens) + 16) +                   \
+  TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + 2 * TDM_MOE_FC1_SCALE_BYTES(tokens) + 16) +               \
                     TDM_MOE_FC1_STAGED_ROW_BYTES * (tokens) + 8 * 4 * (tokens))
 #define TDM_MOE_FC1_UPRIGHT_SHARED(tokens, stages)                                                                     \
-  TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + 4 * (tokens) + 16) +                                      \
+  TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + 8 * (tokens) + 16) +                                      \
                     8 * 16 * TDM_MOE_FC1_STAGED_ROW_BYTES + 16)
 #define TDM_MOE_FC1_SPLIT_SHARED(tokens, stages)                                                                       \
-  TDM_MOE_FC1_ROUND((stages) * (128 * 128 + 128 * (tokens) + 4 * (tokens) + 16) + 8)
+  TDM_MOE_FC1_ROUND((stages) * (128 * 128 + 128 * (tokens) + 8 * (tokens) + 16) + 8)
 
 #endif

@@ -70,7 +70,7 @@ struct Quantiser {
 template <int kTokens, int kStages> struct SwapShared {
   alignas(1024) uint8_t w[kStages][256 * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
-  alignas(128) float scale[kStages][TDM_MOE_FC1_SCALE_BYTES(kTokens) / 4];
+  alignas(128) float scale[2][kStages][TDM_MOE_FC1_SCALE_BYTES(kTokens) / 4];
   alignas(16) uint8_t staged[kTokens * TDM_MOE_FC1_STAGED_ROW_BYTES];
   uint32_t amax[8][kTokens];
   uint64_t full[kStages];
@@ -114,8 +114,8 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
-                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
-                                    tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
+                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
+                                    tdm::tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0,
                                                      unit.n_tile * 256, kb);
                                   });
   }
@@ -124,10 +124,11 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
-                                 [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                 [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                    const int32_t m0 = unit.m_tile * kTokens;
-                                   tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
-                                   tdm::tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                                   tdm::tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
+                                   tdm::tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot],
+                                                    often, m0, kb);
                                    return true;
                                  });
   }
@@ -179,7 +180,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
         }
         const float gate_scale = __shfl_sync(~0u, scales.x, in_batch), up_scale = __shfl_sync(~0u, scales.y, in_batch);
         const uint8_t *w = shared.w[ring.slot] + consumer * 64 * 128, *x = shared.x[ring.slot];
-        const float* scale = shared.scale[ring.slot];
+        const float* scale = shared.scale[ring.parity][ring.slot];
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
         tdm::wgmma_fence();
         issue(acc[0], w, x);
@@ -291,7 +292,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
 template <int kTokens, int kStages> struct UprightShared {
   alignas(1024) uint8_t w[kStages][256 * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
-  alignas(128) float scale[kStages][kTokens];
+  alignas(128) float scale[2][kStages][kTokens];
   alignas(16) uint8_t staged[8][16 * TDM_MOE_FC1_STAGED_ROW_BYTES]; /* a warp's 16 tokens */
   uint64_t full[kStages];
   uint64_t empty[kStages];
@@ -332,8 +333,8 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
-                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
-                                    tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], once, 0,
+                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
+                                    tdm::tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0,
                                                      unit.n_tile * 256, kb);
                                   });
   }
@@ -342,10 +343,11 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
-                                 [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                 [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                    const int32_t m0 = unit.m_tile * kTokens;
-                                   tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
-                                   tdm::tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                                   tdm::tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
+                                   tdm::tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot],
+                                                    often, m0, kb);
                                    return true;
                                  });
   }
@@ -393,7 +395,8 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
         const float w_scale[2] = {__shfl_sync(~0u, scales.x, in_batch), __shfl_sync(~0u, scales.y, in_batch)};
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
         ++in_batch;
-        const float upper = shared.scale[ring.slot][token], lower = shared.scale[ring.slot][token + 8];
+        const float upper = shared.scale[ring.parity][ring.slot][token],
+                    lower = shared.scale[ring.parity][ring.slot][token + 8];
         const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (256 * 8);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -504,7 +507,7 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
 template <int kTokens, int kStages> struct SplitShared {
   alignas(1024) uint8_t w[kStages][128 * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
-  alignas(128) float scale[kStages][kTokens];
+  alignas(128) float scale[2][kStages][kTokens];
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint32_t flag;
@@ -548,11 +551,11 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 128 * 128,
-                                  [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                     const int32_t n0 = unit.n_tile * 256 + unit.segment / p.segments * 64;
-                                    uint8_t* w = shared.w[slot];
-                                    tdm::tma_load_3d(w, &p.w, &shared.full[slot], once, 0, n0, kb);
-                                    tdm::tma_load_3d(w + 64 * 128, &p.w, &shared.full[slot], once, 0, n0 + 128, kb);
+                                    uint8_t* w = shared.w[at.slot];
+                                    tdm::tma_load_3d(w, &p.w, &shared.full[at.slot], once, 0, n0, kb);
+                                    tdm::tma_load_3d(w + 64 * 128, &p.w, &shared.full[at.slot], once, 0, n0 + 128, kb);
                                   });
   }
 
@@ -560,10 +563,11 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
-                                 [&](const tdm::Unit& unit, int32_t kb, uint32_t slot) {
+                                 [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                    const int32_t m0 = unit.m_tile * kTokens;
-                                   tdm::tma_load_3d(shared.x[slot], &p.x, &shared.full[slot], often, 0, m0, kb);
-                                   tdm::tma_load_2d(shared.scale[slot], &p.x_scale, &shared.full[slot], often, m0, kb);
+                                   tdm::tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
+                                   tdm::tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot],
+                                                    often, m0, kb);
                                    return true;
                                  });
   }
@@ -611,7 +615,8 @@ template <int kTokens, int kStages> struct MoeFc1Split {
 #pragma unroll
         for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<kN>::issue(to.acc, x + 2 * k, w + 2 * k, k != 0);
         tdm::wgmma_commit();
-        const float upper = shared.scale[ring.slot][token], lower = shared.scale[ring.slot][token + 8];
+        const float upper = shared.scale[ring.parity][ring.slot][token],
+                    lower = shared.scale[ring.parity][ring.slot][token + 8];
         const float first_scale = kByRows && consumer == 1 ? up_scale : gate_scale;
         to.upper[0] = upper * first_scale, to.lower[0] = lower * first_scale;
         to.upper[1] = upper * up_scale, to.lower[1] = lower * up_scale;

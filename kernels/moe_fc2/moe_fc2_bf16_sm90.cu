@@ -58,11 +58,11 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
-                                  [&](const tdm::Unit& unit, int32_t stage, uint32_t slot) {
+                                  [&](const tdm::Unit& unit, int32_t stage, const auto& at) {
                                     const int32_t k0 = walk.block(stage) * 64;
 #pragma unroll
                                     for (int block = 0; block < 2; ++block)
-                                      tdm::tma_load_3d(shared.w[slot][block], &p.w, &shared.full[slot], once,
+                                      tdm::tma_load_3d(shared.w[at.slot][block], &p.w, &shared.full[at.slot], once,
                                                        k0 + block * 64, unit.n_tile * kRows, 0);
                                   });
   }
@@ -71,11 +71,11 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
     const uint64_t often = tdm::l2_evict_last();
     const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 2 * 128 * kTokens,
-                                 [&](const tdm::Unit& unit, int32_t stage, uint32_t slot) {
+                                 [&](const tdm::Unit& unit, int32_t stage, const auto& at) {
                                    const int32_t k0 = walk.block(stage) * 64;
 #pragma unroll
                                    for (int block = 0; block < 2; ++block)
-                                     tdm::tma_load_3d(shared.x[slot][block], &p.x, &shared.full[slot], often,
+                                     tdm::tma_load_3d(shared.x[at.slot][block], &p.x, &shared.full[at.slot], often,
                                                       k0 + block * 64, unit.m_tile * kTokens, 0);
                                    return true;
                                  });

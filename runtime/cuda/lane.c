@@ -44,8 +44,8 @@ static tdm_status split_sms(const tdm_cuda* cuda, const CUdevResource* free_sms,
 }
 
 /* Work queues of a green context, as drivers from CUDA 13.1 on describe them in a resource's open bytes. cuda.h of 13.0
- * does not know them; an older driver refuses the type. */
-enum { RESOURCE_TYPE_WORK_QUEUES = 1000, WORK_QUEUES_BALANCED = 1 };
+ * does not know them. */
+enum { RESOURCE_TYPE_WORK_QUEUES = 1000, WORK_QUEUES_BALANCED = 1, WORK_QUEUES_SINCE = 13010 };
 typedef struct work_queues {
   CUdevice device;
   unsigned concurrent_streams;
@@ -57,6 +57,8 @@ _Static_assert(sizeof(work_queues) <= sizeof((CUdevResource*)0)->_oversize, "fit
 static tdm_status find_work_queues(const tdm_cuda* cuda, CUdevResource* out_queues, bool* out_found) {
   work_queues queues;
   *out_queues = (CUdevResource){0};
+  *out_found = false;
+  if (cuda->version < WORK_QUEUES_SINCE) return TDM_OK;
   const CUresult result =
       cuda->driver.cuDeviceGetDevResource(cuda->device, out_queues, (CUdevResourceType)RESOURCE_TYPE_WORK_QUEUES);
   *out_found = result == CUDA_SUCCESS;

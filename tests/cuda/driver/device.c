@@ -66,7 +66,7 @@ CUresult cuInit(unsigned flags) {
 
 CUresult cuDriverGetVersion(int* out_version) {
   FAKE_CALL(cuDriverGetVersion);
-  *out_version = CUDA_VERSION;
+  *out_version = fake.device.work_queues ? 13010 : CUDA_VERSION;
   (void)name;
   return fake_end(CUDA_SUCCESS);
 }
