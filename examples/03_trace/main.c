@@ -14,6 +14,7 @@ typedef struct example_arguments {
   int64_t tokens, side_sms;
   tdm_strategy strategy;
   tdm_wait_form wait_form;
+  tdm_moe_path moe_path;
   const char* folder;
 } example_arguments;
 
@@ -25,6 +26,8 @@ static const struct argp_option options[] = {
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
     {"strategy", 's', "serial|soft|green|signal", 0, "lanes, as in 02_decode_graph (default signal)", 0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
+    {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
+     0},
     {"tokens", 'm', "N", 0, "sequences in the batch, one token each (default 64)", 0},
     {"output", 'o', "DIR", 0, "folder for trace.svg and trace.json (default .)", 0},
     {0},
@@ -59,6 +62,13 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     break;
   case 'n':
     ok = decode_step_parse_number(text, 1, 1024, &arguments->side_sms);
+    break;
+  case 'e':
+    arguments->moe_path = strcmp(text, "auto") == 0    ? TDM_MOE_PATH_AUTO
+                          : strcmp(text, "dense") == 0 ? TDM_MOE_PATH_DENSE
+                          : strcmp(text, "hits") == 0  ? TDM_MOE_PATH_HITS
+                                                       : (tdm_moe_path)0;
+    ok = arguments->moe_path != 0;
     break;
   case 'm':
     ok = decode_step_parse_number(text, 1, DECODE_STEP_MOST, &arguments->tokens);
@@ -128,6 +138,7 @@ static int run(tdm_runtime* runtime, const example_arguments* arguments) {
   config.strategy = arguments->strategy;
   config.wait_form = arguments->wait_form;
   config.side_sms = (int32_t)arguments->side_sms;
+  config.moe_path = arguments->moe_path;
   config.trace = true;
   if (decode_step_model(runtime, &arguments->step, arguments->tokens, &config, &model) != TDM_OK) return fail("model");
   const int code = trace_step(runtime, model, arguments);
@@ -145,6 +156,7 @@ int main(int argc, char** argv) {
                                  .side_sms = 16,
                                  .strategy = TDM_STRATEGY_GREEN,
                                  .wait_form = TDM_WAIT_SIGNAL,
+                                 .moe_path = TDM_MOE_PATH_AUTO,
                                  .folder = "."};
   tdm_runtime* runtime = NULL;
   argp_err_exit_status = EXIT_BAD_USAGE;
