@@ -69,6 +69,16 @@ __device__ __forceinline__ UnitPlace find_unit(const Sequences& seqs, int32_t un
   return UnitPlace{-1, 0};
 }
 
+/* How many units there are in all. For converged warps. */
+template <class UnitsOf> __device__ __forceinline__ int32_t count_units(const Sequences& seqs, UnitsOf units_of) {
+  int32_t sum = 0;
+  for (int32_t s = static_cast<int32_t>(threadIdx.x % 32); s < seqs.most; s += 32) {
+    const int32_t asked = units_of(s);
+    sum += s < seqs.count ? asked : 0;
+  }
+  return __reduce_add_sync(~0u, sum);
+}
+
 } // namespace tdm
 
 #endif
