@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "models/choice.h"
 #include "runtime/program.h"
 
 enum { DEFAULT_LAYERS = 4, FORK_M = 16, CONTEXT = 4096, HOST_CONTEXT = 64, LAUNCHES_A_LEAD = 32 };
@@ -19,6 +18,7 @@ enum { DEFAULT_LAYERS = 4, FORK_M = 16, CONTEXT = 4096, HOST_CONTEXT = 64, LAUNC
 const overlap_way overlap_ways[OVERLAP_WAYS] = {
     LANES("serial", SERIAL, EDGE, 0),
     LANES("soft", SOFT, EDGE, OVERLAP_SIDE_SMS),
+    LANES("split", SPLIT, EDGE, OVERLAP_SPLIT_SMS),
     LANES("green_edge", GREEN, EDGE, OVERLAP_SIDE_SMS),
     LANES("green_signal", GREEN, SIGNAL, OVERLAP_SIDE_SMS),
 };
@@ -68,11 +68,11 @@ static int64_t count_launches(const overlap_suite* suite, const tdm_program* pro
   return launches;
 }
 
-/* `choice` NULL: the model's own. `lanes` NULL: those of the choice. */
-static void capture_on(heat* h, int32_t index, int64_t m, const tdm_choice* choice, const tdm_model_lanes* lanes) {
+/* `choice` NULL: the model's own. */
+static void capture(heat* h, int32_t index, int64_t m, const tdm_choice* choice) {
   overlap_result* result = &h->results[index];
-  const tdm_status status = tdm_model_capture_on(h->model, 0, h->layers, m, false, choice, lanes, &h->graphs[index]);
-  *result = (overlap_result){.state = OVERLAP_FINE, .split = lanes != NULL};
+  const tdm_status status = tdm_model_capture_layers(h->model, 0, h->layers, m, false, choice, &h->graphs[index]);
+  *result = (overlap_result){.state = OVERLAP_FINE};
   if (choice) result->choice = *choice;
   if (status == TDM_UNSUPPORTED) {
     result->state = OVERLAP_SKIPPED;
@@ -81,33 +81,6 @@ static void capture_on(heat* h, int32_t index, int64_t m, const tdm_choice* choi
   }
   bench_must(status, "capturing layers");
   result->launches = count_launches(h->suite, tdm_graph_program(h->graphs[index]));
-}
-
-static void capture(heat* h, int32_t index, int64_t m, const tdm_choice* choice) {
-  capture_on(h, index, m, choice, NULL);
-}
-
-static tdm_lane* soft_lane(const heat* h, const char* name, int32_t sms) {
-  tdm_lane_config config;
-  tdm_lane* lane = NULL;
-  bench_must(tdm_lane_config_init(&config, sizeof config), "a lane");
-  config.name = name;
-  config.kind = TDM_LANE_SOFT;
-  config.sms = sms;
-  bench_must(tdm_lane_get(h->suite->rig.runtime, &config, &lane), "a lane");
-  return lane;
-}
-
-/* Two soft lanes that share the SMs as green ones would, hit experts. */
-static void capture_split(heat* h, int32_t index, int64_t m) {
-  const tdm_choice choice = {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, OVERLAP_SIDE_SMS, TDM_MOE_PATH_HITS};
-  const int32_t all = h->suite->rig.device_sms;
-  const tdm_model_lanes lanes = {.main =
-                                     soft_lane(h, "main.split", all > OVERLAP_SIDE_SMS ? all - OVERLAP_SIDE_SMS : 1),
-                                 .side = soft_lane(h, "side.split", OVERLAP_SIDE_SMS),
-                                 .strategy = TDM_STRATEGY_SOFT,
-                                 .wait_form = TDM_WAIT_EDGE};
-  capture_on(h, index, m, &choice, &lanes);
 }
 
 static void close_heat(heat* h) {
@@ -350,13 +323,15 @@ static void run_point(overlap_suite* suite, int64_t m) {
 
 /* ---- what forking costs ----------------------------------------------------------------------------------------- */
 
+static const tdm_choice plain = {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, OVERLAP_SIDE_SMS, TDM_MOE_PATH_HITS};
+
 /* Graphs of hit experts, whose router and routing are on the main lane: little is left to overlap. */
 static void run_fork(overlap_suite* suite, tdm_model* model, int64_t m, int64_t layers) {
   overlap_fork fork = {.m = m, .layers = layers};
   heat h = {.suite = suite, .model = model, .layers = layers, .n = OVERLAP_FORKS, .results = fork.results};
   say(suite, "layers =", layers);
   for (int32_t i = 0; i < OVERLAP_LANES; i++) capture(&h, i, m, &overlap_ways[2 * i + 1].choice);
-  capture_split(&h, OVERLAP_SPLIT, m);
+  capture(&h, OVERLAP_PLAIN, m, &plain);
   check_bits(&h);
   (void)time_by_turns(&h);
   check_bits_again(&h);

@@ -8,7 +8,13 @@
 #include "examples/common/decode_step.h"
 
 /* Lanes number l are way 2 l with all experts, way 2 l + 1 with hit experts; way 0 is serial and dense. */
-enum { OVERLAP_LANES = 4, OVERLAP_WAYS = 2 * OVERLAP_LANES, OVERLAP_TUNED = OVERLAP_WAYS, OVERLAP_SIDE_SMS = 16 };
+enum {
+  OVERLAP_LANES = 5,
+  OVERLAP_WAYS = 2 * OVERLAP_LANES,
+  OVERLAP_TUNED = OVERLAP_WAYS,
+  OVERLAP_SIDE_SMS = 16,
+  OVERLAP_SPLIT_SMS = 4 /* of split lanes, whose main one cannot use them */
+};
 
 typedef struct overlap_way {
   const char* name; /* in the JSON file */
@@ -25,7 +31,6 @@ typedef enum overlap_state {
 
 typedef struct overlap_result {
   tdm_choice choice;
-  bool split; /* soft lanes, and the main one keeps to the SMs that the side one leaves */
   overlap_state state;
   char note[240];   /* why there is no time */
   bench_times us;   /* of the whole graph */
@@ -42,9 +47,9 @@ typedef struct overlap_point {
   double mhz;
 } overlap_point;
 
-/* What forking costs: graphs of so many layers, hit experts, one result for each kind of lanes, then one for plain
- * streams whose kernels have the SMs that green lanes have. */
-enum { OVERLAP_SPLIT = OVERLAP_LANES, OVERLAP_FORKS };
+/* What forking costs: graphs of so many layers, hit experts, one result for each kind of lanes, then one for split
+ * lanes that divide the SMs as green ones do: plain streams, and kernels of the same size. */
+enum { OVERLAP_PLAIN = OVERLAP_LANES, OVERLAP_FORKS };
 typedef struct overlap_fork {
   int64_t m, layers;
   overlap_result results[OVERLAP_FORKS];

@@ -45,14 +45,13 @@ static verdict judge(const overlap_suite* suite, const overlap_point* point) {
   return v;
 }
 
-/* "serial", "soft 16", "soft 16, split", "green 16, signal". */
-static const char* lanes_of(const overlap_result* result, char text[32]) {
-  const tdm_choice* choice = &result->choice;
+/* "serial", "soft 16", "green 16, signal". */
+static const char* lanes_of(const tdm_choice* choice, char text[32]) {
   const char* name = tdm_strategy_name(choice->strategy);
   if (choice->strategy == TDM_STRATEGY_SERIAL)
     (void)snprintf(text, 32, "%s", name);
-  else if (choice->strategy == TDM_STRATEGY_SOFT)
-    (void)snprintf(text, 32, "%s %d%s", name, choice->side_sms, result->split ? ", split" : "");
+  else if (choice->strategy != TDM_STRATEGY_GREEN)
+    (void)snprintf(text, 32, "%s %d", name, choice->side_sms);
   else
     (void)snprintf(text, 32, "%s %d, %s", name, choice->side_sms, tdm_wait_form_name(choice->wait_form));
   return text;
@@ -79,7 +78,7 @@ static void print_row(const overlap_suite* suite, const overlap_point* point, in
   const double layers = (double)suite->shape.layers;
   char lanes[32], percent[16] = "-";
   (void)printf("%5lld %-6s %-17s %-6s", (long long)point->m, index == OVERLAP_TUNED ? "tuned:" : "",
-               lanes_of(result, lanes), tdm_moe_path_name(result->choice.moe_path));
+               lanes_of(&result->choice, lanes), tdm_moe_path_name(result->choice.moe_path));
   if (!is_fine(result)) {
     (void)printf(" %s: %s\n", result->state == OVERLAP_WRONG ? "FAILED" : "skipped", result->note);
     return;
@@ -95,8 +94,8 @@ static void print_verdict(const overlap_suite* suite, const overlap_point* point
   char lanes[32];
   if (!v->best) return;
   (void)printf("%12s goal, at most %g %% slower than the best (%s, %s%s): %+.2f %%, %s\n", "", slower_percent,
-               lanes_of(v->best, lanes), tdm_moe_path_name(v->best->choice.moe_path), v->same ? ", the same way" : "",
-               v->over_best, v->close ? "holds" : "MISSED");
+               lanes_of(&v->best->choice, lanes), tdm_moe_path_name(v->best->choice.moe_path),
+               v->same ? ", the same way" : "", v->over_best, v->close ? "holds" : "MISSED");
   if (v->dense)
     (void)printf("%12s goal, the router (%.2f us) is hidden but for %g us: %.2f us less than serial dense, %s\n", "",
                  point->router_us, router_slack_us, v->gain_us, v->hides ? "holds" : "MISSED");
@@ -105,21 +104,21 @@ static void print_verdict(const overlap_suite* suite, const overlap_point* point
 }
 
 void overlap_report_fork_header(int64_t m) {
-  (void)printf("\nwhat forking costs: us of a whole graph, M = %lld, hit experts; extra is over split soft lanes,\n"
-               "plain streams whose kernels keep to the SMs that green lanes have\n",
-               (long long)m);
+  (void)printf("\nwhat forking costs: us of a whole graph, M = %lld, hit experts; extra is over split %d, plain "
+               "streams\nwhose kernels have the SMs that green lanes have\n",
+               (long long)m, OVERLAP_SIDE_SMS);
   (void)printf("%6s %-17s %9s %9s %9s %9s %8s\n", "layers", "lanes", "us", "min", "max", "extra us", "launches");
 }
 
 static void print_fork(const overlap_fork* fork, int32_t index) {
-  const overlap_result *result = &fork->results[index], *split = &fork->results[OVERLAP_SPLIT];
+  const overlap_result *result = &fork->results[index], *plain = &fork->results[OVERLAP_PLAIN];
   char lanes[32], extra[16] = "-";
-  (void)printf("%6lld %-17s", (long long)fork->layers, lanes_of(result, lanes));
+  (void)printf("%6lld %-17s", (long long)fork->layers, lanes_of(&result->choice, lanes));
   if (!is_fine(result)) {
     (void)printf(" %s: %s\n", result->state == OVERLAP_WRONG ? "FAILED" : "skipped", result->note);
     return;
   }
-  if (is_fine(split)) (void)snprintf(extra, sizeof extra, "%+.2f", result->us.median - split->us.median);
+  if (is_fine(plain)) (void)snprintf(extra, sizeof extra, "%+.2f", result->us.median - plain->us.median);
   (void)printf(" %9.2f %9.2f %9.2f %9s %8lld\n", result->us.median, result->us.low, result->us.high, extra,
                (long long)result->launches);
 }
@@ -192,15 +191,14 @@ static void add_result(const overlap_suite* suite, const overlap_point* point, i
 }
 
 static void add_fork(const overlap_suite* suite, const overlap_fork* fork, int32_t index) {
-  const overlap_result *result = &fork->results[index], *split = &fork->results[OVERLAP_SPLIT];
+  const overlap_result *result = &fork->results[index], *plain = &fork->results[OVERLAP_PLAIN];
   json_t* one = choice_json(result);
-  put(one, "split", json_boolean(result->split));
   put(one, "m", json_integer(fork->m));
   put(one, "layers", json_integer(fork->layers));
   if (is_fine(result)) {
     put(one, "us", bench_json_times(&result->us));
     put(one, "launches", json_integer(result->launches));
-    if (is_fine(split)) put(one, "extra_us", bench_json_number(result->us.median - split->us.median));
+    if (is_fine(plain)) put(one, "extra_us", bench_json_number(result->us.median - plain->us.median));
   }
   json_t* forks = json_object_get(json_object_get(suite->json, "overlap"), "forks");
   if (json_array_append_new(forks, one) != 0) bench_die("no memory for a result");

@@ -71,8 +71,9 @@ tdm_status tdm_model_get_choice(const tdm_model* model, int64_t n_tokens, bool p
 
 tdm_status tdm_choice_check(const char* who, const tdm_choice* choice) {
   const bool serial = choice->strategy == TDM_STRATEGY_SERIAL;
-  if (choice->strategy < TDM_STRATEGY_SERIAL || choice->strategy > TDM_STRATEGY_GREEN)
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: strategy %d is not serial, soft or green", who, (int)choice->strategy);
+  if (choice->strategy < TDM_STRATEGY_SERIAL || choice->strategy > TDM_STRATEGY_SPLIT)
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: strategy %d is not serial, soft, green or split", who,
+                    (int)choice->strategy);
   if (!tdm_wait_form_name(choice->wait_form))
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: wait_form %d is no tdm_wait_form", who, (int)choice->wait_form);
   if (!tdm_moe_path_name(choice->moe_path))
@@ -99,20 +100,26 @@ static tdm_status get_lane(const tdm_model* model, const char* name, tdm_lane_ki
   return tdm_lane_get(model->runtime, &config, out_lane);
 }
 
+/* What a side lane of so many SMs leaves. The host device has no SMs to divide; any number stands for "the others". */
+static tdm_status get_others(const tdm_model* model, int32_t side_sms, int32_t granted, int32_t* out_others) {
+  tdm_runtime_info device = {.size = sizeof device};
+  TDM_TRY(tdm_runtime_get_info(model->runtime, &device));
+  if (device.sms && granted >= device.sms)
+    return TDM_FAIL(TDM_UNSUPPORTED, "side_sms %d takes all %d SMs and leaves none for the main lane", side_sms,
+                    device.sms);
+  *out_others = device.sms ? device.sms - granted : 1;
+  return TDM_OK;
+}
+
 /* The side lane's partition first, then one of all that is left. */
 static tdm_status get_green_lanes(const tdm_model* model, int32_t side_sms, tdm_model_lanes* lanes) {
-  tdm_runtime_info device = {.size = sizeof device};
   tdm_lane_info side = {.size = sizeof side};
+  int32_t others = 0;
   char name[32];
   (void)snprintf(name, sizeof name, "side.green%d", side_sms);
   TDM_TRY(get_lane(model, name, TDM_LANE_GREEN, side_sms, side_sms, &lanes->side));
   TDM_TRY(tdm_lane_get_info(lanes->side, &side));
-  TDM_TRY(tdm_runtime_get_info(model->runtime, &device));
-  if (device.sms && side.granted_sms >= device.sms)
-    return TDM_FAIL(TDM_UNSUPPORTED, "side_sms %d takes all %d SMs and leaves none for the main lane", side_sms,
-                    device.sms);
-  /* The host device has no SMs to divide; any number stands for "the others". */
-  const int32_t others = device.sms ? device.sms - side.granted_sms : 1;
+  TDM_TRY(get_others(model, side_sms, side.granted_sms, &others));
   (void)snprintf(name, sizeof name, "main.green%d", side_sms);
   return get_lane(model, name, TDM_LANE_GREEN, others, side_sms, &lanes->main);
 }
@@ -124,6 +131,16 @@ static tdm_status get_soft_lanes(const tdm_model* model, int32_t side_sms, tdm_m
   return get_lane(model, name, TDM_LANE_SOFT, side_sms, 0, &lanes->side);
 }
 
+static tdm_status get_split_lanes(const tdm_model* model, int32_t side_sms, tdm_model_lanes* lanes) {
+  int32_t others = 0;
+  char name[32];
+  TDM_TRY(get_others(model, side_sms, side_sms, &others));
+  (void)snprintf(name, sizeof name, "main.soft%d", others);
+  TDM_TRY(get_lane(model, name, TDM_LANE_SOFT, others, 0, &lanes->main));
+  (void)snprintf(name, sizeof name, "side.soft%d", side_sms);
+  return get_lane(model, name, TDM_LANE_SOFT, side_sms, 0, &lanes->side);
+}
+
 tdm_status tdm_model_get_lanes(const tdm_model* model, const tdm_choice* choice, bool strict,
                                tdm_model_lanes* out_lanes) {
   *out_lanes = (tdm_model_lanes){.strategy = choice->strategy, .wait_form = choice->wait_form};
@@ -132,8 +149,10 @@ tdm_status tdm_model_get_lanes(const tdm_model* model, const tdm_choice* choice,
     out_lanes->side = out_lanes->main;
     return TDM_OK;
   }
-  if (choice->strategy == TDM_STRATEGY_GREEN) {
-    const tdm_status status = get_green_lanes(model, choice->side_sms, out_lanes);
+  if (choice->strategy != TDM_STRATEGY_SOFT) {
+    const bool green = choice->strategy == TDM_STRATEGY_GREEN;
+    const tdm_status status = green ? get_green_lanes(model, choice->side_sms, out_lanes)
+                                    : get_split_lanes(model, choice->side_sms, out_lanes);
     if (status == TDM_OK || status == TDM_OUT_OF_MEMORY || strict) return status;
     (void)snprintf(out_lanes->reason, sizeof out_lanes->reason, "%s", tdm_last_error()->message);
     out_lanes->strategy = TDM_STRATEGY_SOFT;

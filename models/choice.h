@@ -25,14 +25,10 @@ typedef struct tdm_model_lanes {
   char reason[160]; /* why it is not the one chosen; "" when it is */
 } tdm_model_lanes;
 
-/* The lanes for a way, from the runtime's pool. Where green ones cannot be had: soft ones with the reason, unless
- * `strict`. Makes lanes the first time. */
+/* The lanes for a way, from the runtime's pool. Where green or split ones cannot be had: soft ones with the reason,
+ * unless `strict`. Makes lanes the first time. */
 tdm_status tdm_model_get_lanes(const tdm_model* model, const tdm_choice* choice, bool strict,
                                tdm_model_lanes* out_lanes);
-
-/* tdm_model_capture_layers on lanes of the caller's, for measurements; `choice` says which experts. */
-tdm_status tdm_model_capture_on(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill,
-                                const tdm_choice* choice, const tdm_model_lanes* lanes, tdm_graph** out_graph);
 
 /* What a tuning's entries must hold for, to hold for the model. */
 tdm_status tdm_model_identify(const tdm_model* model, tdm_tuning_identity* out_identity);

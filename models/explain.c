@@ -21,7 +21,7 @@ static void say(const writer* out, const char* format, ...) {
 
 static void say_lanes(const writer* out, const tdm_model* model, const tdm_choice_info* info,
                       const tdm_model_lanes* lanes) {
-  static const char* const names[] = {"?", "?", "one lane", "soft lanes", "green lanes"};
+  static const char* const names[] = {"?", "?", "one lane", "soft lanes", "green lanes", "split lanes"};
   tdm_lane_info main_lane = {.size = sizeof main_lane}, side = {.size = sizeof side};
   (void)tdm_lane_get_info(lanes->main, &main_lane);
   (void)tdm_lane_get_info(lanes->side, &side);

@@ -80,7 +80,7 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
                     (int)config->activations);
   if (config->order < TDM_ORDER_LANES || config->order > TDM_ORDER_SHUFFLED)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.order is %d, no tdm_order", (int)config->order);
-  if (config->strategy < TDM_STRATEGY_AUTO || config->strategy > TDM_STRATEGY_GREEN)
+  if (config->strategy < TDM_STRATEGY_AUTO || config->strategy > TDM_STRATEGY_SPLIT)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.strategy is %d, no tdm_strategy", (int)config->strategy);
   if (config->moe_path < TDM_MOE_PATH_AUTO || config->moe_path > TDM_MOE_PATH_HITS)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.moe_path is %d, no tdm_moe_path", (int)config->moe_path);

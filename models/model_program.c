@@ -70,8 +70,7 @@ typedef struct program_plan {
   int64_t rows;
   bool prefills;
   tdm_choice choice;
-  bool strict;                  /* no soft lanes where green ones were chosen */
-  const tdm_model_lanes* lanes; /* NULL: those of the choice */
+  bool strict; /* no soft lanes where green ones were chosen */
 } program_plan;
 
 static tdm_status build(const program_plan* plan, tdm_program* program, tdm_seal_config* seal) {
@@ -80,10 +79,7 @@ static tdm_status build(const program_plan* plan, tdm_program* program, tdm_seal
   const int64_t rows = plan->rows;
   const float eps = (float)model->weights.config.rms_norm_eps;
   tdm_model_lanes lanes;
-  if (plan->lanes)
-    lanes = *plan->lanes;
-  else
-    TDM_TRY(tdm_model_get_lanes(model, &plan->choice, plan->strict, &lanes));
+  TDM_TRY(tdm_model_get_lanes(model, &plan->choice, plan->strict, &lanes));
   seal->wait_form = lanes.wait_form;
   seal->signal_limit_ms = model->config.signal_limit_ms;
   seal->trace = model->config.trace;
@@ -213,11 +209,6 @@ static tdm_status check_capture(const tdm_model* model, int64_t first, int64_t c
 
 tdm_status tdm_model_capture_layers(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill,
                                     const tdm_choice* choice, tdm_graph** out_graph) {
-  return tdm_model_capture_on(model, first, count, n_tokens, prefill, choice, NULL, out_graph);
-}
-
-tdm_status tdm_model_capture_on(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill,
-                                const tdm_choice* choice, const tdm_model_lanes* lanes, tdm_graph** out_graph) {
   if (out_graph) *out_graph = NULL;
   if (!model || !out_graph)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_capture_layers: model and out_graph must not be NULL");
@@ -231,8 +222,7 @@ tdm_status tdm_model_capture_on(tdm_model* model, int64_t first, int64_t count, 
                              .rows = info.bucket,
                              .prefills = prefill,
                              .choice = choice ? *choice : info.choice,
-                             .strict = choice || model->config.strict,
-                             .lanes = lanes};
+                             .strict = choice || model->config.strict};
   tdm_program* program;
   TDM_TRY(tdm_program_create(model->runtime, "layers", &program));
   const tdm_status status = capture(&plan, program, out_graph);

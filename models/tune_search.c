@@ -37,10 +37,12 @@ static tdm_choice other_path(tdm_choice choice) {
   return choice;
 }
 
-/* One kind of lanes with side lanes of 16 SMs, then of 8 and 32 if that was not far off. */
+/* One kind of lanes with side lanes of 16 SMs, then of 8 and 32 if that was not far off. Split lanes have fewer: what
+ * they give the side lane is lost to the main one. */
 static tdm_status try_sizes(search* s, tdm_strategy strategy, tdm_wait_form form, tdm_moe_path path) {
-  static const int32_t sizes[] = {16, 8, 32};
-  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+  static const int32_t usual_sizes[] = {16, 8, 32}, split_sizes[] = {4, 8, 16};
+  const int32_t* sizes = strategy == TDM_STRATEGY_SPLIT ? split_sizes : usual_sizes;
+  for (int32_t i = 0; i < 3; i++) {
     const tdm_choice choice = {.strategy = strategy, .wait_form = form, .side_sms = sizes[i], .moe_path = path};
     int64_t ns = 0;
     if (s->space->sms && sizes[i] >= s->space->sms) continue;
@@ -60,6 +62,7 @@ static tdm_status try_lanes(search* s) {
   TDM_TRY(try_choice(s, &serial, &ns));
   if (!s->space->green) return TDM_OK; /* lanes are threads: size and kind change nothing */
   TDM_TRY(try_sizes(s, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, path));
+  TDM_TRY(try_sizes(s, TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, path));
   TDM_TRY(try_sizes(s, TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, path));
   return try_sizes(s, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, path);
 }

@@ -22,7 +22,7 @@ struct tdm_tuning {
 /* ---- names ------------------------------------------------------------------------------------------------------ */
 
 const char* tdm_strategy_name(tdm_strategy strategy) {
-  static const char* const names[] = {NULL, "auto", "serial", "soft", "green"};
+  static const char* const names[] = {NULL, "auto", "serial", "soft", "green", "split"};
   return (size_t)strategy < sizeof names / sizeof *names ? names[strategy] : NULL;
 }
 

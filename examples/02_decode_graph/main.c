@@ -29,7 +29,7 @@ static const struct argp_option options[] = {
     {"tiny", 't', NULL, 0, "a layer small enough for the host device, to try the program", 0},
     {"layers", 'l', "N", 0, "layers in a step (default 1)", 0},
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
-    {"strategy", 's', "auto|serial|soft|green|signal", 0,
+    {"strategy", 's', "auto|serial|soft|split|green|signal", 0,
      "on which lanes the steps run (default auto: what --tuning says, else soft); signal: green lanes that wait by "
      "signals",
      0},
@@ -77,6 +77,7 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     arguments->strategy = strcmp(text, "auto") == 0                                   ? TDM_STRATEGY_AUTO
                           : strcmp(text, "serial") == 0                               ? TDM_STRATEGY_SERIAL
                           : strcmp(text, "soft") == 0                                 ? TDM_STRATEGY_SOFT
+                          : strcmp(text, "split") == 0                                ? TDM_STRATEGY_SPLIT
                           : strcmp(text, "green") == 0 || strcmp(text, "signal") == 0 ? TDM_STRATEGY_GREEN
                                                                                       : (tdm_strategy)0;
     arguments->wait_form = strcmp(text, "signal") == 0 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE;

@@ -24,7 +24,7 @@ static const struct argp_option options[] = {
     {"tiny", 't', NULL, 0, "a layer small enough for the host device", 0},
     {"layers", 'l', "N", 0, "layers in a step (default 1)", 0},
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
-    {"strategy", 's', "serial|soft|green|signal", 0, "lanes, as in 02_decode_graph (default signal)", 0},
+    {"strategy", 's', "serial|soft|split|green|signal", 0, "lanes, as in 02_decode_graph (default signal)", 0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
      0},
@@ -55,6 +55,7 @@ static error_t parse(int key, char* text, struct argp_state* state) {
   case 's':
     arguments->strategy = strcmp(text, "serial") == 0                                 ? TDM_STRATEGY_SERIAL
                           : strcmp(text, "soft") == 0                                 ? TDM_STRATEGY_SOFT
+                          : strcmp(text, "split") == 0                                ? TDM_STRATEGY_SPLIT
                           : strcmp(text, "green") == 0 || strcmp(text, "signal") == 0 ? TDM_STRATEGY_GREEN
                                                                                       : (tdm_strategy)0;
     arguments->wait_form = strcmp(text, "signal") == 0 ? TDM_WAIT_SIGNAL : TDM_WAIT_EDGE;

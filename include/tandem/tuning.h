@@ -15,7 +15,9 @@ typedef enum tdm_strategy {
                             the fastest at 1 to 128 tokens on an H200 (docs/notes/2026-11-22-launches-and-lanes.md) */
   TDM_STRATEGY_SERIAL = 2, /* one lane */
   TDM_STRATEGY_SOFT = 3,   /* a main lane on all SMs; the side lane's kernels limit themselves to side_sms */
-  TDM_STRATEGY_GREEN = 4   /* two partitions that the hardware keeps: side_sms, and all others for the main lane */
+  TDM_STRATEGY_GREEN = 4,  /* two partitions that the hardware keeps: side_sms, and all others for the main lane */
+  TDM_STRATEGY_SPLIT = 5   /* soft lanes both: the side lane's kernels limit themselves to side_sms, the main lane's to
+                              all others, so that neither waits for an SM that the other has */
 } tdm_strategy;
 
 /* Which experts a step computes. The results have the same bits. */
@@ -30,8 +32,8 @@ typedef enum tdm_moe_path {
 /* One way to run a step. All ways give the same bits. */
 typedef struct tdm_choice {
   tdm_strategy strategy;
-  tdm_wait_form wait_form; /* of soft and green lanes; TDM_WAIT_EDGE with TDM_STRATEGY_SERIAL */
-  int32_t side_sms;        /* of soft and green lanes; 0 with TDM_STRATEGY_SERIAL */
+  tdm_wait_form wait_form; /* of soft, split and green lanes; TDM_WAIT_EDGE with TDM_STRATEGY_SERIAL */
+  int32_t side_sms;        /* of soft, split and green lanes; 0 with TDM_STRATEGY_SERIAL */
   tdm_moe_path moe_path;   /* AUTO: by the rule there, layer by layer */
 } tdm_choice;
 

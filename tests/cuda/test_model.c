@@ -56,6 +56,7 @@ static const struct {
   } lane[2];
 } strategies[] = {{"serial", TDM_STRATEGY_SERIAL, 1, {{"main", 0, 132}}},
                   {"soft", TDM_STRATEGY_SOFT, 2, {{"main", 0, 132}, {"side.soft12", 12, 12}}},
+                  {"split", TDM_STRATEGY_SPLIT, 2, {{"main.soft120", 120, 120}, {"side.soft12", 12, 12}}},
                   {"green", TDM_STRATEGY_GREEN, 2, {{"side.green12", 12, 16}, {"main.green12", 116, 116}}}};
 
 /* Every step of prefill and decode is launched on its lane with the grid for the lane's SMs, ordered by the waits. */

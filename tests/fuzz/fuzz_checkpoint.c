@@ -205,7 +205,7 @@ static void require_tuning(tdm_tuning* tuning) {
     tdm_tuning_entry entry = {.size = sizeof entry};
     REQUIRE(tdm_tuning_get(tuning, i, &entry) == TDM_OK);
     REQUIRE(entry.n_tokens >= 1 && entry.time_ns >= 1 && entry.default_ns >= 1 && entry.tried >= 1);
-    REQUIRE(entry.choice.strategy >= TDM_STRATEGY_SERIAL && entry.choice.strategy <= TDM_STRATEGY_GREEN);
+    REQUIRE(entry.choice.strategy >= TDM_STRATEGY_SERIAL && entry.choice.strategy <= TDM_STRATEGY_SPLIT);
     REQUIRE((entry.choice.strategy == TDM_STRATEGY_SERIAL) == (entry.choice.side_sms == 0));
     REQUIRE(entry.choice.side_sms >= 0 && entry.choice.side_sms <= 1024);
   }

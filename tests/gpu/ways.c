@@ -107,6 +107,8 @@ static const tdm_choice ways[] = {{TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MO
                                   {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MOE_PATH_HITS},
                                   {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_DENSE},
                                   {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 8, TDM_MOE_PATH_HITS},
+                                  {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, 4, TDM_MOE_PATH_DENSE},
+                                  {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_HITS},
                                   {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 8, TDM_MOE_PATH_DENSE},
                                   {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_HITS},
                                   {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 32, TDM_MOE_PATH_DENSE},
@@ -256,9 +258,12 @@ void test_soak(gpu_rig* rig, bool quick) {
   (void)sleep(2); /* until the other process has its runtime */
   gpu_end(rig);
   if (opened && load > 0) {
-    soak(rig, &l, &ways[8], "signals, all experts", load);
-    soak(rig, &l, &ways[9], "signals, hit experts", load);
-    soak(rig, &l, &ways[2], "soft lanes, all experts", load);
+    static const tdm_choice dense = {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 16, TDM_MOE_PATH_DENSE},
+                            hits = {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 32, TDM_MOE_PATH_HITS},
+                            soft = {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_DENSE};
+    soak(rig, &l, &dense, "signals, all experts", load);
+    soak(rig, &l, &hits, "signals, hit experts", load);
+    soak(rig, &l, &soft, "soft lanes, all experts", load);
   }
   if (load > 0) {
     (void)kill(load, SIGKILL);

@@ -12,6 +12,7 @@ enum { MOST_CALLS = 64 };
 /* Microseconds by strategy, size and path; where there is none, the way cannot be had. */
 typedef struct script {
   int64_t serial, soft[3], edge[3], signal[3]; /* with side lanes of 8, 16 and 32 SMs, all experts */
+  int64_t split[3];                            /* of 4, 8 and 16 */
   int64_t hits;                                /* added for hit experts; negative: gained */
   int64_t once_more;                           /* added to soft lanes of 8 SMs from their second time on */
   tdm_choice calls[MOST_CALLS];
@@ -29,6 +30,7 @@ static tdm_status read_script(void* ctx, const tdm_choice* choice, int64_t best_
   cr_assert(best_ns == 0 || best_ns < TDM_TUNE_NONE);
   if (choice->strategy == TDM_STRATEGY_SERIAL) us = s->serial;
   if (choice->strategy == TDM_STRATEGY_SOFT) us = s->soft[place(choice->side_sms)];
+  if (choice->strategy == TDM_STRATEGY_SPLIT) us = s->split[choice->side_sms == 4 ? 0 : place(choice->side_sms) + 1];
   if (choice->strategy == TDM_STRATEGY_GREEN)
     us = (choice->wait_form == TDM_WAIT_SIGNAL ? s->signal : s->edge)[place(choice->side_sms)];
   bool again = false;
@@ -70,6 +72,11 @@ Test(tune_search, the_fastest_way_wins) {
        {.serial = 90, .soft = {105, 100, 104}, .edge = {120, 115, 118}, .signal = {112, 111, 113}},
        {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MOE_PATH_DENSE},
        90,
+       100},
+      {"split lanes",
+       {.serial = 110, .soft = {105, 100, 104}, .split = {95, 91, 93}, .edge = {120, 115, 118}, .hits = 5},
+       {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, 8, TDM_MOE_PATH_DENSE},
+       91,
        100},
       {"a smaller side lane",
        {.serial = 110, .soft = {92, 100, 104}, .edge = {120, 115, 118}, .signal = {112, 111, 113}, .hits = 5},
@@ -116,7 +123,12 @@ Test(tune_search, the_fastest_way_wins) {
 
 /* Sizes of a kind of lanes that is far off are not measured; nor is any way twice, but for the last comparison. */
 Test(tune_search, hopeless_lanes_are_passed_over) {
-  script s = {.serial = 110, .soft = {105, 100, 104}, .edge = {10, 115, 10}, .signal = {107, 106, 107}, .hits = 30};
+  script s = {.serial = 110,
+              .soft = {105, 100, 104},
+              .split = {101, 102, 103},
+              .edge = {10, 115, 10},
+              .signal = {107, 106, 107},
+              .hits = 30};
   const tdm_tuning_entry entry = search(&s, true, 0.02);
   cr_assert_eq(entry.tried, s.n_calls);
   for (int i = 0; i < s.n_calls; i++) {

@@ -615,6 +615,7 @@ Test(tuning, captured_layers_give_the_same_bits) {
               {"serial, hits", {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MOE_PATH_HITS}},
               {"soft", {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 4, TDM_MOE_PATH_DENSE}},
               {"soft, hits", {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 32, TDM_MOE_PATH_HITS}},
+              {"split", {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, 4, TDM_MOE_PATH_DENSE}},
               {"green", {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_AUTO}},
               {"signals", {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 16, TDM_MOE_PATH_DENSE}}};
   static float in[20 * GOLDEN_HIDDEN], expected[20 * GOLDEN_HIDDEN], got[20 * GOLDEN_HIDDEN];
