@@ -34,7 +34,7 @@ __device__ __forceinline__ Sequences live_sequences(const int32_t* n_seqs, const
 /* A unit of work of a sequence. */
 struct UnitPlace {
   int32_t sequence; /* -1: there is no such unit */
-  int32_t unit;     /* within its sequence */
+  int32_t unit;     /* within its sequence; then how many there are */
 };
 
 /* Where a search starts: units are asked for in ascending order. */
@@ -63,20 +63,11 @@ __device__ __forceinline__ UnitPlace find_unit(const Sequences& seqs, int32_t un
       const int32_t at = __ffs(static_cast<int32_t>(beyond)) - 1;
       return UnitPlace{cursor.first + at, unit - cursor.before - __shfl_sync(~0u, sum - units, at)};
     }
-    if (cursor.first + 32 >= seqs.count) break;
-    cursor.before += __shfl_sync(~0u, sum, 31);
+    const int32_t all = cursor.before + __shfl_sync(~0u, sum, 31);
+    if (cursor.first + 32 >= seqs.count) return UnitPlace{-1, all};
+    cursor.before = all;
   }
-  return UnitPlace{-1, 0};
-}
-
-/* How many units there are in all. For converged warps. */
-template <class UnitsOf> __device__ __forceinline__ int32_t count_units(const Sequences& seqs, UnitsOf units_of) {
-  int32_t sum = 0;
-  for (int32_t s = static_cast<int32_t>(threadIdx.x % 32); s < seqs.most; s += 32) {
-    const int32_t asked = units_of(s);
-    sum += s < seqs.count ? asked : 0;
-  }
-  return __reduce_add_sync(~0u, sum);
+  return UnitPlace{-1, cursor.before};
 }
 
 } // namespace tdm

@@ -44,7 +44,6 @@ typedef struct tdm_mla_decode_params {
   int32_t seqs;
   int32_t max_keys; /* what a row of the block table reaches */
   int32_t split_keys;
-  int32_t grain_keys;   /* in which mla_decode_walk.h counts: a page, or more where that would not fit into 31 bits */
   int32_t leaf_keys;    /* h16: what is summed up before it joins its group; divides split_keys */
   int32_t group_splits; /* that the merge sums up by themselves first */
   int32_t max_splits;

@@ -80,15 +80,6 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
   *out_plan = plan;
 }
 
-static int32_t grain_keys(const tdm_mla_decode_args* args, const tdm_mla_decode_plan* plan) {
-  const int64_t tiles = args->q.shape[0] * ceil_div(args->q.shape[1], plan->head_tile);
-  int32_t grain = TDM_PAGE_TOKENS;
-  while (grain < plan->split_keys &&
-         tiles * plan->max_splits * ceil_div(plan->split_keys, grain) > INT32_MAX - TDM_PAGE_TOKENS)
-    grain *= 2;
-  return grain;
-}
-
 /* [d0, d1, 576] bf16 in boxes of `rows` rows by 64 values. */
 static tdm_tensor_tile tile_of(const tdm_view* view, int32_t rows) {
   return (tdm_tensor_tile){tdm_view_data(view),
@@ -126,7 +117,6 @@ tdm_status tdm_mla_decode_sm90_params(const tdm_mla_decode_args* args, const tdm
                                   .seqs = (int32_t)args->seq_kind.shape[0],
                                   .max_keys = (int32_t)(max_keys < INT32_MAX ? max_keys : INT32_MAX),
                                   .split_keys = plan->split_keys,
-                                  .grain_keys = grain_keys(args, plan),
                                   .leaf_keys = plan->leaf_keys,
                                   .group_splits = plan->group_splits,
                                   .max_splits = plan->max_splits,

@@ -9,7 +9,6 @@
 #include "kernels/device/softmax.cuh"
 #include "kernels/device/step.cuh"
 #include "kernels/mla_decode/mla_decode_params.h"
-#include "kernels/mla_decode/mla_decode_walk.h"
 
 namespace tdm {
 
@@ -43,57 +42,53 @@ __device__ __forceinline__ int32_t splits_of(const tdm_mla_decode_params& p, int
   return (keys + p.split_keys - 1) / p.split_keys;
 }
 
-/* The units of this CTA one after the other (mla_decode_walk.h), kHeads heads each; every role's warps, converged, walk
- * the same way. */
+/* The units of this CTA one after the other, kHeads heads each; every role's warps walk the same way. First come the
+ * splits that are full, of all sequences, then the last ones of sequences whose keys do not divide: so a token more
+ * than fills them gives no CTA a second full split. */
 template <int32_t kHeads> struct Walk {
   Sequences seqs;
-  int32_t position, end; /* of the CTA's share */
+  int32_t index; /* among the full ones, then among the others */
+  bool full = true;
   UnitCursor cursor;
 
-  __device__ __forceinline__ tdm_mla_decode_units units(const tdm_mla_decode_params& p, int32_t s) const {
-    const int32_t kind = seqs.kind[s], columns = seqs.tokens(s) * ((p.heads + kHeads - 1) / kHeads);
-    return tdm_mla_decode_units_of(kind == kAbsorbed ? columns : 0, length(p, s), p.split_keys, p.grain_keys);
+  __device__ explicit Walk(const tdm_mla_decode_params& p)
+      : seqs(sequences(p)), index(static_cast<int32_t>(blockIdx.x)) {
   }
 
-  __device__ explicit Walk(const tdm_mla_decode_params& p) : seqs(sequences(p)) {
-    const int32_t total = count_units(seqs, [&](int32_t s) {
-      const tdm_mla_decode_units own = units(p, s);
-      return tdm_mla_decode_total(&own);
-    });
-    const int32_t share = static_cast<int32_t>(blockIdx.x), shares = static_cast<int32_t>(gridDim.x);
-    position = tdm_mla_decode_share(total, share, shares);
-    end = tdm_mla_decode_share(total, share + 1, shares);
-  }
-
-  /* False when there is no next one. */
+  /* False when there is no next one. Head tiles vary fastest, then tokens: neighbours read the same pages. */
   __device__ __forceinline__ bool next(const tdm_mla_decode_params& p, Unit& unit) {
-    while (position < end) {
-      const UnitPlace at = find_unit(seqs, position, cursor, [&](int32_t s) {
-        const tdm_mla_decode_units own = units(p, s);
-        return tdm_mla_decode_total(&own);
-      });
-      if (at.sequence < 0) return false;
-      const int32_t s = at.sequence, first = position - at.unit, before = position;
-      const tdm_mla_decode_units own = units(p, s);
-      const tdm_mla_decode_place place = tdm_mla_decode_from(&own, at.unit);
-      const bool none = place.split == own.splits;
-      if (!none && first + place.start >= end) return false;
-      position = none ? first + tdm_mla_decode_total(&own) : first + place.start + place.length;
-      if (position <= before) return false; /* sequences that overlap may overflow */
-      if (none) continue;
-      const int32_t tiles = (p.heads + kHeads - 1) / kHeads, tokens = seqs.tokens(s), token = place.column / tiles;
-      const int32_t begin = place.split * p.split_keys, keys = length(p, s) - tokens + token + 1;
+    const int32_t tiles = (p.heads + kHeads - 1) / kHeads;
+    const auto units_of = [&](int32_t s) { /* all loads at once */
+                                           const int32_t kind = seqs.kind[s], keys = length(p, s);
+                                           const int32_t splits = keys / p.split_keys,
+                                                         rest = keys > splits * p.split_keys ? 1 : 0;
+                                           const int32_t units = seqs.tokens(s) * tiles * (full ? splits : rest);
+                                           return kind == kAbsorbed ? units : 0;
+    };
+    for (;; index += static_cast<int32_t>(gridDim.x)) {
+      UnitPlace place = find_unit(seqs, index, cursor, units_of);
+      if (place.sequence < 0 && full) {
+        full = false;
+        index -= place.unit;
+        cursor = UnitCursor{};
+        place = find_unit(seqs, index, cursor, units_of);
+      }
+      if (place.sequence < 0) return false;
+      const int32_t s = place.sequence, tokens = seqs.tokens(s), token = place.unit / tiles % tokens;
+      const int32_t split = full ? place.unit / tiles / tokens : length(p, s) / p.split_keys;
+      const int32_t begin = split * p.split_keys;
+      const int32_t keys = length(p, s) - tokens + token + 1;
       if (begin >= keys) continue; /* the sequence's last split is past this token */
       unit = Unit{seqs.begin(s) + token,
-                  place.column % tiles * kHeads,
-                  place.split,
+                  place.unit % tiles * kHeads,
+                  split,
                   begin,
                   min(begin + p.split_keys, keys),
                   splits_of(p, keys),
                   p.block_table + s * p.block_table_stride + begin / kPage};
+      index += static_cast<int32_t>(gridDim.x);
       return true;
     }
-    return false;
   }
 };
 

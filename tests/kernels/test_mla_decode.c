@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "kernels/mla_decode/mla_decode_sm90.h"
-#include "kernels/mla_decode/mla_decode_walk.h"
 #include "kernels/ops.h"
 #include "tests/kernels/oracle.h"
 
@@ -334,56 +333,6 @@ Test(mla_decode, leaves_follow_from_heads_and_reach_alone) {
     }
     cr_expect(cuts[0] > 0 && cuts[1] > 0, "%lld heads: %d plans cut into leaves, %d into groups", (long long)heads,
               cuts[0], cuts[1]);
-  }
-}
-
-/* Sequences of random lengths, end to end, in any number of shares: every unit belongs to one CTA, in order, and no CTA
- * has more than its share and one unit. */
-Test(mla_decode, shares_have_every_unit_once) {
-  test_random random = {11};
-  for (int32_t round = 0; round < 300; round++) {
-    tdm_mla_decode_units units[40];
-    int32_t first[41] = {0}, expected = 0, found = 0, longest = 0;
-    const int32_t n = 1 + (int32_t)test_random_below(&random, 40), split_keys = 64 << test_random_below(&random, 6);
-    const int32_t grain = 64 << test_random_below(&random, 3), shares = 1 + (int32_t)test_random_below(&random, 150);
-    for (int32_t s = 0; s < n; s++) {
-      const int32_t keys = (int32_t)test_random_below(&random, 3000), columns = (int32_t)test_random_below(&random, 5);
-      units[s] = tdm_mla_decode_units_of(columns, keys, split_keys, grain);
-      first[s + 1] = first[s] + tdm_mla_decode_total(&units[s]);
-      if (keys > 0) expected += columns * ((keys + split_keys - 1) / split_keys);
-      if (keys > 0 && columns > 0 && units[s].length > longest) longest = units[s].length;
-    }
-    int32_t s = 0, split = 0, column = 0; /* the unit that comes next */
-    for (int32_t share = 0; share < shares; share++) {
-      int32_t position = tdm_mla_decode_share(first[n], share, shares), work = 0;
-      const int32_t end = tdm_mla_decode_share(first[n], share + 1, shares), most = end - position + longest;
-      while (position < end) {
-        int32_t at = 0;
-        while (first[at + 1] <= position) at++;
-        const tdm_mla_decode_place place = tdm_mla_decode_from(&units[at], position - first[at]);
-        if (place.split == units[at].splits) {
-          position = first[at + 1];
-          continue;
-        }
-        if (first[at] + place.start >= end) break;
-        while (units[s].columns == 0) s++;
-        cr_assert(at == s && place.split == split && place.column == column,
-                  "round %d, share %d: sequence %d, split %d, column %d, not %d, %d, %d", round, share, at, place.split,
-                  place.column, s, split, column);
-        if (++column == units[s].columns) {
-          column = 0;
-          if (++split == units[s].splits) {
-            split = 0;
-            s++;
-          }
-        }
-        position = first[at] + place.start + place.length;
-        work += place.length;
-        found++;
-      }
-      cr_assert_leq(work, most, "round %d, share %d of %d", round, share, shares);
-    }
-    cr_assert_eq(found, expected, "round %d", round);
   }
 }
 
