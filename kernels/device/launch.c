@@ -22,7 +22,7 @@ bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile) {
 }
 
 enum {
-  REFERENCE_SMS = 132, /* H100 and H200 SXM; not the device's or the lane's count, since segments decide bits */
+  REFERENCE_SMS = TDM_REFERENCE_SMS,
   MAX_SEGMENTS = 16,
   /* 64 rows by 128 bytes of weights, picoseconds: one SM's bulk copies at 57 GB/s, all SMs' at 4.5 TB/s
      (docs/peers.md). */

@@ -33,7 +33,7 @@ typedef struct tdm_gemm_fp8_params {
   int32_t group_rows;       /* rows of x from one group to the next */
   int32_t group_scale_rows; /* and of x_scale */
   int32_t store_boxes;      /* plain form: whether out can be written through its map */
-  int32_t split;            /* plain form with segments: whether each of them is a unit of its own */
+  int32_t split;            /* plain form and moe_fc2, with segments: whether each of them is a unit of its own */
 } tdm_gemm_fp8_params;
 
 static_assert(sizeof(tdm_gemm_fp8_params) == 704, "kernel ABI");

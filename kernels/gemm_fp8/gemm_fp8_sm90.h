@@ -15,7 +15,7 @@ typedef struct tdm_gemm_fp8_sm90_plan {
   int32_t tokens; /* tokens of a tile */
   int32_t x_rows; /* plain and upright: tokens that one copy brings */
   int32_t segments;
-  bool split; /* plain: segments are units of their own */
+  bool split; /* plain form and moe_fc2: segments are units of their own */
   int32_t granule;
   size_t partial_bytes; /* workspace, 256-byte aligned, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */

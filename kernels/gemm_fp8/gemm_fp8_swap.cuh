@@ -36,7 +36,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   static_assert(sizeof(Shared) == TDM_GEMM_FP8_SWAP_SHARED(kRows, kTokens, kStages), "launch size");
   /* With few tokens two CTAs fit on an SM, so that the next kernel of the lane asks for its weights while this one is
    * at its end. 128 x 16 is 1 KB above half an SM; where it runs there are many tiles, and an SM has one CTA anyway. */
-  static constexpr bool kTwoCtas = kTokens <= 32;
+  static constexpr bool kTwoCtas = kTokens <= (kMoe ? 16 : 32);
   static constexpr size_t kMost = !kTwoCtas ? 232448 : kRows == 128 && kTokens == 16 ? 116736 : 115712;
   static_assert(sizeof(Shared) <= kMost - (kMoe && !kTwoCtas ? 4 * Hits::kMost : 0), "shared memory of a Hopper CTA");
 
@@ -49,18 +49,26 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
 
     __device__ Walk(const tdm_gemm_fp8_params& params, const Hits& experts, int32_t live_tokens)
         : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * p.segments),
+          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * (in_turn() ? 1 : p.segments)),
           expert_stages((p.granule + 1) / 2) {
     }
-    __device__ Unit at(int32_t index) const {
-      return unit_at(index, m_tiles, p.segments, n_tiles);
+    /* Whether a unit is all segments of a tile. */
+    __device__ bool in_turn() const {
+      return kMoe && p.split == 0;
     }
-    /* First stage of a segment, and the one after its last. */
+    __device__ Unit at(int32_t index) const {
+      return unit_at(index, m_tiles, in_turn() ? 1 : p.segments, n_tiles);
+    }
+    /* First stage of a unit, and the one after its last. */
     __device__ int32_t begin(const Unit& unit) const {
-      return stage_of(segment_begin(unit.segment, p.segments, p.k_blocks, p.granule));
+      return in_turn() ? 0 : segment(unit.segment);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return stage_of(segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule));
+      return segment(in_turn() ? p.segments : unit.segment + 1);
+    }
+    /* First stage of a segment. */
+    __device__ int32_t segment(int32_t segment) const {
+      return stage_of(segment_begin(segment, p.segments, p.k_blocks, p.granule));
     }
     __device__ int32_t stage_of(int32_t block) const {
       return kMoe ? hits.below(block / p.granule) * expert_stages : (block + 1) / 2;
@@ -130,11 +138,12 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
          u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
       const Unit unit = walk.at(u);
-      const int32_t begin = walk.begin(unit), end = walk.end(unit);
+      int32_t begin = walk.begin(unit), end = walk.end(unit);
       if (kRows == 64 && turn != consumer) {
         ring.advance_by(static_cast<uint32_t>(end - begin));
         continue;
       }
+      if (walk.in_turn()) end = walk.segment(1);
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
       const int32_t m0 = unit.m_tile * kTokens;
       /* Lane l holds the weight scales of stage `batch + l`: one load for 32 stages, handed around by shuffles. */
@@ -149,47 +158,55 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
       constexpr bool kEarly = !kMoe || kTokens < 128;
       float2 scales = make_float2(0.0f, 0.0f), next_scales = kEarly ? fetch(begin) : scales;
 
-      float c[kTokens / 2], acc[2][kTokens / 2];
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
-
+      float c[kTokens / 2], acc[2][kTokens / 2], total[kMoe ? kTokens / 2 : 1];
       if (kRows == 64) {
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
-      for (int32_t stage = begin; stage < end; ++stage) {
-        const int32_t in_batch = (stage - begin) % 32;
-        if (in_batch == 0) {
-          scales = kEarly ? next_scales : fetch(stage);
-          if constexpr (kEarly) next_scales = fetch(stage + 32);
-        }
-        mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        const float* scale = shared.scale[ring.parity][ring.slot];
-        const auto issue = [&](float(&d)[kTokens / 2], int block) {
-          const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
-          const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
-          wgmma_fence();
+      for (int32_t segment = 0;; ++segment) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
-          wgmma_commit();
-        };
-        const float first_scale = __shfl_sync(~0u, scales.x, in_batch),
-                    second_scale = __shfl_sync(~0u, scales.y, in_batch);
-        issue(acc[0], 0);
-        issue(acc[1], 1);
-        wgmma_wait<1>();
-        wgmma_settle(acc[0]);
-        promote(c, acc[0], scale, first_scale);
-        wgmma_wait<0>();
-        wgmma_settle(acc[1]);
-        if (walk.is_whole(stage)) promote(c, acc[1], scale + kTokens, second_scale);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
-        ring.advance();
+        for (int i = 0; i < kTokens / 2; ++i) c[i] = 0.0f;
+        for (int32_t stage = begin; stage < end; ++stage) {
+          const int32_t in_batch = (stage - begin) % 32;
+          if (in_batch == 0) {
+            scales = kEarly ? next_scales : fetch(stage);
+            if constexpr (kEarly) next_scales = fetch(stage + 32);
+          }
+          mbarrier_wait(&shared.full[ring.slot], ring.parity);
+          const float* scale = shared.scale[ring.parity][ring.slot];
+          const auto issue = [&](float(&d)[kTokens / 2], int block) {
+            const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
+            const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
+            wgmma_commit();
+          };
+          const float first_scale = __shfl_sync(~0u, scales.x, in_batch),
+                      second_scale = __shfl_sync(~0u, scales.y, in_batch);
+          issue(acc[0], 0);
+          issue(acc[1], 1);
+          wgmma_wait<1>();
+          wgmma_settle(acc[0]);
+          promote(c, acc[0], scale, first_scale);
+          wgmma_wait<0>();
+          wgmma_settle(acc[1]);
+          if (walk.is_whole(stage)) promote(c, acc[1], scale + kTokens, second_scale);
+          __syncwarp();
+          if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+          ring.advance();
+        }
+        if constexpr (!kMoe) break;
+        if (!walk.in_turn() || p.segments == 1) break;
+        if constexpr (kMoe) add_in_turn(total, c, segment == 0);
+        if (segment + 1 == p.segments) break;
+        begin = end;
+        end = walk.segment(segment + 2);
+        if constexpr (kEarly) next_scales = fetch(begin);
       }
       if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
-      if (p.segments > 1) {
+      if (p.segments > 1 && !walk.in_turn()) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
         if (n0 >= p.n) continue;

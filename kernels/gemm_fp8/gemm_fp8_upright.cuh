@@ -38,7 +38,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
   static_assert(sizeof(Shared) <= 232448 - (kMoe ? 4 * Hits::kMost : 0), "shared memory of a Hopper CTA");
   static_assert(kTokens == 64 || kTokens == 128, "a consumer has 64 tokens");
   static constexpr bool kTurns = kTokens == 64;
-  static constexpr int kCount = kRows / 2; /* elements of a fragment */
+  static constexpr int kCount = kRows / 2;             /* elements of a fragment */
+  static constexpr bool kInTurn = kMoe && kRows == 64; /* where not p.split, a unit is all segments of a tile */
 
   /* Blocks along K, counted through the experts that count (kMoe), else one sequence. */
   struct Walk {
@@ -48,21 +49,28 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
 
     __device__ Walk(const tdm_gemm_fp8_params& params, const Hits& experts, int32_t live_tokens)
         : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * p.segments) {
+          n_tiles((p.n + kRows - 1) / kRows), units(m_tiles * n_tiles * (in_turn() ? 1 : p.segments)) {
+    }
+    __device__ bool in_turn() const {
+      return kInTurn && p.split == 0;
     }
     __device__ Unit at(int32_t index) const {
-      return unit_at(index, m_tiles, p.segments, n_tiles);
+      return unit_at(index, m_tiles, in_turn() ? 1 : p.segments, n_tiles);
     }
     /* Whether all units are under way at once. */
     __device__ bool one_wave() const {
       return units <= static_cast<int32_t>(gridDim.x);
     }
-    /* First position of a segment, and the one after its last; a segment without experts has none. */
+    /* First position of a unit, and the one after its last; a segment without experts has none. */
     __device__ int32_t begin(const Unit& unit) const {
-      return position(segment_begin(unit.segment, p.segments, p.k_blocks, p.granule));
+      return in_turn() ? 0 : segment(unit.segment);
     }
     __device__ int32_t end(const Unit& unit) const {
-      return position(segment_begin(unit.segment + 1, p.segments, p.k_blocks, p.granule));
+      return segment(in_turn() ? p.segments : unit.segment + 1);
+    }
+    /* First position of a segment. */
+    __device__ int32_t segment(int32_t segment) const {
+      return position(segment_begin(segment, p.segments, p.k_blocks, p.granule));
     }
     __device__ int32_t position(int32_t block) const {
       return kMoe && hits.listed ? hits.below(block / p.granule) * p.granule : block;
@@ -138,11 +146,13 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       const Unit unit = walk.at(u);
       const uint32_t whose = turn;
       turn ^= 1;
-      const int32_t begin = walk.begin(unit), end = walk.end(unit), n0 = unit.n_tile * kRows;
+      const int32_t n0 = unit.n_tile * kRows;
+      int32_t begin = walk.begin(unit), end = walk.end(unit);
       if (kTurns && whose != consumer) {
         ring.advance_by(static_cast<uint32_t>(end - begin));
         continue;
       }
+      if (walk.in_turn()) end = walk.segment(1);
       /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
       const float* const w_scales = kept(p.w_scale + n0 / 128 * p.w_scale_stride);
       const auto fetch = [&](int32_t batch) {
@@ -151,11 +161,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       float w_scale = 0.0f, next_w_scale = begin < end ? fetch(begin) : 0.0f;
       uint32_t in_batch = 32;
 
-      float c[kCount], acc[2][kCount];
+      float c[kCount], acc[2][kCount], total[kInTurn ? kCount : 1];
       Scales scales[2];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
-
       uint32_t slot = 0; /* of the block that is promoted next */
       const auto issue = [&](int32_t kb, float(&d)[kCount], Scales& s) {
         if (in_batch == 32) {
@@ -192,28 +199,40 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
-      slot = ring.slot;
-      if (!kMoe || begin < end) {
-        issue(begin, acc[0], scales[0]);
-        int32_t kb = begin + 1;
-        for (; kb + 1 < end; kb += 2) {
-          issue(kb, acc[1], scales[1]);
-          finish(One(), acc[0], scales[0]);
-          issue(kb + 1, acc[0], scales[0]);
-          finish(One(), acc[1], scales[1]);
+      for (int32_t segment = 0;; ++segment) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
+        slot = ring.slot;
+        if (!kMoe || begin < end) {
+          issue(begin, acc[0], scales[0]);
+          int32_t kb = begin + 1;
+          for (; kb + 1 < end; kb += 2) {
+            issue(kb, acc[1], scales[1]);
+            finish(One(), acc[0], scales[0]);
+            issue(kb + 1, acc[0], scales[0]);
+            finish(One(), acc[1], scales[1]);
+          }
+          if (kb < end) {
+            issue(kb, acc[1], scales[1]);
+            finish(One(), acc[0], scales[0]);
+            finish(None(), acc[1], scales[1]);
+          } else {
+            finish(None(), acc[0], scales[0]);
+          }
         }
-        if (kb < end) {
-          issue(kb, acc[1], scales[1]);
-          finish(One(), acc[0], scales[0]);
-          finish(None(), acc[1], scales[1]);
-        } else {
-          finish(None(), acc[0], scales[0]);
-        }
+        if constexpr (!kInTurn) break;
+        if (!walk.in_turn() || p.segments == 1) break;
+        if constexpr (kInTurn) add_in_turn(total, c, segment == 0);
+        if (segment + 1 == p.segments) break;
+        begin = end;
+        end = walk.segment(segment + 2);
+        in_batch = 32;
+        if (begin < end) next_w_scale = fetch(begin);
       }
       if (kTurns && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
       uint32_t groups = kAllGroups;
-      if (p.segments > 1) {
+      if (p.segments > 1 && !walk.in_turn()) {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         int64_t tile = int64_t{unit.n_tile} * all_m_tiles + unit.m_tile;
         if (!kTurns) tile = 2 * tile + consumer;

@@ -10,6 +10,8 @@
 
 #define OP "moe_fc2"
 
+enum { LONG_SUM_BLOCKS = 256 };
+
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, n_tokens, TDM_READ), TDM_OPERAND(tdm_moe_fc2_args, x, TDM_READ),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),  TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
@@ -44,9 +46,19 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_fc2, args, NULL, NULL);
 }
 
-int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate) {
+static int32_t segments_of(int64_t n_experts, int64_t hidden, int64_t intermediate) {
   int64_t blocks = intermediate / TDM_QUANT_BLOCK;
   return tdm_gemm_segments((hidden + 63) / 64, 64, n_experts * blocks, blocks);
+}
+
+bool tdm_moe_fc2_halves(int64_t n_experts, int64_t hidden, int64_t intermediate) {
+  return n_experts > 1 && n_experts * (intermediate / TDM_QUANT_BLOCK) >= LONG_SUM_BLOCKS &&
+         2 * ((hidden + 127) / 128) <= TDM_REFERENCE_SMS && segments_of(n_experts, hidden, intermediate) == 1;
+}
+
+int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate, bool fp8) {
+  if (fp8 && tdm_moe_fc2_halves(n_experts, hidden, intermediate)) return 2;
+  return segments_of(n_experts, hidden, intermediate);
 }
 
 int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s) {
@@ -68,7 +80,7 @@ static void plan_bf16(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* o
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   const tdm_moe_fc2_args* args = void_args;
   int64_t hidden = args->w2.shape[0], depth = args->x.shape[1];
-  out_plan->splits = tdm_moe_fc2_splits(args->n_experts, hidden, depth / args->n_experts);
+  out_plan->splits = tdm_moe_fc2_splits(args->n_experts, hidden, depth / args->n_experts, args->x.dtype == TDM_E4M3);
   out_plan->flops = 2 * (double)args->x.shape[0] * (double)hidden * (double)depth;
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_fc2, args);
   if (sms == 0) {

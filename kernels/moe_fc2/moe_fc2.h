@@ -11,9 +11,13 @@
 
 #include "runtime/op.h"
 
-/* Splits of the sum over K, none through an expert: tdm_gemm_segments with an expert's blocks as granule. A function of
- * the shape alone, the same for the reference and the kernels. */
-int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate);
+/* Splits of the sum over K, none through an expert: tdm_gemm_segments with an expert's blocks as granule, or in FP8 two
+ * halves of a long sum that is otherwise whole. A function of the shape alone, the same for the reference and the
+ * kernels. */
+int32_t tdm_moe_fc2_splits(int64_t n_experts, int64_t hidden, int64_t intermediate, bool fp8);
+/* Whether it is such halves: for many tokens, tiles of 128 weight rows and half a sum take the place of tiles of 64 and
+ * all of it, as many CTAs, and bring a third less into each; for few tokens a CTA goes through both. */
+bool tdm_moe_fc2_halves(int64_t n_experts, int64_t hidden, int64_t intermediate);
 /* Experts of split s: from tdm_moe_fc2_split_begin(.., s) to before tdm_moe_fc2_split_begin(.., s + 1). Never none. */
 int64_t tdm_moe_fc2_split_begin(int64_t n_experts, int32_t splits, int32_t s);
 

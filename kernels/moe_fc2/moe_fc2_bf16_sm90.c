@@ -24,7 +24,7 @@ void tdm_moe_fc2_bf16_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_expert
                                      tdm_gemm_bf16_sm90_plan* out_plan) {
   tdm_gemm_bf16_sm90_plan plan = {.rows = m > 128 ? 128 : 64,
                                   .tokens = tdm_gemm_token_tile(m),
-                                  .segments = tdm_moe_fc2_splits(n_experts, hidden, intermediate),
+                                  .segments = tdm_moe_fc2_splits(n_experts, hidden, intermediate, false),
                                   .granule = (int32_t)(intermediate / 64)};
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
     if (variants[i].rows == plan.rows && variants[i].tokens == plan.tokens)

@@ -2,16 +2,17 @@
 
 #include <stdio.h>
 
+#include "kernels/moe_fc2/moe_fc2.h"
 #include "runtime/op.h"
 #include "runtime/status.h"
 
 static const struct {
-  int32_t tokens;
+  int32_t rows, tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define Swap                      TDM_GEMM_FP8_SWAP_SHARED
-#define Upright                   TDM_GEMM_FP8_UPRIGHT_SHARED
-#define FC2(form, tokens, stages) {tokens, form(64, tokens, stages)},
+#define Swap                            TDM_GEMM_FP8_SWAP_SHARED
+#define Upright                         TDM_GEMM_FP8_UPRIGHT_SHARED
+#define FC2(form, rows, tokens, stages) {rows, tokens, form(rows, tokens, stages)},
 #include "kernels/moe_fc2/moe_fc2_variants.inc"
 #undef FC2
 #undef Swap
@@ -41,20 +42,25 @@ void tdm_moe_fc2_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, in
   gemm.swapped = gemm.tokens <= 32;
   gemm.upright = !gemm.swapped;
   gemm.x_rows = (int32_t)tdm_gemm_loaded_rows(m, gemm.tokens);
-  gemm.segments = tdm_gemm_segments((hidden + 63) / 64, 64, n_experts * gemm.granule, gemm.granule);
+  gemm.segments = tdm_moe_fc2_splits(n_experts, hidden, intermediate, true);
+  const bool halves = tdm_moe_fc2_halves(n_experts, hidden, intermediate);
+  if (halves && gemm.tokens == 128) gemm.rows = 128;
+  gemm.split = gemm.segments > 1 && (!halves || gemm.rows == 128);
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].tokens == gemm.tokens) gemm.launch.shared_bytes = variants[i].shared_bytes;
-  (void)snprintf(gemm.launch.kernel, sizeof gemm.launch.kernel, "tdm_moe_fc2_t%d_sm90", gemm.tokens);
-  int64_t tiles = (m + gemm.tokens - 1) / gemm.tokens * ((hidden + 63) / 64), units = tiles * gemm.segments;
+    if (variants[i].rows == gemm.rows && variants[i].tokens == gemm.tokens)
+      gemm.launch.shared_bytes = variants[i].shared_bytes;
+  (void)snprintf(gemm.launch.kernel, sizeof gemm.launch.kernel, "tdm_moe_fc2_n%dt%d_sm90", gemm.rows, gemm.tokens);
+  const int32_t pieces = gemm.split ? gemm.segments : 1;
+  int64_t tiles = (m + gemm.tokens - 1) / gemm.tokens * ((hidden + gemm.rows - 1) / gemm.rows), units = tiles * pieces;
   gemm.launch.grid = (uint32_t)(units < sms ? units : sms);
   gemm.launch.block = TDM_GEMM_FP8_THREADS;
   int64_t parts_a_tile = gemm.tokens == 128 ? 2 : 1; /* upright: each consumer has its own tokens */
   int64_t waves = (units + gemm.launch.grid - 1) / gemm.launch.grid;
   if (gemm.swapped)
     gemm.launch.shared_bytes =
-        tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / gemm.segments);
-  if (gemm.segments > 1) {
-    gemm.partial_bytes = (size_t)(units * 64 * gemm.tokens) * sizeof(float);
+        tdm_gemm_shared_bytes(gemm.launch.shared_bytes, waves * n_experts * gemm.granule / pieces);
+  if (gemm.split) {
+    gemm.partial_bytes = (size_t)(units * gemm.rows * gemm.tokens) * sizeof(float);
     gemm.counter_bytes = (size_t)(tiles * parts_a_tile) * sizeof(uint32_t);
   }
   *out_plan = (tdm_moe_fc2_sm90_plan){.gemm = gemm, .folds = routed, .scratch_bytes = gemm.partial_bytes};
@@ -85,6 +91,7 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                 .n = (int32_t)args->w2.shape[0],
                                 .k_blocks = (int32_t)(args->x.shape[1] / 128),
                                 .segments = plan->gemm.segments,
+                                .split = plan->gemm.split,
                                 .granule = plan->gemm.granule,
                                 .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
                                 .n_experts = args->n_experts};

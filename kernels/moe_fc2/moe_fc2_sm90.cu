@@ -3,9 +3,9 @@
  * 1. tdm_moe_fc2_fold_sm90, with routing weights only: folded[kb][m] = x_scale[kb][m] * alpha[m][expert of kb], and 0
  * where the weight is 0. Tiles of 32 tokens x 8 experts, alpha transposed through shared memory so that its rows are
  * read in whole sectors; in the GEMM every SM would read them again, a line a token.
- * 2. tdm_moe_fc2_t<tokens>_sm90: the swapped form of the FP8 GEMM (gemm_fp8_swap.cuh) on the folded scales. A scale of
- * 0 leaves the sum untouched, so that NaN of an unchosen expert goes nowhere. Segments begin on expert boundaries. The
- * addend (the residual of the shared expert, say) joins the finished f32 sum.
+ * 2. tdm_moe_fc2_n<rows>t<tokens>_sm90: the FP8 GEMM (gemm_fp8_swap.cuh, gemm_fp8_upright.cuh) on the folded scales. A
+ * scale of 0 leaves the sum untouched, so that NaN of an unchosen expert goes nowhere. Segments begin on expert
+ * boundaries. The addend (the residual of the shared expert, say) joins the finished f32 sum.
  *
  * Block of 2: 384 threads. Shared: the ring, staging. Limit: device bandwidth on w2 up to about 64 tokens, then L2 on
  * x. */
@@ -46,10 +46,10 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_FOLD_THREADS)
   tdm::step_end(sync);
 }
 
-#define FC2(form, tokens, stages)                                                                                      \
-  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 32 ? 2 : 1)                           \
-      tdm_moe_fc2_t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                                      \
-                                   const __grid_constant__ tdm_step_sync sync) {                                       \
-    tdm::GemmFp8##form<64, tokens, stages, true>::run(p, sync);                                                        \
+#define FC2(form, rows, tokens, stages)                                                                                \
+  extern "C" __global__ void __launch_bounds__(TDM_GEMM_FP8_THREADS, (tokens) <= 16 ? 2 : 1)                           \
+      tdm_moe_fc2_n##rows##t##tokens##_sm90(const __grid_constant__ tdm_gemm_fp8_params p,                             \
+                                            const __grid_constant__ tdm_step_sync sync) {                              \
+    tdm::GemmFp8##form<rows, tokens, stages, true>::run(p, sync);                                                      \
   }
 #include "kernels/moe_fc2/moe_fc2_variants.inc"

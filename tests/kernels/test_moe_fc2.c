@@ -141,7 +141,7 @@ static double exact_sum(const bench* b, const double* x, const double* w, int64_
 /* [live, H] before the last rounding; free() it. */
 static double* expected(const bench* b, int64_t live) {
   int64_t hidden = b->args.w2.shape[0], experts = b->args.n_experts;
-  int32_t splits = tdm_moe_fc2_splits(experts, hidden, b->args.x.shape[1] / experts);
+  int32_t splits = tdm_moe_fc2_splits(experts, hidden, b->args.x.shape[1] / experts, b->args.x.dtype == Q);
   double *x = oracle_values(&b->args.x), *w = oracle_values(&b->args.w2), *y = oracle_zeros(live * hidden + 1);
   double* addend = b->addend != NULL ? oracle_values(&b->args.addend) : NULL;
   for (int64_t i = 0; i < live * hidden; i++) {
@@ -281,16 +281,19 @@ Test(moe_fc2, splits_follow_from_the_shape) {
       {385, 7168, 384},  {9, 384, 128},    /* golden */
       {1, 7168, 18432},  {2, 1, 1048576},  {33, 128, 128},
   };
-  for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-    int64_t experts = shapes[i].experts;
-    int32_t splits = tdm_moe_fc2_splits(experts, shapes[i].hidden, shapes[i].intermediate);
-    cr_expect(splits >= 1 && splits <= experts, "shape %zu: %d splits", i, splits);
+  cr_expect_eq(tdm_moe_fc2_splits(257, 7168, 256, true), 2, "halves of a long sum");
+  cr_expect_eq(tdm_moe_fc2_splits(257, 7168, 256, false), 1);
+  for (size_t i = 0; i < 2 * (sizeof shapes / sizeof shapes[0]); i++) {
+    const size_t shape = i / 2;
+    int64_t experts = shapes[shape].experts;
+    int32_t splits = tdm_moe_fc2_splits(experts, shapes[shape].hidden, shapes[shape].intermediate, i % 2);
+    cr_expect(splits >= 1 && splits <= experts, "shape %zu: %d splits", shape, splits);
     cr_expect_eq(tdm_moe_fc2_split_begin(experts, splits, 0), 0);
     cr_expect_eq(tdm_moe_fc2_split_begin(experts, splits, splits), experts);
     for (int32_t s = 0; s < splits; s++) {
       int64_t count = tdm_moe_fc2_split_begin(experts, splits, s + 1) - tdm_moe_fc2_split_begin(experts, splits, s);
-      cr_expect(count == experts / splits || count == experts / splits + 1, "shape %zu: split %d has %lld experts", i,
-                s, (long long)count);
+      cr_expect(count == experts / splits || count == experts / splits + 1, "shape %zu: split %d has %lld experts",
+                shape, s, (long long)count);
     }
   }
 }
@@ -299,7 +302,8 @@ Test(moe_fc2, splits_follow_from_the_shape) {
 Test(moe_fc2, some_cases_have_several_splits) {
   int several = 0;
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-    if (cases[i].x == Q) several += tdm_moe_fc2_splits(cases[i].experts, cases[i].hidden, cases[i].intermediate) > 1;
+    if (cases[i].x == Q)
+      several += tdm_moe_fc2_splits(cases[i].experts, cases[i].hidden, cases[i].intermediate, true) > 1;
   }
   cr_expect_geq(several, 2, "%d cases", several);
 }
@@ -371,7 +375,7 @@ Test(moe_fc2, plan_counts_operations_bytes_and_splits) {
   for (int32_t sms = 0; sms <= 132; sms += 66) {
     tdm_plan plan = {.splits = 1};
     tdm_op_moe_fc2.plan(&b.args, sms, &plan);
-    cr_expect_eq(plan.splits, tdm_moe_fc2_splits(24, 136, 128), "%d SMs: %d", sms, plan.splits);
+    cr_expect_eq(plan.splits, tdm_moe_fc2_splits(24, 136, 128, true), "%d SMs: %d", sms, plan.splits);
     cr_expect_eq(plan.flops, 2.0 * 5 * 136 * 24 * 128, "%g", plan.flops);
     double bytes = 5 * 3072 + 4.0 * 24 * 5 + 136 * 3072 + 4.0 * 2 * 24 + 4.0 * 5 * 24 + 4.0 * 5 * 136 + 2.0 * 5 * 136;
     cr_expect_eq(plan.bytes, bytes, "%g, expected %g", plan.bytes, bytes);
@@ -399,7 +403,7 @@ Test(moe_fc2, plans_bf16_kernels) {
     make_bench(&rig, &b, &(fc2_case){plans[i].m, plans[i].experts, 128, HIDDEN, B, B, F, NONE, DENSE, plans[i].m});
     tdm_plan plan = {.splits = 1};
     tdm_op_moe_fc2.plan(&b.args, plans[i].sms, &plan);
-    const int32_t splits = tdm_moe_fc2_splits(plans[i].experts, HIDDEN, 128);
+    const int32_t splits = tdm_moe_fc2_splits(plans[i].experts, HIDDEN, 128, false);
     cr_assert_eq(splits > 1, plans[i].experts > 1, "an expert is not cut, 24 of them are: %d splits", splits);
     cr_expect_str_eq(plan.variant, plans[i].variant, "plan %zu", i);
     cr_expect_eq(plan.splits, splits, "plan %zu: %d splits", i, plan.splits);
