@@ -52,8 +52,13 @@ typedef struct mla_temps {
   tdm_view latent;     /* [M, 576], prefill only */
   tdm_view kv;         /* [M, heads, 256], prefill only */
   tdm_view latent_out; /* [M, heads, 512] */
-  tdm_view heads_out;  /* [M, heads, 128] */
+  tdm_view heads_out;  /* [M, heads, 128], unless v_b quantises */
 } mla_temps;
+
+/* Whether v_b quantises its own output: the output projection wants it so, and no prefill writes other rows of it. */
+static bool quantises_heads(const tdm_builder* builder, const tdm_mla* mla, bool prefills) {
+  return !prefills && tdm_builder_quantises(builder, &mla->o);
+}
 
 static tdm_status make_temps(tdm_builder* builder, const tdm_mla* mla, bool prefills, mla_temps* temps) {
   const int64_t heads = mla->config.heads;
@@ -66,7 +71,8 @@ static tdm_status make_temps(tdm_builder* builder, const tdm_mla* mla, bool pref
   TDM_TRY(tdm_builder_temp(builder, "q", dtype, 3, q, &temps->q));
   TDM_TRY(tdm_builder_temp(builder, "q_absorbed", dtype, 3, q_absorbed, &temps->q_absorbed));
   TDM_TRY(tdm_builder_temp(builder, "latent_out", dtype, 3, latent_out, &temps->latent_out));
-  TDM_TRY(tdm_builder_temp(builder, "heads_out", dtype, 3, heads_out, &temps->heads_out));
+  if (!quantises_heads(builder, mla, prefills))
+    TDM_TRY(tdm_builder_temp(builder, "heads_out", dtype, 3, heads_out, &temps->heads_out));
   if (!prefills) return TDM_OK;
   TDM_TRY(tdm_builder_rows(builder, "latent", dtype, TDM_MLA_CACHED, &temps->latent));
   return tdm_builder_temp(builder, "kv", dtype, 3, kv, &temps->kv);
@@ -158,8 +164,9 @@ static tdm_status append_q_path(tdm_builder* builder, const tdm_mla* mla, const 
   return tdm_append_gemm_bf16(builder->program, builder->main_lane, tdm_builder_label(builder, "k_b", label), &absorb);
 }
 
-static tdm_status append_attention(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
-                                   const tdm_view* cache, const mla_temps* temps) {
+/* Absorbed sequences, in the latent space. */
+static tdm_status append_decode(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                const tdm_view* cache, const mla_temps* temps) {
   char label[TDM_LABEL_BYTES];
   const tdm_mla_decode_args decode = {.size = sizeof decode,
                                       .n_seqs = batch->n_seqs,
@@ -171,8 +178,14 @@ static tdm_status append_attention(tdm_builder* builder, const tdm_mla* mla, con
                                       .seq_kind = batch->seq_kind,
                                       .out = temps->latent_out,
                                       .scale = mla->config.scale};
-  TDM_TRY(tdm_append_mla_decode(builder->program, builder->main_lane, tdm_builder_label(builder, "mla_decode", label),
-                                &decode));
+  return tdm_append_mla_decode(builder->program, builder->main_lane, tdm_builder_label(builder, "mla_decode", label),
+                               &decode);
+}
+
+/* The heads' outputs out of the latent space, and those of expanded sequences beside them. */
+static tdm_status append_values(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                const mla_temps* temps) {
+  char label[TDM_LABEL_BYTES];
   const tdm_gemm_bf16_args v_b = {.size = sizeof v_b,
                                   .n_tokens = builder->n_tokens,
                                   .a = tdm_view_transpose(temps->latent_out, 0, 1),
@@ -195,23 +208,35 @@ static tdm_status append_attention(tdm_builder* builder, const tdm_mla* mla, con
 }
 
 /* The heads' outputs as the output projection wants them. */
-static tdm_status append_output(tdm_builder* builder, const tdm_mla* mla, const mla_temps* temps,
-                                const tdm_view* attn) {
+static tdm_status append_heads(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                               const mla_temps* temps, tdm_activation* heads) {
   char label[TDM_LABEL_BYTES];
-  tdm_activation heads = {.plain = flatten_heads(temps->heads_out)};
-  if (tdm_builder_quantises(builder, &mla->o)) {
-    const tdm_view plain = heads.plain;
-    TDM_TRY(tdm_builder_activation(builder, "heads", plain.shape[1], &mla->o, false, &heads));
-    const tdm_quant_args quant = {.size = sizeof quant,
-                                  .n_tokens = builder->n_tokens,
-                                  .x = plain,
-                                  .out_q = heads.q,
-                                  .out_scale = heads.scale,
-                                  .pow2_scale = builder->pow2_scale};
-    TDM_TRY(tdm_append_quant(builder->program, builder->main_lane, tdm_builder_label(builder, "heads_quant", label),
-                             &quant));
+  const int64_t cols = mla->config.heads * TDM_MLA_VALUE;
+  if (quantises_heads(builder, mla, batch->prefills)) {
+    TDM_TRY(tdm_builder_activation(builder, "heads", cols, &mla->o, false, heads));
+    const tdm_bmm_quant_args v_b = {.size = sizeof v_b,
+                                    .n_tokens = builder->n_tokens,
+                                    .a = tdm_view_transpose(temps->latent_out, 0, 1),
+                                    .w = kv_b_half(mla, TDM_MLA_NOPE),
+                                    .out_q = heads->q,
+                                    .out_scale = heads->scale,
+                                    .pow2_scale = builder->pow2_scale};
+    return tdm_append_bmm_quant(builder->program, builder->main_lane, tdm_builder_label(builder, "v_b_quant", label),
+                                &v_b);
   }
-  return tdm_builder_linear(builder, builder->main_lane, "o", &heads, &mla->o, attn);
+  TDM_TRY(append_values(builder, mla, batch, temps));
+  const tdm_view plain = flatten_heads(temps->heads_out);
+  *heads = (tdm_activation){.plain = plain};
+  if (!tdm_builder_quantises(builder, &mla->o)) return TDM_OK;
+  TDM_TRY(tdm_builder_activation(builder, "heads", cols, &mla->o, false, heads));
+  const tdm_quant_args quant = {.size = sizeof quant,
+                                .n_tokens = builder->n_tokens,
+                                .x = plain,
+                                .out_q = heads->q,
+                                .out_scale = heads->scale,
+                                .pow2_scale = builder->pow2_scale};
+  return tdm_append_quant(builder->program, builder->main_lane, tdm_builder_label(builder, "heads_quant", label),
+                          &quant);
 }
 
 tdm_status tdm_mla_append(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch, const tdm_view* cache,
@@ -222,6 +247,8 @@ tdm_status tdm_mla_append(tdm_builder* builder, const tdm_mla* mla, const tdm_ml
   TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "qkv_a", x, &mla->qkv_a, &temps.qkv_a));
   TDM_TRY(append_kv_path(builder, mla, batch, cache, &temps));
   TDM_TRY(append_q_path(builder, mla, batch, &temps));
-  TDM_TRY(append_attention(builder, mla, batch, cache, &temps));
-  return append_output(builder, mla, &temps, out_attn);
+  TDM_TRY(append_decode(builder, mla, batch, cache, &temps));
+  tdm_activation heads;
+  TDM_TRY(append_heads(builder, mla, batch, &temps, &heads));
+  return tdm_builder_linear(builder, builder->main_lane, "o", &heads, &mla->o, out_attn);
 }

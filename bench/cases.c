@@ -39,6 +39,8 @@ const bench_case bench_cases[] = {
      {ROOF4(7.2, 3.2, 7.4, 3.6, 7.7, 4.2, 7.8, 4.8)}},
     {"gemm", "k_b", "k_b, bf16: 128 x [M,128].[128,512]", bench_make_bmm, 512, 128, 128,
      {ROOF4(7.0, 5.8, 7.2, 5.8, 8.6, 7.0, 11.1, 9.5)}},
+    {"gemm", "v_b_quant_128h", "v_b + quant, bf16: 128 x [M,512].[128,512]", bench_make_bmm_quant, 128, 512, 128, {SMALL4}},
+    {"gemm", "v_b_quant_16h", "v_b + quant, bf16: 16 x [M,512].[128,512]", bench_make_bmm_quant, 128, 512, 16, {SMALL4}},
     {"gemm", "o_a", "o_a: 8 x [M,8192].[1024,8192]", bench_make_bmm_fp8, 1024, 8192, 8,
      {ROOF4(23.5, 18.2, 24.1, 18.4, 24.6, 19.2, 26.8, 20.5)}},
     {"gemm", "o_a_pro", "o_a of V4-Pro: 16 x [M,4096].[1024,4096]", bench_make_bmm_fp8, 1024, 4096, 16,

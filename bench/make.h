@@ -49,6 +49,7 @@ tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, b
 tdm_status bench_make_fc2_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_router(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_bmm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_bmm_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_bmm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_rmsnorm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -265,6 +265,28 @@ static tdm_view grouped(tdm_view view, int64_t groups) {
   return view;
 }
 
+/* a [M, B, K], w [B, N, K], out [M, B*N]: values out of the latent space, head by head. No peer. */
+tdm_status bench_make_bmm_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t batch = c->batch, rows = check_rows(m, c->n * c->k);
+  tdm_bmm_quant_args args = {.size = sizeof args};
+  args.a = tdm_view_transpose(bench_values(rig, work, TDM_BF16, 3, (const int64_t[]){m, batch, c->k}, 1, 0), 0, 1);
+  args.w = bench_rotate(rig, work, offsetof(tdm_bmm_quant_args, w), TDM_BF16, 3, (const int64_t[]){batch, c->n, c->k});
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 2, (const int64_t[]){m, batch * c->n});
+  args.out_scale = bench_empty_scales(rig, work, m, batch * c->n);
+  bench_make_done(work, &tdm_op_bmm_quant, &args, 1e-4);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_bmm_quant_args, a), 1, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_bmm_quant_args, out_q), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_bmm_quant_args, out_scale), 1, 0, 1, rows);
+  bench_axis(check, 1, batch);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_quant_args, a), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_quant_args, w), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_quant_args, out_q), 1, 0, c->n, c->n);
+  bench_cut_view(check, 1, offsetof(tdm_bmm_quant_args, out_scale), 0, 0, c->n / 128, c->n / 128);
+  return TDM_OK;
+}
+
 /* a [G, M, K], w [G, N, K], out [M, G * N]. A piece: 16 columns of a block of 128 of the last group, or of the first.
  */
 tdm_status bench_make_bmm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {

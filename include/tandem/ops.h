@@ -129,6 +129,23 @@ typedef struct tdm_gemm_bf16_args {
 TDM_API tdm_status tdm_append_gemm_bf16(tdm_program* program, tdm_lane* lane, const char* label,
                                         const tdm_gemm_bf16_args* args);
 
+/* Strided batched GEMM of bf16 with FP8 quantisation: gemm_bf16 to [B, M, N] in bf16, then quant of each row's 128
+ * columns (sections 2 and 6); column n of batch b becomes column b*N + n. The same bits as these two ops one after the
+ * other, as long as gemm_bf16 does not cut its sum along K (up to K = 512 it never does); this op never cuts it.
+ * UNSUPPORTED: N that 128 does not divide. */
+typedef struct tdm_bmm_quant_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1]: live rows of M */
+  tdm_view a;         /* [B, M, K] bf16, any batch and row strides */
+  tdm_view w;         /* [B, N, K] bf16, likewise; N a multiple of 128 */
+  tdm_view out_q;     /* [M, B*N] e4m3 */
+  tdm_view out_scale; /* [B*N/128, M] f32 */
+  float quant_eps;    /* floor of amax; default 1e-4 */
+  bool pow2_scale;
+} tdm_bmm_quant_args;
+TDM_API tdm_status tdm_append_bmm_quant(tdm_program* program, tdm_lane* lane, const char* label,
+                                        const tdm_bmm_quant_args* args);
+
 /* Router logits in f32 (section 7): logits[m,e] = sum over h of x[m,h] * w[e,h]. */
 typedef struct tdm_router_gemm_args {
   size_t size;

@@ -1,9 +1,9 @@
 #ifndef KERNELS_GEMM_BF16_GEMM_BF16_CUH
 #define KERNELS_GEMM_BF16_GEMM_BF16_CUH
 
-/* The BF16 GEMM, for gemm_bf16 and router_gemm (moe_fc2 has its stages, but walks and multiplies otherwise): d[n, m] =
- * w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these are; accumulation stays in the tensor
- * cores' f32 over a whole segment.
+/* The BF16 GEMM, for gemm_bf16 and router_gemm (bmm_quant has its stages and products, but another walk and epilogue;
+ * moe_fc2 its stages alone): d[n, m] = w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these
+ * are; accumulation stays in the tensor cores' f32 over a whole segment.
  *
  *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
  *           x  2 x [kTokens][64] bf16, swizzled
@@ -28,7 +28,7 @@ template <int kRows, int kTokens, int kStages> struct GemmBf16Shared {
 template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   using Shared = GemmBf16Shared<kRows, kTokens, kStages>;
   static_assert(sizeof(Shared) == TDM_GEMM_BF16_SHARED(kRows, kTokens, kStages), "launch size");
-  static constexpr bool kTwoCtas = kTokens <= 32; /* as GemmFp8Swap */
+  static constexpr bool kTwoCtas = kRows == 64 && kTokens <= 32; /* as GemmFp8Swap */
   static_assert(sizeof(Shared) <= (kTwoCtas ? 115712 : 232448), "shared memory of a Hopper CTA, or of half an SM");
 
   struct Walk {
@@ -54,30 +54,41 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     }
   };
 
-  /* Where K ends inside a stage, zeros arrive. */
+  /* A stage's part of a unit, from block kb on. Where K ends inside a stage, zeros arrive. */
+  __device__ static __forceinline__ void copy_weights(const tdm_gemm_bf16_params& p, Shared& shared, const Unit& unit,
+                                                      int32_t kb, uint32_t slot, uint64_t policy) {
+    const int32_t n0 = unit.n_tile * kRows;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      const int32_t k0 = (kb + block) * 64;
+      uint8_t* w = shared.w[slot][block];
+      if constexpr (kMnMajor) {
+#pragma unroll
+        for (int part = 0; part < kRows / 64; ++part)
+          tma_load_3d(w + part * 64 * 128, &p.w, &shared.full[slot], policy, n0 + part * 64, k0, unit.batch);
+      } else {
+        tma_load_3d(w, &p.w, &shared.full[slot], policy, k0, n0, unit.batch);
+      }
+    }
+  }
+
+  __device__ static __forceinline__ void copy_tokens(const tdm_gemm_bf16_params& p, Shared& shared, const Unit& unit,
+                                                     int32_t kb, uint32_t slot, uint64_t policy) {
+#pragma unroll
+    for (int block = 0; block < 2; ++block)
+      tma_load_3d(shared.x[slot][block], &p.x, &shared.full[slot], policy, (kb + block) * 64, unit.m_tile * kTokens,
+                  unit.batch);
+  }
+
   __device__ static void load_weights(const tdm_gemm_bf16_params& p, Shared& shared, const tdm_step_sync& sync) {
     const uint64_t once = l2_evict_first();
     const auto live = [&] { return live_rows(p.n_tokens, p.m); };
     const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens;
     if (!ahead) step_wait(sync);
     const Walk walk(p, ahead ? p.m : live());
-    fill_weights<kStages, 2>(sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
-                             [&](const Unit& unit, int32_t kb, const auto& at) {
-                               const int32_t n0 = unit.n_tile * kRows;
-#pragma unroll
-                               for (int block = 0; block < 2; ++block) {
-                                 const int32_t k0 = (kb + block) * 64;
-                                 uint8_t* w = shared.w[at.slot][block];
-                                 if constexpr (kMnMajor) {
-#pragma unroll
-                                   for (int part = 0; part < kRows / 64; ++part)
-                                     tma_load_3d(w + part * 64 * 128, &p.w, &shared.full[at.slot], once, n0 + part * 64,
-                                                 k0, unit.batch);
-                                 } else {
-                                   tma_load_3d(w, &p.w, &shared.full[at.slot], once, k0, n0, unit.batch);
-                                 }
-                               }
-                             });
+    fill_weights<kStages, 2>(
+        sync, ahead, walk, live, shared.full, shared.empty, 2 * 128 * kRows,
+        [&](const Unit& unit, int32_t kb, const auto& at) { copy_weights(p, shared, unit, kb, at.slot, once); });
   }
 
   __device__ static void load_tokens(const tdm_gemm_bf16_params& p, Shared& shared) {
@@ -85,18 +96,42 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     const Walk walk(p, live_rows(p.n_tokens, p.m));
     fill_stages<kStages, 2>(walk, shared.full, shared.empty, 2 * 128 * kTokens,
                             [&](const Unit& unit, int32_t kb, const auto& at) {
-#pragma unroll
-                              for (int block = 0; block < 2; ++block)
-                                tma_load_3d(shared.x[at.slot][block], &p.x, &shared.full[at.slot], often,
-                                            (kb + block) * 64, unit.m_tile * kTokens, unit.batch);
+                              copy_tokens(p, shared, unit, kb, at.slot, often);
                               return true;
                             });
   }
 
-  /* A warpgroup: multiplies its units and stores them. A stage is given back when the next one's products are under
-   * way. */
-  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer) {
+  /* The 64 rows of a unit that a warpgroup has, whose rows of w lie `w_offset` bytes into a block. A stage is given
+   * back when the next one's products are under way. */
+  __device__ static __forceinline__ void accumulate(Shared& shared, Ring<kStages>& ring, float (&c)[kTokens / 2],
+                                                    int32_t begin, int32_t end, uint32_t w_offset) {
     constexpr int kStepOfW = kMnMajor ? 128 : 2; /* 16 of K in descriptor units */
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t previous = kStages;
+    for (int32_t kb = begin; kb < end; kb += 2) {
+      mbarrier_wait(&shared.full[ring.slot], ring.parity);
+      wgmma_fence();
+#pragma unroll
+      for (int block = 0; block < 2; ++block) {
+        const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
+        const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          wgmma_bf16<kTokens>::template issue<kMnMajor>(c, w + kStepOfW * k, x + 2 * k, block + k != 0 || kb != begin);
+      }
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (previous != kStages && lane == 0) mbarrier_arrive(&shared.empty[previous]);
+      previous = ring.slot;
+      ring.advance();
+    }
+    wgmma_wait<0>();
+    wgmma_settle(c);
+    if (lane == 0) mbarrier_arrive(&shared.empty[previous]);
+  }
+
+  /* A warpgroup: multiplies its units and stores them. */
+  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer) {
     const Walk walk(p, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
@@ -115,28 +150,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
         order_parity ^= 1;
       }
       float c[kTokens / 2];
-      uint32_t previous = kStages;
-      for (int32_t kb = begin; kb < end; kb += 2) {
-        mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        wgmma_fence();
-#pragma unroll
-        for (int block = 0; block < 2; ++block) {
-          const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
-          const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
-#pragma unroll
-          for (int k = 0; k < 4; ++k)
-            wgmma_bf16<kTokens>::template issue<kMnMajor>(c, w + kStepOfW * k, x + 2 * k,
-                                                          block + k != 0 || kb != begin);
-        }
-        wgmma_commit();
-        wgmma_wait<1>();
-        if (previous != kStages && lane == 0) mbarrier_arrive(&shared.empty[previous]);
-        previous = ring.slot;
-        ring.advance();
-      }
-      wgmma_wait<0>();
-      wgmma_settle(c);
-      if (lane == 0) mbarrier_arrive(&shared.empty[previous]);
+      accumulate(shared, ring, c, begin, end, w_offset);
       if (kRows == 64 && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);

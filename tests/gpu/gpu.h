@@ -182,6 +182,7 @@ void test_quant(gpu_rig* rig, bool quick);
 void test_gemm_fp8(gpu_rig* rig, bool quick);
 void test_grouped_gemm_fp8(gpu_rig* rig, bool quick);
 void test_gemm_bf16(gpu_rig* rig, bool quick);
+void test_bmm_quant(gpu_rig* rig, bool quick);
 void test_router_gemm(gpu_rig* rig, bool quick);
 void test_moe_fc1(gpu_rig* rig, bool quick);
 void test_moe_fc2(gpu_rig* rig, bool quick);

@@ -17,6 +17,7 @@ static const struct {
              {"gemm_fp8", test_gemm_fp8},
              {"bmm_fp8", test_bmm_fp8},
              {"gemm_bf16", test_gemm_bf16},
+             {"bmm_quant", test_bmm_quant},
              {"router_gemm", test_router_gemm},
              {"moe_fc1", test_moe_fc1},
              {"moe_fc2", test_moe_fc2},
