@@ -1,4 +1,5 @@
 #include "moe/moe.h"
+#include "runtime/program.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -236,10 +237,12 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
   const tdm_view absent = {0};
   tdm_view alpha = {0}, hits = {0}, shared = {0};
   tdm_activation c, shared_c;
+  bool listed = false;
   TDM_TRY(tdm_builder_tap(builder, "mlp", builder->activation, moe->config.hidden, out_mlp));
+  const int64_t router = builder->program->n_steps;
   if (tdm_moe_routes(moe)) {
     char reason[TDM_MOE_REASON_BYTES];
-    const bool listed = tdm_moe_choose(moe, builder->moe_path, builder->rows, reason) == TDM_MOE_PATH_HITS;
+    listed = tdm_moe_choose(moe, builder->moe_path, builder->rows, reason) == TDM_MOE_PATH_HITS;
     tdm_lane* lane = listed ? builder->main_lane : builder->side_lane;
     TDM_TRY(append_routing(builder, lane, moe, &x->plain, listed, &alpha, &hits));
   }
@@ -250,5 +253,9 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
                        &shared));
   }
   TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &hits, &c));
+  /* FC1 takes every SM for most of its time. With few tokens the SMs that have a tile less than others leave the router
+   * time enough at the end, and FC1's early launch is worth more. */
+  if (tdm_moe_routes(moe) && !listed && builder->rows > 64)
+    tdm_program_start_after(builder->program, builder->program->n_steps - 1, router);
   return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &hits, &shared, out_mlp);
 }

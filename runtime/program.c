@@ -10,6 +10,10 @@ static tdm_view* operand_of(const tdm_op* op, void* args, int32_t i) {
   return (tdm_view*)(void*)((char*)args + op->operands[i].offset);
 }
 
+void tdm_program_start_after(tdm_program* program, int64_t later, int64_t earlier) {
+  program->steps[later].starts_after = (int32_t)earlier;
+}
+
 const tdm_view* tdm_step_operand(const tdm_step* step, int32_t i) {
   return operand_of(step->op, step->args, i);
 }
@@ -228,6 +232,8 @@ tdm_status tdm_program_append(tdm_program* program, tdm_lane* lane, const tdm_op
     if (tdm_view_present(view) && view->buffer->temp < 0) tdm_buffer_retain(view->buffer);
   }
   if (slot == program->n_lanes) program->lanes[program->n_lanes++] = lane;
-  program->steps[program->n_steps++] = (tdm_step){.op = op, .args = copy, .label = label_copy, .lane = slot};
+  program->steps[program->n_steps] =
+      (tdm_step){.op = op, .args = copy, .label = label_copy, .lane = slot, .starts_after = (int32_t)program->n_steps};
+  program->n_steps++;
   return TDM_OK;
 }

@@ -14,7 +14,8 @@ typedef struct tdm_step {
   const tdm_op* op;
   void* args; /* op->args_bytes, owned; views of absent operands are zeroed */
   char* label;
-  int32_t lane; /* slot in the program's lanes */
+  int32_t lane;         /* slot in the program's lanes */
+  int32_t starts_after; /* tdm_program_start_after; its own number: no step */
   tdm_plan plan;
   size_t scratch_offset; /* in the workspace */
 } tdm_step;
@@ -67,6 +68,11 @@ struct tdm_program {
 tdm_status tdm_program_capture(tdm_program* program, void** out_state);
 tdm_status tdm_program_replay(tdm_program* program, void* state, const tdm_launch_config* config);
 void tdm_program_release_capture(tdm_program* program, void* state);
+
+/* Step `later` is not to start before all CTAs of step `earlier`, of another lane, have: for one that would take every
+ * SM from a small one that can run beside it. Orders nothing else, and says nothing where lanes have SMs of their own.
+ * Before seal; the steps exist, earlier < later. */
+void tdm_program_start_after(tdm_program* program, int64_t later, int64_t earlier);
 
 /* Operand `i` of a step. */
 const tdm_view* tdm_step_operand(const tdm_step* step, int32_t i);

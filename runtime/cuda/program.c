@@ -20,7 +20,8 @@ typedef struct cuda_step {
   tdm_encoded_step encoded;
   CUkernel kernels[TDM_STEP_LAUNCHES];
   tdm_step_sync sync[TDM_STEP_LAUNCHES];
-  CUevent done; /* NULL when nobody waits for the step */
+  CUevent done;  /* NULL when nobody waits for the step */
+  CUevent begun; /* recorded when all its CTAs run; NULL where no step starts after it */
 } cuda_step;
 
 typedef struct cuda_program {
@@ -149,6 +150,13 @@ static bool is_joined(const tdm_program* program, const int32_t* last_of_lane, i
   return false;
 }
 
+/* The step whose start this one's has to wait for, or -1. On lanes with SMs of their own none has to. */
+static int32_t starts_after(const tdm_program* program, int64_t index) {
+  const tdm_step *step = &program->steps[index], *earlier = &program->steps[step->starts_after];
+  const tdm_lane_kind kind = program->lanes[step->lane]->info.kind, other = program->lanes[earlier->lane]->info.kind;
+  return step->lane == earlier->lane || kind == TDM_LANE_GREEN || other == TDM_LANE_GREEN ? -1 : step->starts_after;
+}
+
 static tdm_status make_events(tdm_program* program, cuda_program* own) {
   const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
   const tdm_schedule* schedule = &program->schedule;
@@ -157,6 +165,11 @@ static tdm_status make_events(tdm_program* program, cuda_program* own) {
   for (int32_t i = 0; edges && i < schedule->n_waits; i++) {
     CUevent* done = &own->steps[schedule->signalers[i]].done;
     if (!*done) TDM_TRY_CU(driver, cuEventCreate, done, CU_EVENT_DISABLE_TIMING);
+  }
+  for (int32_t i = 0; i < schedule->n_steps; i++) {
+    const int32_t earlier = starts_after(program, i);
+    if (earlier >= 0 && !own->steps[earlier].begun)
+      TDM_TRY_CU(driver, cuEventCreate, &own->steps[earlier].begun, CU_EVENT_DISABLE_TIMING);
   }
   TDM_TRY_CU(driver, cuEventCreate, &own->fork, CU_EVENT_DISABLE_TIMING);
   TDM_TRY_CU(driver, cuEventCreate, &own->finished, CU_EVENT_DISABLE_TIMING);
@@ -190,8 +203,10 @@ void tdm_cuda_program_close(tdm_program* program) {
   cuda_program* own = program->device_state;
   if (!own) return;
   const bool entered = tdm_cuda_enter_anyway(cuda);
-  for (int64_t i = 0; own->steps && i < program->n_steps; i++)
+  for (int64_t i = 0; own->steps && i < program->n_steps; i++) {
     if (own->steps[i].done) (void)cuda->driver.cuEventDestroy(own->steps[i].done);
+    if (own->steps[i].begun) (void)cuda->driver.cuEventDestroy(own->steps[i].begun);
+  }
   for (int32_t lane = 0; lane < TDM_MAX_LANES; lane++)
     if (own->join[lane]) (void)cuda->driver.cuEventDestroy(own->join[lane]);
   if (own->fork) (void)cuda->driver.cuEventDestroy(own->fork);
@@ -214,14 +229,20 @@ void tdm_cuda_program_close(tdm_program* program) {
 
 /* ---- issuing ---------------------------------------------------------------------------------------------------- */
 
-/* `follows`: the stream's last operation is a kernel of this launch of the program. */
-static tdm_status launch_step(const tdm_program* program, int64_t index, bool follows, CUstream stream) {
+/* `lanes`: each on its stream. `follows`: the stream's last operation is a kernel of this launch of the program. */
+static tdm_status launch_step(const tdm_program* program, int64_t index, bool lanes, bool follows, CUstream stream) {
   const tdm_cuda_driver* driver = &tdm_cuda_of(program->runtime)->driver;
   cuda_step* step = &((cuda_program*)program->device_state)->steps[index];
   for (int32_t i = 0; i < step->encoded.n_launches; i++) {
     tdm_encoded_launch* one = &step->encoded.launches[i];
-    CUlaunchAttribute overlaps = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                                  .value.programmaticStreamSerializationAllowed = 1};
+    CUlaunchAttribute attributes[2];
+    unsigned n_attributes = 0;
+    if (follows || i > 0)
+      attributes[n_attributes++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                                       .value.programmaticStreamSerializationAllowed = 1};
+    if (lanes && i == 0 && step->begun)
+      attributes[n_attributes++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT,
+                                                       .value.launchCompletionEvent.event = step->begun};
     const CUlaunchConfig config = {.gridDimX = one->launch.grid,
                                    .gridDimY = 1,
                                    .gridDimZ = 1,
@@ -230,8 +251,8 @@ static tdm_status launch_step(const tdm_program* program, int64_t index, bool fo
                                    .blockDimZ = 1,
                                    .sharedMemBytes = one->launch.shared_bytes,
                                    .hStream = stream,
-                                   .attrs = &overlaps,
-                                   .numAttrs = follows || i > 0};
+                                   .attrs = attributes,
+                                   .numAttrs = n_attributes};
     void* params[] = {one->params, &step->sync[i]};
     const CUresult result = driver->cuLaunchKernelEx(&config, (CUfunction)step->kernels[i], params, NULL);
     if (result == CUDA_SUCCESS) continue;
@@ -246,7 +267,7 @@ static tdm_status launch_step(const tdm_program* program, int64_t index, bool fo
 static tdm_status issue_serial(const tdm_program* program, CUstream origin) {
   const cuda_program* own = program->device_state;
   TDM_TRY(tdm_cuda_signals_begin(&own->signals, origin));
-  for (int64_t i = 0; i < program->n_steps; i++) TDM_TRY(launch_step(program, i, i > 0, origin));
+  for (int64_t i = 0; i < program->n_steps; i++) TDM_TRY(launch_step(program, i, false, i > 0, origin));
   return TDM_OK;
 }
 
@@ -264,7 +285,9 @@ static tdm_status issue_on_lanes(const tdm_program* program, CUstream origin) {
     if (first && first_wait == end) TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->fork, 0);
     for (int32_t k = first_wait; k < end; k++)
       TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->steps[schedule->signalers[k]].done, 0);
-    TDM_TRY(launch_step(program, i, !first && first_wait == end, stream));
+    const int32_t earlier = starts_after(program, i);
+    if (earlier >= 0) TDM_TRY_CU(driver, cuStreamWaitEvent, stream, own->steps[earlier].begun, 0);
+    TDM_TRY(launch_step(program, i, true, !first && first_wait == end && earlier < 0, stream));
     if (own->steps[i].done) TDM_TRY_CU(driver, cuEventRecord, own->steps[i].done, stream);
   }
   for (int32_t lane = 0; lane < program->n_lanes; lane++) {

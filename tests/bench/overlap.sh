@@ -28,7 +28,7 @@ if ((status != 0)); then
 fi
 
 number='[0-9]+\.[0-9]+'
-for lanes in 'serial' 'soft 16' 'green 16, edge' 'green 16, signal'; do
+for lanes in 'serial' 'soft 16' 'split 4' 'green 16, edge' 'green 16, signal'; do
   for experts in dense hits; do
     rows 2 "^ +[13] +$lanes +$experts( +$number){5} +[0-9]+ +- +$number\$" "$folder/out"
   done
@@ -39,19 +39,19 @@ rows 2 "^ +[13] tuned: (serial|soft 16) +(dense|hits)( +$number){5} " "$folder/o
 rows 2 '^ +goal, at most 1 % slower than the best \(.*\): [-+][0-9.]+ %, (holds|MISSED)$' "$folder/out"
 rows 2 '^ +experts hit: [0-9.]+; the choice was measured$' "$folder/out"
 rows 1 '^tuned: 2 buckets in ' "$folder/out"
-rows 1 '^26 timed with the bits of the serial result, 0 skipped, 0 with other bits$' "$folder/out"
+rows 1 '^34 timed with the bits of the serial result, 0 skipped, 0 with other bits$' "$folder/out"
 rows 1 '^goals: [0-2] of 2 tuned choices at most 1 % slower than the best; 0 of 0 dense ones hide the router' "$folder/out"
 rows 0 'FAILED|skipped:' "$folder/out"
 # M ascends, whatever the order on the command line.
 rows 1 '^ +1 +serial +dense' <(grep -m1 -E '^ +[13] ' "$folder/out")
 
-rows 18 '"group": "overlap"' "$folder/run.json"
-rows 26 '"ok": true' "$folder/run.json"
-for case in serial_dense serial_hits soft_dense soft_hits green_edge_dense green_edge_hits green_signal_dense green_signal_hits tuned; do
+rows 22 '"group": "overlap"' "$folder/run.json"
+rows 34 '"ok": true' "$folder/run.json"
+for case in serial_dense serial_hits soft_dense soft_hits split_dense split_hits green_edge_dense green_edge_hits green_signal_dense green_signal_hits tuned; do
   rows 2 "\"case\": \"$case\"" "$folder/run.json"
 done
-rows 18 '"percent_of_serial": ' "$folder/run.json"
-rows 18 '"experts_hit": ' "$folder/run.json"
+rows 22 '"percent_of_serial": ' "$folder/run.json"
+rows 22 '"experts_hit": ' "$folder/run.json"
 rows 2 '"percent_over_best": ' "$folder/run.json"
 rows 2 '"measured": true' "$folder/run.json"
 rows 8 '"extra_us": ' "$folder/run.json"

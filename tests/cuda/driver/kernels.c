@@ -103,9 +103,19 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   FAKE_NEED(config->sharedMemBytes <= kernel->dynamic_shared, CUDA_ERROR_INVALID_VALUE,
             "%s: %s, %u bytes of shared memory of at most %u", name, kernel->entry.name, config->sharedMemBytes,
             kernel->dynamic_shared);
-  for (unsigned i = 0; i < config->numAttrs; i++)
-    FAKE_NEED(config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION && config->numAttrs == 1,
-              CUDA_ERROR_INVALID_VALUE, "%s: attribute %d", name, (int)config->attrs[i].id);
+  bool overlaps = false;
+  for (unsigned i = 0; i < config->numAttrs; i++) {
+    const CUlaunchAttribute* attribute = &config->attrs[i];
+    const CUevent begun = attribute->value.launchCompletionEvent.event;
+    const bool order = attribute->id == CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT;
+    FAKE_NEED(order || attribute->id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, CUDA_ERROR_INVALID_VALUE,
+              "%s: attribute %d", name, (int)attribute->id);
+    FAKE_NEED(!order || (fake_object_is(begun, OBJECT_EVENT) && attribute->value.launchCompletionEvent.flags == 0),
+              CUDA_ERROR_INVALID_HANDLE, "%s: no event for the start", name);
+    /* Who waits for the start is behind what the kernel is behind, and not behind the kernel. */
+    if (order) fake_put(config->hStream, (fake_op){.kind = FAKE_RECORD, .event = begun});
+    overlaps = overlaps || !order;
+  }
   FAKE_NEED(params && params[0] && !extra, CUDA_ERROR_INVALID_VALUE, "%s: %s without parameters", name,
             kernel->entry.name);
   const tdm_step_sync none = {0};
@@ -114,7 +124,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
                                       .grid = config->gridDimX,
                                       .block = block,
                                       .shared = config->sharedMemBytes,
-                                      .overlaps = config->numAttrs > 0,
+                                      .overlaps = overlaps,
                                       .sync = kernel->entry.n_params > 1 ? *(const tdm_step_sync*)params[1] : none,
                                       .params_bytes = kernel->entry.params_bytes});
   return fake_end(CUDA_SUCCESS);
