@@ -100,25 +100,31 @@ static tdm_view kv_b_half(const tdm_mla* mla, int64_t first_row) {
   return view;
 }
 
-/* The normed latent and the rotated key go to the cache, and expanded keys and values are made for prefill. */
-static tdm_status append_kv_path(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
-                                 const tdm_view* cache, const mla_temps* temps) {
+/* Both norms: the queries' into `q_a`, the latent's, with the rotated key, to the cache. For prefill expanded keys and
+ * values too. */
+static tdm_status append_norms(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                               const tdm_view* cache, const mla_temps* temps, const tdm_activation* q_a) {
   char label[TDM_LABEL_BYTES];
-  const tdm_mla_kv_write_args write = {
-      .size = sizeof write,
-      .n_tokens = builder->n_tokens,
-      .kv = tdm_view_slice(temps->qkv_a, 1, mla->config.q_lora, TDM_MLA_CACHED),
-      .norm_weight = mla->kv_norm,
-      .positions = batch->positions,
-      .cos_sin = batch->cos_sin,
-      .slots = batch->slots,
-      .cache = *cache,
-      .out = temps->latent,
-      .eps = mla->config.eps,
-      .style = mla->config.rope,
-  };
-  TDM_TRY(tdm_append_mla_kv_write(builder->program, builder->side_lane, tdm_builder_label(builder, "kv_write", label),
-                                  &write));
+  const int64_t q_lora = mla->config.q_lora;
+  const tdm_mla_norm_write_args norms = {.size = sizeof norms,
+                                         .n_tokens = builder->n_tokens,
+                                         .q = tdm_view_slice(temps->qkv_a, 1, 0, q_lora),
+                                         .q_weight = mla->q_norm,
+                                         .out = q_a->plain,
+                                         .out_q = q_a->q,
+                                         .out_scale = q_a->scale,
+                                         .kv = tdm_view_slice(temps->qkv_a, 1, q_lora, TDM_MLA_CACHED),
+                                         .kv_weight = mla->kv_norm,
+                                         .positions = batch->positions,
+                                         .cos_sin = batch->cos_sin,
+                                         .slots = batch->slots,
+                                         .cache = *cache,
+                                         .out_kv = temps->latent,
+                                         .eps = mla->config.eps,
+                                         .pow2_scale = builder->pow2_scale,
+                                         .style = mla->config.rope};
+  TDM_TRY(tdm_append_mla_norm_write(builder->program, builder->main_lane, tdm_builder_label(builder, "qkv_norm", label),
+                                    &norms));
   if (!batch->prefills) return TDM_OK;
   const tdm_gemm_bf16_args expand = {.size = sizeof expand,
                                      .n_tokens = builder->n_tokens,
@@ -128,40 +134,21 @@ static tdm_status append_kv_path(tdm_builder* builder, const tdm_mla* mla, const
   return tdm_append_gemm_bf16(builder->program, builder->side_lane, tdm_builder_label(builder, "kv_b", label), &expand);
 }
 
-/* Queries: normed, projected, and per head absorbed into the latent space (first 512) and rotated (last 64). */
-static tdm_status append_q_path(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
-                                const mla_temps* temps) {
+/* Queries: projected, and per head absorbed into the latent space (first 512) and rotated (last 64). */
+static tdm_status append_queries(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                 const mla_temps* temps, const tdm_activation* q_a) {
   char label[TDM_LABEL_BYTES];
-  const int64_t q_lora = mla->config.q_lora;
-  tdm_activation q_a;
-  TDM_TRY(tdm_builder_activation(builder, "q_a", q_lora, &mla->q_b, false, &q_a));
-  const tdm_rmsnorm_args norm = {.size = sizeof norm,
-                                 .n_tokens = builder->n_tokens,
-                                 .x = tdm_view_slice(temps->qkv_a, 1, 0, q_lora),
-                                 .weight = mla->q_norm,
-                                 .out = q_a.plain,
-                                 .out_q = q_a.q,
-                                 .out_scale = q_a.scale,
-                                 .eps = mla->config.eps,
-                                 .pow2_scale = builder->pow2_scale};
-  TDM_TRY(tdm_append_rmsnorm(builder->program, builder->main_lane, tdm_builder_label(builder, "q_norm", label), &norm));
   const tdm_view q_flat = flatten_heads(temps->q);
-  TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "q_b", &q_a, &mla->q_b, &q_flat));
-  const tdm_rope_args rope = {.size = sizeof rope,
-                              .n_tokens = builder->n_tokens,
-                              .x = tdm_view_slice(temps->q, 2, TDM_MLA_NOPE, TDM_MLA_ROPE),
-                              .positions = batch->positions,
-                              .cos_sin = batch->cos_sin,
-                              .out = tdm_view_slice(temps->q_absorbed, 2, TDM_MLA_LATENT, TDM_MLA_ROPE),
-                              .style = mla->config.rope};
-  TDM_TRY(tdm_append_rope(builder->program, builder->side_lane, tdm_builder_label(builder, "q_rope", label), &rope));
-  const tdm_gemm_bf16_args absorb = {
-      .size = sizeof absorb,
-      .n_tokens = builder->n_tokens,
-      .a = tdm_view_transpose(tdm_view_slice(temps->q, 2, 0, TDM_MLA_NOPE), 0, 1),
-      .w = tdm_view_transpose(kv_b_half(mla, 0), 1, 2),
-      .out = tdm_view_transpose(tdm_view_slice(temps->q_absorbed, 2, 0, TDM_MLA_LATENT), 0, 1)};
-  return tdm_append_gemm_bf16(builder->program, builder->main_lane, tdm_builder_label(builder, "k_b", label), &absorb);
+  TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "q_b", q_a, &mla->q_b, &q_flat));
+  const tdm_mla_absorb_args absorb = {.size = sizeof absorb,
+                                      .n_tokens = builder->n_tokens,
+                                      .q = temps->q,
+                                      .w = kv_b_half(mla, 0),
+                                      .positions = batch->positions,
+                                      .cos_sin = batch->cos_sin,
+                                      .out = temps->q_absorbed,
+                                      .style = mla->config.rope};
+  return tdm_append_mla_absorb(builder->program, builder->main_lane, tdm_builder_label(builder, "k_b", label), &absorb);
 }
 
 /* Absorbed sequences, in the latent space. */
@@ -242,13 +229,14 @@ static tdm_status append_heads(tdm_builder* builder, const tdm_mla* mla, const t
 tdm_status tdm_mla_append(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch, const tdm_view* cache,
                           const tdm_activation* x, tdm_view* out_attn) {
   mla_temps temps;
+  tdm_activation q_a, heads;
   TDM_TRY(make_temps(builder, mla, batch->prefills, &temps));
   TDM_TRY(tdm_builder_tap(builder, "attn", builder->activation, mla->config.hidden, out_attn));
   TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "qkv_a", x, &mla->qkv_a, &temps.qkv_a));
-  TDM_TRY(append_kv_path(builder, mla, batch, cache, &temps));
-  TDM_TRY(append_q_path(builder, mla, batch, &temps));
+  TDM_TRY(tdm_builder_activation(builder, "q_a", mla->config.q_lora, &mla->q_b, false, &q_a));
+  TDM_TRY(append_norms(builder, mla, batch, cache, &temps, &q_a));
+  TDM_TRY(append_queries(builder, mla, batch, &temps, &q_a));
   TDM_TRY(append_decode(builder, mla, batch, cache, &temps));
-  tdm_activation heads;
   TDM_TRY(append_heads(builder, mla, batch, &temps, &heads));
   return tdm_builder_linear(builder, builder->main_lane, "o", &heads, &mla->o, out_attn);
 }

@@ -3,8 +3,8 @@
 
 /* Multi-head latent attention of DeepSeek-V3 (docs/formulas.md, section 6), between the input norm and the residual.
  *
- *   main lane   qkv_a ─┬─ q_norm ─ q_b ─┬─ k_b ─┬─ decode ─ v_b ─ prefill* ─ quant ─ o
- *   side lane          └─ kv_write ─ kv_b* ─────┘   rope ┘                     (* only in programs that prefill) */
+ *   main lane   qkv_a ─ qkv_norm ─┬─ q_b ─ k_b ─ decode ─ v_b ─┬─ prefill* ─ quant ─ o
+ *   side lane                     └─ kv_b* ────────────────────┘          (* only in programs that prefill) */
 
 #include "attention/kv_cache.h"
 #include "kernels/common/builder.h"

@@ -153,25 +153,80 @@ tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m,
   return TDM_OK;
 }
 
+/* Random positions, and distinct slots of a cache of so many pages. */
+static tdm_view random_positions(bench_rig* rig, bench_work* work, int64_t m) {
+  int32_t* positions = host_ints(m);
+  for (int64_t i = 0; i < m; i++) positions[i] = (int32_t)(bench_random(rig) % POSITIONS);
+  const tdm_view view = bench_ints(rig, work, positions, m);
+  free(positions);
+  return view;
+}
+
+static tdm_view random_slots(bench_rig* rig, bench_work* work, int64_t m, int64_t pages) {
+  const int32_t slots = (int32_t)pages * TDM_PAGE_TOKENS;
+  int32_t* slot = host_ints(slots);
+  shuffled(rig, slot, 0, slots);
+  const tdm_view view = bench_ints(rig, work, slot, m);
+  free(slot);
+  return view;
+}
+
+static tdm_view angles(bench_rig* rig, bench_work* work) {
+  return bench_values(rig, work, TDM_F32, 2, (const int64_t[]){POSITIONS, 64}, 0.7f, 0);
+}
+
 /* kv is the tail of the 2112 columns of q_a|kv_a. Checked whole. */
 tdm_status bench_make_kv_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
-  const int32_t pages = (int32_t)((m + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS) + 2, slots = pages * TDM_PAGE_TOKENS;
-  int32_t *slot = host_ints(slots), *positions = host_ints(m);
+  const int64_t pages = (m + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS + 2;
   (void)c;
-  shuffled(rig, slot, 0, slots);
-  for (int64_t i = 0; i < m; i++) positions[i] = (int32_t)(bench_random(rig) % POSITIONS);
   tdm_mla_kv_write_args args = {.size = sizeof args, .style = TDM_ROPE_DEINTERLEAVE};
   args.kv = bench_values(rig, work, TDM_BF16, 2, (const int64_t[]){m, 2112}, 1, 0);
   args.kv = tdm_view_slice(args.kv, 1, 1536, 576);
   args.norm_weight = bench_values(rig, work, TDM_BF16, 1, (const int64_t[]){512}, 0.5f, 1);
-  args.positions = bench_ints(rig, work, positions, m);
-  args.cos_sin = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){POSITIONS, 64}, 0.7f, 0);
-  args.slots = bench_ints(rig, work, slot, m);
+  args.positions = random_positions(rig, work, m);
+  args.cos_sin = angles(rig, work);
+  args.slots = random_slots(rig, work, m, pages);
   args.cache = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){pages, TDM_PAGE_TOKENS, 576});
-  free(slot);
-  free(positions);
   bench_warm(work);
   bench_make_done(work, &tdm_op_mla_kv_write, &args, 1e-5);
+  return TDM_OK;
+}
+
+/* All 2112 columns of q_a|kv_a, as a layer decodes. Checked whole. */
+tdm_status bench_make_norm_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t pages = (m + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS + 2, q[] = {m, c->n};
+  tdm_mla_norm_write_args args = {.size = sizeof args, .style = TDM_ROPE_DEINTERLEAVE};
+  const tdm_view qkv = bench_values(rig, work, TDM_BF16, 2, (const int64_t[]){m, c->n + 576}, 1, 0);
+  args.q = tdm_view_slice(qkv, 1, 0, c->n);
+  args.q_weight = bench_values(rig, work, TDM_BF16, 1, &c->n, 0.5f, 1);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 2, q);
+  args.out_scale = bench_empty_scales(rig, work, m, c->n);
+  args.kv = tdm_view_slice(qkv, 1, c->n, 576);
+  args.kv_weight = bench_values(rig, work, TDM_BF16, 1, (const int64_t[]){512}, 0.5f, 1);
+  args.positions = random_positions(rig, work, m);
+  args.cos_sin = angles(rig, work);
+  args.slots = random_slots(rig, work, m, pages);
+  args.cache = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){pages, TDM_PAGE_TOKENS, 576});
+  bench_warm(work);
+  bench_make_done(work, &tdm_op_mla_norm_write, &args, 1e-4);
+  return TDM_OK;
+}
+
+/* Heads of k values in, of n out; w is the keys' half of kv_b and rotates. A piece: one head. */
+tdm_status bench_make_absorb(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t heads = c->batch;
+  tdm_mla_absorb_args args = {.size = sizeof args, .style = TDM_ROPE_DEINTERLEAVE};
+  args.q = bench_values(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, c->k}, 1, 0);
+  args.w = bench_rotate(rig, work, offsetof(tdm_mla_absorb_args, w), TDM_BF16, 3, (const int64_t[]){heads, 128, 512});
+  args.positions = random_positions(rig, work, m);
+  args.cos_sin = angles(rig, work);
+  args.out = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, c->n});
+  bench_make_done(work, &tdm_op_mla_absorb, &args, 1e-5);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, heads);
+  bench_cut_view(check, 0, offsetof(tdm_mla_absorb_args, q), 1, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_absorb_args, w), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_mla_absorb_args, out), 1, 0, 1, 1);
   return TDM_OK;
 }
 

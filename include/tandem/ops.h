@@ -284,6 +284,48 @@ typedef struct tdm_mla_kv_write_args {
 TDM_API tdm_status tdm_append_mla_kv_write(tdm_program* program, tdm_lane* lane, const char* label,
                                            const tdm_mla_kv_write_args* args);
 
+/* rmsnorm of the low-rank queries and mla_kv_write of the latent that the same projection gave, as one step with the
+ * bits of the two: out, out_q from q; cache, out_kv from kv. At least one of out and out_q is there. */
+typedef struct tdm_mla_norm_write_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view q;         /* [M, D] bf16 or f32 */
+  tdm_view q_weight;  /* [D] bf16 or f32 */
+  tdm_view out;       /* optional [M, D] bf16 or f32 */
+  tdm_view out_q;     /* optional [M, D] e4m3; D a multiple of 128 */
+  tdm_view out_scale; /* [D/128, M] f32, exactly when out_q is there */
+  tdm_view kv;        /* [M, 576] bf16 or f32, any row stride */
+  tdm_view kv_weight; /* [512] bf16 or f32 */
+  tdm_view positions; /* [M] i32, each in [0, P) */
+  tdm_view cos_sin;   /* [P, 64] f32 */
+  tdm_view slots;     /* [M] i32, as for mla_kv_write */
+  tdm_view cache;     /* [n_pages, 64, 576] bf16 or f32 */
+  tdm_view out_kv;    /* optional [M, 576], dtype of cache */
+  float eps;          /* of both norms; default 1e-6 */
+  float quant_eps;    /* floor of amax; default 1e-4 */
+  bool pow2_scale;    /* scales rounded up to a power of two */
+  tdm_rope_style style;
+} tdm_mla_norm_write_args;
+TDM_API tdm_status tdm_append_mla_norm_write(tdm_program* program, tdm_lane* lane, const char* label,
+                                             const tdm_mla_norm_write_args* args);
+
+/* Queries of absorbed MLA (section 6, row 7 and the absorbed form): gemm_bf16 over heads and rope as one step with the
+ * bits of the two. out[m, h, n] = sum over d < 128 of q[m, h, d] * w[h, d, n], n < 512;  out[m, h, 512..575] =
+ * rope(q[m, h, 128..191])
+ */
+typedef struct tdm_mla_absorb_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view q;         /* [M, h, 192] bf16 or f32, any token and head stride: 128 to be absorbed, 64 to be rotated */
+  tdm_view w;         /* [h, 128, 512] bf16 or f32, any head and row stride */
+  tdm_view positions; /* [M] i32, each in [0, P) */
+  tdm_view cos_sin;   /* [P, 64] f32 */
+  tdm_view out;       /* [M, h, 576] bf16 or f32, any token and head stride */
+  tdm_rope_style style;
+} tdm_mla_absorb_args;
+TDM_API tdm_status tdm_append_mla_absorb(tdm_program* program, tdm_lane* lane, const char* label,
+                                         const tdm_mla_absorb_args* args);
+
 /* How a sequence of a batch is attended to. */
 typedef enum tdm_seq_kind {
   TDM_SEQ_ABSORBED = 1, /* mla_decode: queries against the cached latent, any number of new tokens, any context */

@@ -28,6 +28,23 @@ __device__ __forceinline__ float round_element(float value, int32_t dtype) {
   return dtype == TDM_KERNEL_F32 ? value : __bfloat162float(__float2bfloat16_rn(value));
 }
 
+/* Volatile, lest the load be moved behind the test of the live count. */
+__device__ __forceinline__ uint4 fetch_16(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address)
+               : "memory");
+  return v;
+}
+
+/* Likewise. */
+__device__ __forceinline__ int32_t fetch_i32(const int32_t* address) {
+  int32_t v;
+  asm volatile("ld.global.s32 %0, [%1];" : "=r"(v) : "l"(address) : "memory");
+  return v;
+}
+
 /* Elements index .. index + 7; with `vectors` the address is 16-byte aligned. */
 __device__ __forceinline__ void load_8(float (&v)[8], const void* data, int32_t dtype, int64_t index, bool vectors) {
   if (!vectors) {

@@ -8,6 +8,9 @@
 
 #include "runtime/op.h"
 
+/* At run time: the first `rows` slots are -1 or in the cache. */
+tdm_status tdm_mla_kv_write_check_slots(const char* op, const tdm_view* slots, const tdm_view* cache, int64_t rows);
+
 tdm_status tdm_mla_kv_write_ref(const void* args, const tdm_plan* plan, void* scratch);
 
 #endif

@@ -13,13 +13,13 @@ static void normalise(float values[TDM_MLA_LATENT], const float weight[TDM_MLA_L
   for (int d = 0; d < TDM_MLA_LATENT; d++) values[d] = values[d] * inv * weight[d];
 }
 
-static tdm_status check_slots(const tdm_mla_kv_write_args* args, int64_t rows) {
-  const int32_t* slots = tdm_view_data(&args->slots);
-  int64_t n_slots = args->cache.shape[0] * TDM_PAGE_TOKENS;
+tdm_status tdm_mla_kv_write_check_slots(const char* op, const tdm_view* slots, const tdm_view* cache, int64_t rows) {
+  const int32_t* slot = tdm_view_data(slots);
+  int64_t n_slots = cache->shape[0] * TDM_PAGE_TOKENS;
   for (int64_t m = 0; m < rows; m++) {
-    if (slots[m] < -1 || slots[m] >= n_slots) {
-      return TDM_FAIL(TDM_INVALID_ARGUMENT, "mla_kv_write: slot %d of row %lld is neither -1 nor in [0, %lld)",
-                      slots[m], (long long)m, (long long)n_slots);
+    if (slot[m] < -1 || slot[m] >= n_slots) {
+      return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: slot %d of row %lld is neither -1 nor in [0, %lld)", op, slot[m],
+                      (long long)m, (long long)n_slots);
     }
   }
   return TDM_OK;
@@ -31,7 +31,7 @@ tdm_status tdm_mla_kv_write_ref(const void* void_args, const tdm_plan* plan, voi
   int64_t rows;
   TDM_TRY(tdm_live_rows("mla_kv_write", &args->n_tokens, args->kv.shape[0], &rows));
   TDM_TRY(tdm_rope_check_positions("mla_kv_write", &args->positions, &args->cos_sin, rows));
-  TDM_TRY(check_slots(args, rows));
+  TDM_TRY(tdm_mla_kv_write_check_slots("mla_kv_write", &args->slots, &args->cache, rows));
   const void* kv = tdm_view_data(&args->kv);
   const int32_t* positions = tdm_view_data(&args->positions);
   const float* cos_sin = tdm_view_data(&args->cos_sin);

@@ -8,23 +8,14 @@
 
 #include "kernels/device/step.cuh"
 #include "kernels/rope/rope.cuh"
-#include "kernels/rope/rope_params.h"
 
 extern "C" __global__ void __launch_bounds__(256)
     tdm_rope_sm90(const __grid_constant__ tdm_rope_params p, const __grid_constant__ tdm_step_sync sync) {
   tdm::step_begin(sync);
   const int64_t heads = int64_t{tdm::live_rows(p.n_tokens, p.rows)} * p.heads;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-  const int2 in = tdm::rope_in(p.style, lane), out = tdm::rope_out(p.style, lane);
   for (int64_t item = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32; item < heads;
-       item += int64_t{gridDim.x} * blockDim.x / 32) {
-    const int64_t row = item / p.heads, head = item % p.heads;
-    const int64_t from = row * p.x_stride + head * p.x_head_stride, to = row * p.out_stride + head * p.out_head_stride;
-    tdm::RopePair v{tdm::load_element(p.x, p.x_dtype, from + in.x), tdm::load_element(p.x, p.x_dtype, from + in.y)};
-    __syncwarp();
-    v = tdm::rope_rotate(v, p.cos_sin, p.cos_sin_stride, p.positions[row], p.n_positions, p.inverse != 0, lane);
-    tdm::store_element(p.out, p.out_dtype, to + out.x, v.even);
-    tdm::store_element(p.out, p.out_dtype, to + out.y, v.odd);
-  }
+       item += int64_t{gridDim.x} * blockDim.x / 32)
+    tdm::rope_heads<1>(p, item / p.heads, item % p.heads, lane);
   tdm::step_end(sync);
 }

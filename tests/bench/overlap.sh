@@ -54,16 +54,16 @@ rows 22 '"percent_of_serial": ' "$folder/run.json"
 rows 22 '"experts_hit": ' "$folder/run.json"
 rows 2 '"percent_over_best": ' "$folder/run.json"
 rows 2 '"measured": true' "$folder/run.json"
-rows 8 '"extra_us": ' "$folder/run.json"
+rows 12 '"extra_us": ' "$folder/run.json"
 rows 1 '"overlap": \{' "$folder/run.json"
 rows 0 '"percent_of_bandwidth"|"router_us"' "$folder/run.json" # of a GPU
 
 "$bench" --compare "$folder/run.json" "$folder/run.json" >"$folder/compared"
-rows 1 '^18 compared, 0 apart' "$folder/compared"
+rows 1 '^22 compared, 0 apart' "$folder/compared"
 if command -v python3 >/dev/null; then
   "$plot" "$folder/run.json" --table >"$folder/table"
   rows 1 '^\| 3 \| [0-9]+ \| green 16, signals \| hits \| ' "$folder/table"
-  rows 2 '^\| [12] \| 1 \| soft 16 \| .* \| \+0\.00 \| ' "$folder/table"
+  rows 2 '^\| [12] \| 1 \| split 16 \| .* \| \+0\.00 \| ' "$folder/table"
 fi
 echo "$cases cases, $failed failed"
 ((failed == 0)) || cat "$folder/out"

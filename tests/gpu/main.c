@@ -24,6 +24,8 @@ static const struct {
              {"rope", test_rope},
              {"inverse_rope_quant", test_inverse_rope_quant},
              {"mla_kv_write", test_mla_kv_write},
+             {"mla_norm_write", test_mla_norm_write},
+             {"mla_absorb", test_mla_absorb},
              {"moe_route", test_moe_route},
              {"mla_decode", test_mla_decode},
              {"mla_prefill", test_mla_prefill},
