@@ -25,6 +25,7 @@ static const struct {
              {"inverse_rope_quant", test_inverse_rope_quant},
              {"mla_kv_write", test_mla_kv_write},
              {"moe_route", test_moe_route},
+             {"moe_gate", test_moe_gate},
              {"mla_decode", test_mla_decode},
              {"mla_prefill", test_mla_prefill},
              {"embedding", test_embedding},
