@@ -49,6 +49,7 @@ const bench_case bench_cases[] = {
     {"norm", "rmsnorm", "add + RMSNorm + quant", bench_make_rmsnorm, 7168, 1, 1, {SMALL4}},
     {"norm", "quant", "FP8 quantisation", bench_make_quant, 16384, 1, 1, {SMALL4}},
     {"moe", "moe_route", "8 of 256 experts, 4 of 8 groups", bench_make_route, 256, 1, 1, {SMALL4}},
+    {"moe", "moe_gate", "router, moe_route and its list of hits", bench_make_gate, 256, 7168, 1, {SMALL4}},
     {"moe", "fc1_bf16", "FC1 + SwiGLU, bf16, 256 experts", bench_make_fc1_bf16, 131072, 7168, 256, {SMALL4}},
     {"moe", "fc2_bf16", "FC2, bf16, every token weighs every expert", bench_make_fc2_bf16, 7168, 65536, 256, {SMALL4}},
     {"moe", "shared_fc1_bf16", "shared FC1 + SwiGLU, bf16", bench_make_fc1_bf16, 4096, 7168, 1, {SMALL4}},

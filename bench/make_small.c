@@ -97,6 +97,39 @@ tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, benc
   return TDM_OK;
 }
 
+/* The same behind the router's product, whose weights rotate, with the list of hits. A piece: some rows, which make no
+ * list. x is small, so that scores do not saturate, where a last bit of a logit would turn a choice. */
+tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  enum { TOP_K = 8, SHARED = 1 };
+  const int64_t rows = bench_least(m, CHECK_ROWS);
+  tdm_moe_gate_args args = {.size = sizeof args,
+                            .top_k = TOP_K,
+                            .n_group = 8,
+                            .topk_group = 4,
+                            .n_shared = SHARED,
+                            .norm_topk_prob = true,
+                            .routed_scaling_factor = 2.5f};
+  args.x = bench_values(rig, work, TDM_BF16, 2, (const int64_t[]){m, c->k}, 0.05f, 0);
+  args.w = bench_rotate(rig, work, offsetof(tdm_moe_gate_args, w), TDM_BF16, 2, (const int64_t[]){c->n, c->k});
+  args.bias = bench_values(rig, work, TDM_F32, 1, &c->n, 0.1f, 0);
+  args.logits = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n});
+  args.ids = bench_tensor(rig, work, TDM_I32, 2, (const int64_t[]){m, TOP_K});
+  args.weights = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, TOP_K});
+  args.alpha = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n + SHARED});
+  args.hits = bench_tensor(rig, work, TDM_I32, 1, (const int64_t[]){1 + c->n + SHARED});
+  bench_make_done(work, &tdm_op_moe_gate, &args, 1e-9);
+  bench_check* check = &work->check;
+  args.hits = (tdm_view){0};
+  memcpy(check->args, &args, sizeof args);
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, logits), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, ids), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, weights), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, alpha), 0, 0, 1, rows);
+  return TDM_OK;
+}
+
 /* `count` integers from `first` on, in random order. */
 static void shuffled(bench_rig* rig, int32_t* out, int32_t first, int32_t count) {
   for (int32_t i = 0; i < count; i++) {

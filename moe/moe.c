@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/moe_gate/moe_gate.h"
+
 enum { BLOCK = 128 };
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
@@ -161,38 +163,49 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
   return few ? TDM_MOE_PATH_HITS : TDM_MOE_PATH_DENSE;
 }
 
-/* Logits and routing on `lane`; answers alpha [M, experts.n] and, where they are `listed`, the experts hit. */
+/* Logits and routing: one step where an op does both and has all SMs. On few of them, beside FC1, its last CTA would
+ * route long after the others are done, and keep an SM from FC1. */
+static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate) {
+  char label[TDM_LABEL_BYTES];
+  if (lane == builder->main_lane &&
+      tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
+    return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
+  const tdm_router_gemm_args router = tdm_moe_gate_router(gate);
+  TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
+  const tdm_moe_route_args route = tdm_moe_gate_route(gate);
+  return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
+}
+
+/* Answers alpha [M, experts.n] and, where they are `listed`, the experts hit. */
 static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm_moe* moe, const tdm_view* x,
                                  bool listed, tdm_view* out_alpha, tdm_view* out_hits) {
   const tdm_moe_config* config = &moe->config;
-  char label[TDM_LABEL_BYTES];
   tdm_view logits, ids, weights;
   TDM_TRY(tdm_builder_rows(builder, "router_logits", TDM_F32, config->n_routed, &logits));
   TDM_TRY(tdm_builder_tap(builder, "topk_ids", TDM_I32, config->top_k, &ids));
   TDM_TRY(tdm_builder_tap(builder, "topk_weights", TDM_F32, config->top_k, &weights));
   TDM_TRY(tdm_builder_rows(builder, "alpha", TDM_F32, moe->experts.n, out_alpha));
-  const tdm_router_gemm_args router = {
-      .size = sizeof router, .n_tokens = builder->n_tokens, .x = *x, .w = moe->router, .logits = logits};
   if (listed) {
     TDM_TRY(tdm_builder_temp(builder, "hits", TDM_I32, 1, (int64_t[]){1 + moe->experts.n}, out_hits));
     if (builder->keep) TDM_TRY(tdm_program_keep(builder->program, out_hits));
   }
-  TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
-  const tdm_moe_route_args route = {.size = sizeof route,
-                                    .n_tokens = builder->n_tokens,
-                                    .logits = logits,
-                                    .bias = moe->bias,
-                                    .ids = ids,
-                                    .weights = weights,
-                                    .alpha = *out_alpha,
-                                    .hits = *out_hits,
-                                    .top_k = config->top_k,
-                                    .n_group = config->n_group,
-                                    .topk_group = config->topk_group,
-                                    .n_shared = (int32_t)(moe->experts.n - config->n_routed),
-                                    .norm_topk_prob = config->norm_topk_prob,
-                                    .routed_scaling_factor = config->routed_scaling_factor};
-  return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
+  const tdm_moe_gate_args gate = {.size = sizeof gate,
+                                  .n_tokens = builder->n_tokens,
+                                  .x = *x,
+                                  .w = moe->router,
+                                  .bias = moe->bias,
+                                  .logits = logits,
+                                  .ids = ids,
+                                  .weights = weights,
+                                  .alpha = *out_alpha,
+                                  .hits = *out_hits,
+                                  .top_k = config->top_k,
+                                  .n_group = config->n_group,
+                                  .topk_group = config->topk_group,
+                                  .n_shared = (int32_t)(moe->experts.n - config->n_routed),
+                                  .norm_topk_prob = config->norm_topk_prob,
+                                  .routed_scaling_factor = config->routed_scaling_factor};
+  return append_gate(builder, lane, &gate);
 }
 
 /* FC1 of a stack of experts on `lane`; answers FC2's input. */
@@ -253,9 +266,10 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
                        &shared));
   }
   TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &hits, &c));
-  /* FC1 takes every SM for most of its time. With few tokens the SMs that have a tile less than others leave the router
-   * time enough at the end, and FC1's early launch is worth more. */
-  if (tdm_moe_routes(moe) && !listed && builder->rows > 64)
+  /* FC1 takes every SM and all the bandwidth. So the router begins first, and its weights are there. */
+  if (tdm_moe_routes(moe) && !listed) {
     tdm_program_start_after(builder->program, builder->program->n_steps - 1, router);
+    if (router > 0) tdm_program_prefetch(builder->program, router - 1, &moe->router);
+  }
   return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &hits, &shared, out_mlp);
 }

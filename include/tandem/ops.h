@@ -180,6 +180,29 @@ typedef struct tdm_moe_route_args {
 TDM_API tdm_status tdm_append_moe_route(tdm_program* program, tdm_lane* lane, const char* label,
                                         const tdm_moe_route_args* args);
 
+/* router_gemm and moe_route in one launch, with the bits of both. UNSUPPORTED but for up to 128 rows, 256 or 384
+ * experts and, where groups are left out, groups of 32: the two ops take the rest. */
+typedef struct tdm_moe_gate_args {
+  size_t size;
+  tdm_view n_tokens; /* optional i32 [1] */
+  tdm_view x;        /* [M, H] bf16 or f32 */
+  tdm_view w;        /* [E, H] bf16 or f32 */
+  tdm_view bias;     /* this and what follows as in moe_route: optional [E] f32 */
+  tdm_view logits;   /* [M, E] f32, written */
+  tdm_view ids;      /* optional [M, top_k] i32 */
+  tdm_view weights;  /* optional [M, top_k] f32 */
+  tdm_view alpha;    /* optional [M, E + n_shared] f32 */
+  tdm_view hits;     /* optional [1 + E + n_shared] i32, with alpha */
+  int32_t top_k;
+  int32_t n_group;
+  int32_t topk_group;
+  int32_t n_shared;
+  bool norm_topk_prob;
+  float routed_scaling_factor;
+} tdm_moe_gate_args;
+TDM_API tdm_status tdm_append_moe_gate(tdm_program* program, tdm_lane* lane, const char* label,
+                                       const tdm_moe_gate_args* args);
+
 /* Dense FC1: gate and up projections of all experts as one GEMM, SwiGLU and FP8 requantisation in its epilogue; needs
  * no routing (section 13). Column block e of the output is expert e. A dense MLP is the case E = 1. g, u in f32;  v =
  * silu(g) * u (with swiglu_limit L > 0: min(g, L), clamp(u, -L, L) first);  out, out_scale = quant(v) w13 has rows

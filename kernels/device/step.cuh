@@ -79,9 +79,19 @@ __device__ __forceinline__ void await_signal(const tdm_step_sync& sync, uint32_t
   }
 }
 
+/* One thread: the CTA's share. */
+__device__ __forceinline__ void fetch_for_later(const tdm_step_sync& sync) {
+  const uint32_t share = (sync.prefetch_bytes / 16 + gridDim.x - 1) / gridDim.x * 16, begin = blockIdx.x * share;
+  if (begin >= sync.prefetch_bytes) return;
+  const char* from = static_cast<const char*>(sync.prefetch) + begin;
+  const uint32_t bytes = min(share, sync.prefetch_bytes - begin);
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 /* First of all, all threads: lets the next kernel of the lane begin as soon as there is room for it. */
 __device__ __forceinline__ void step_enter(const tdm_step_sync& sync) {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  if (sync.prefetch_bytes != 0 && threadIdx.x == 0) fetch_for_later(sync);
   if (sync.trace == nullptr || threadIdx.x != 0) return;
   uint32_t sm;
   asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));

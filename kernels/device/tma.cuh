@@ -25,6 +25,11 @@ __device__ __forceinline__ uint64_t l2_evict_last() {
   return policy;
 }
 
+/* The line that holds the address. */
+__device__ __forceinline__ void l2_prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
+
 __device__ __forceinline__ void tma_prefetch_map(const tdm_tensor_map* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

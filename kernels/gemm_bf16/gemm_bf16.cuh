@@ -1,9 +1,9 @@
 #ifndef KERNELS_GEMM_BF16_GEMM_BF16_CUH
 #define KERNELS_GEMM_BF16_GEMM_BF16_CUH
 
-/* The BF16 GEMM, for gemm_bf16 and router_gemm (bmm_quant has its stages and products, but another walk and epilogue;
- * moe_fc2 its stages alone): d[n, m] = w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of turns these
- * are; accumulation stays in the tensor cores' f32 over a whole segment.
+/* The BF16 GEMM, for gemm_bf16, router_gemm and moe_gate (bmm_quant has its stages and products, but another walk and
+ * epilogue; moe_fc2 its stages alone): d[n, m] = w[n, :] x[m, :] as in gemm_fp8_swap.cuh, whose roles and order of
+ * turns these are; accumulation stays in the tensor cores' f32 over a whole segment.
  *
  *   stage:  w  2 x [kRows][64] bf16, swizzled; MN-major: 2 x kRows/64 x [64 of K][64 of N]
  *           x  2 x [kTokens][64] bf16, swizzled
@@ -23,6 +23,19 @@ template <int kRows, int kTokens, int kStages> struct GemmBf16Shared {
   uint64_t empty[kStages];
   uint64_t order[2];
   uint32_t flag[2];
+};
+
+/* What a launch does besides: a thread before it waits; a consumer when it has stored the groups of a tile that are its
+ * to store (store_swapped), and when no token is live. `flag` and `barrier` are those of add_segments; `one_wave`: all
+ * units of the launch are under way at once. */
+struct NothingMore {
+  static constexpr bool kRegisters = false; /* consumers need more than a third of a CTA's, where two share an SM */
+  __device__ void ahead() const {
+  }
+  __device__ void stored(const Unit&, uint32_t, int32_t, bool, uint32_t*, uint32_t) const {
+  }
+  __device__ void no_tokens() const {
+  }
 };
 
 template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
@@ -131,7 +144,8 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   }
 
   /* A warpgroup: multiplies its units and stores them. */
-  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer) {
+  template <class More>
+  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer, const More& more) {
     const Walk walk(p, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
@@ -167,7 +181,9 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
       const Output out{static_cast<uint8_t*>(p.out) + unit.batch * p.out_batch_stride * element, p.out_stride,
                        p.out_dtype, walk.live, p.n};
       store_swapped<kTokens>(c, out, unit.m_tile * kTokens, n0, groups, shared.staged[consumer], barrier);
+      more.stored(unit, groups, walk.live, walk.one_wave(), &shared.flag[consumer], barrier);
     }
+    if (walk.units == 0) more.no_tokens();
   }
 
   /* Barriers; all threads, first of all. */
@@ -187,21 +203,24 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     __syncthreads();
   }
 
-  __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync) {
+  template <class More = NothingMore>
+  __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync, const More& more = {}) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
+    constexpr bool kUneven = !kTwoCtas || More::kRegisters;
     prepare(p, shared, sync);
     if (threadIdx.x < 128) {
-      if constexpr (!kTwoCtas) registers_lower<40>();
+      if constexpr (kUneven) registers_lower<40>();
       if (threadIdx.x == 0) load_weights(p, shared, sync);
       if (threadIdx.x == 32) {
         step_wait(sync);
         load_tokens(p, shared);
       }
+      if (threadIdx.x == 64) more.ahead();
     } else {
-      if constexpr (!kTwoCtas) registers_raise<232>();
+      if constexpr (kUneven) registers_raise<kTwoCtas ? 96 : 232>();
       step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1);
+      multiply(p, shared, threadIdx.x / 128 - 1, more);
     }
     step_end(sync);
   }

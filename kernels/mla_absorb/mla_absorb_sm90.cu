@@ -66,7 +66,7 @@ template <int kRows, int kTokens, int kStages> struct MlaAbsorb {
     } else {
       if constexpr (!Gemm::kTwoCtas) tdm::registers_raise<224>();
       tdm::step_wait(sync);
-      Gemm::multiply(p.gemm, shared, threadIdx.x / 128 - 1);
+      Gemm::multiply(p.gemm, shared, threadIdx.x / 128 - 1, tdm::NothingMore{});
       __syncwarp();
       rotate(p.rope, &shared.taken);
     }

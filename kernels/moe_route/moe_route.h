@@ -15,6 +15,8 @@
 
 enum { TDM_ROUTE_MAX_EXPERTS = 1024, TDM_ROUTE_MAX_TOP_K = 32 };
 
+/* Fills defaults in; all but overlaps, in the name of `op`. */
+tdm_status tdm_moe_route_check(const char* op, tdm_moe_route_args* args);
 tdm_status tdm_moe_route_ref(const void* args, const tdm_plan* plan, void* scratch);
 
 #endif

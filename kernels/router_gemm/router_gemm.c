@@ -10,19 +10,21 @@ static const tdm_operand operands[] = {
     TDM_OPERAND(tdm_router_gemm_args, logits, TDM_WRITE),
 };
 
-static tdm_status check(void* args_) {
-  tdm_router_gemm_args* args = args_;
-  const char* op = "router_gemm";
+tdm_status tdm_router_gemm_check(const char* op, const tdm_router_gemm_args* args) {
   const int64_t any[] = {TDM_ANY, TDM_ANY};
   TDM_TRY(tdm_check_count(op, "n_tokens", &args->n_tokens));
   TDM_TRY(tdm_check_tensor(op, "x", &args->x, TDM_BF16_OR_F32, 2, any));
   TDM_TRY(tdm_check_tensor(op, "w", &args->w, TDM_BF16_OR_F32, 2, any));
   if (args->x.shape[1] != args->w.shape[1]) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "router_gemm: x has %lld columns, w %lld", (long long)args->x.shape[1],
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: x has %lld columns, w %lld", op, (long long)args->x.shape[1],
                     (long long)args->w.shape[1]);
   }
-  TDM_TRY(tdm_check_tensor(op, "logits", &args->logits, TDM_DTYPES(TDM_F32), 2,
-                           (int64_t[]){args->x.shape[0], args->w.shape[0]}));
+  return tdm_check_tensor(op, "logits", &args->logits, TDM_DTYPES(TDM_F32), 2,
+                          (int64_t[]){args->x.shape[0], args->w.shape[0]});
+}
+
+static tdm_status check(void* args) {
+  TDM_TRY(tdm_router_gemm_check("router_gemm", args));
   return tdm_check_overlap(&tdm_op_router_gemm, args, NULL, NULL);
 }
 

@@ -3,6 +3,8 @@
 
 #include "kernels/ops.h"
 
+/* All but overlaps, in the name of `op`. */
+tdm_status tdm_router_gemm_check(const char* op, const tdm_router_gemm_args* args);
 tdm_status tdm_router_gemm_ref(const void* args, const tdm_plan* plan, void* scratch);
 
 #endif

@@ -170,7 +170,32 @@ static void judge_ends(const char* name, const tdm_program* program, const cuda_
   }
 }
 
-static void judge_counts(const char* name, const tdm_program* program, const cuda_issue* issue) {
+/* The step whose start this one waits for, or -1. */
+static int starts_after(const tdm_program* program, const cuda_issue* issue, int step) {
+  const int earlier = program->steps[step].starts_after;
+  const tdm_lane *lane = program->lanes[program->lane_of[step]], *other = program->lanes[program->lane_of[earlier]];
+  const bool shared = lane != other && lane->info.kind != TDM_LANE_GREEN && other->info.kind != TDM_LANE_GREEN;
+  return shared && !issue->serial ? earlier : -1;
+}
+
+/* Right before a launch whose start is waited for comes its record, and the waiter comes after that. */
+static int judge_starts(const char* name, const tdm_program* program, const cuda_issue* issue, const place* places) {
+  int starts = 0;
+  for (int i = 0; i < program->n_steps; i++) {
+    const int earlier = starts_after(program, issue, i);
+    if (earlier < 0) continue;
+    const int record = places[earlier].first - 1;
+    cr_assert(issue->ops[record].kind == FAKE_RECORD && issue->ops[record].stream == issue->ops[record + 1].stream,
+              "%s: the start of step %d is not recorded", name, earlier);
+    cr_assert(fake_cuda_ordered(issue->ops, record, places[i].first), "%s: step %d may start before step %d", name, i,
+              earlier);
+    starts++;
+  }
+  return starts;
+}
+
+/* `starts`: steps that wait for another's start, each for one of its own. */
+static void judge_counts(const char* name, const tdm_program* program, const cuda_issue* issue, int starts) {
   const tdm_schedule* schedule = &program->schedule;
   int last[TDM_MAX_LANES] = {0}, forks = 0, joins = 0, signalers = 0, records = 0, waits = 0;
   bool* signals = calloc((uint32_t)program->n_steps, sizeof *signals);
@@ -191,8 +216,8 @@ static void judge_counts(const char* name, const tdm_program* program, const cud
     waits += issue->ops[i].kind == FAKE_WAIT;
   }
   free(signals);
-  const int wanted_records = issue->callers + (issue->serial ? 0 : 1 + signalers + joins);
-  const int wanted_waits = issue->serial ? 0 : forks + schedule->n_waits + joins;
+  const int wanted_records = issue->callers + (issue->serial ? 0 : 1 + signalers + joins + starts);
+  const int wanted_waits = issue->serial ? 0 : forks + schedule->n_waits + joins + starts;
   cr_assert(records == wanted_records && waits == wanted_waits, "%s: %d records and %d waits, %d and %d would do", name,
             records, waits, wanted_records, wanted_waits);
 }
@@ -214,7 +239,7 @@ void cuda_rig_judge(const char* name, const tdm_program* program, const cuda_iss
   match_launches(name, program, issue, places);
   judge_order(name, program, issue, places);
   judge_ends(name, program, issue, places);
-  judge_counts(name, program, issue);
+  judge_counts(name, program, issue, judge_starts(name, program, issue, places));
   judge_overlaps(name, issue);
   free(places);
 }

@@ -27,6 +27,7 @@ static const struct {
              {"mla_norm_write", test_mla_norm_write},
              {"mla_absorb", test_mla_absorb},
              {"moe_route", test_moe_route},
+             {"moe_gate", test_moe_gate},
              {"mla_decode", test_mla_decode},
              {"mla_prefill", test_mla_prefill},
              {"embedding", test_embedding},

@@ -47,6 +47,54 @@ Test(random_models, are_a_function_of_the_seed) {
   cr_assert_arr_neq(first, other, sizeof first, "the pretended context is attended to");
 }
 
+typedef struct text {
+  char data[1 << 16];
+  size_t bytes;
+} text;
+
+static void collect(void* ctx, const char* piece, size_t bytes) {
+  text* t = ctx;
+  if (bytes > sizeof t->data - 1 - t->bytes) bytes = sizeof t->data - 1 - t->bytes;
+  memcpy(t->data + t->bytes, piece, bytes);
+  t->bytes += bytes;
+}
+
+/* DeepSeek-V3's router: one step up to 128 rows, two above, the same bits. */
+Test(random_models, route_in_one_step_or_two) {
+  static const struct {
+    int64_t bucket;
+    const char *has, *lacks;
+  } cases[] = {{2, "moe_gate", "moe_route"}, {128, "moe_gate", "router_gemm"}, {160, "moe_route", "moe_gate"}};
+  static float logits[3][2 * GOLDEN_VOCAB];
+  tdm_deepseek_v3_config shape = golden_shape();
+  shape.n_routed_experts = 256;
+  shape.n_group = 8;
+  shape.topk_group = 4;
+  shape.num_experts_per_tok = 8;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    golden g;
+    static text out;
+    golden_open_runtime(&g);
+    tdm_model_config config = golden_config(TDM_ACTIVATIONS_NATIVE);
+    config.max_tokens = cases[i].bucket;
+    config.buckets = &cases[i].bucket;
+    config.n_buckets = 1;
+    cr_assert_eq(tdm_model_create_random(g.runtime, &shape, 1, &config, &g.model), TDM_OK, "%s",
+                 tdm_last_error()->message);
+    out = (text){.bytes = 0};
+    cr_assert_eq(tdm_model_explain(g.model, 2, true, collect, &out), TDM_OK, "%s", tdm_last_error()->message);
+    cr_expect_not_null(strstr(out.data, cases[i].has), "bucket %d: %s", (int)cases[i].bucket, out.data);
+    cr_expect_null(strstr(out.data, cases[i].lacks), "bucket %d: %s", (int)cases[i].bucket, out.data);
+    tdm_sequence* sequence = golden_sequence(&g);
+    const tdm_batch_item item = {
+        .sequence = sequence, .tokens = (const int32_t[]){3, 4}, .n_tokens = 2, .logits = TDM_LOGITS_ALL};
+    (void)golden_forward(&g, &item, logits[i]);
+    tdm_sequence_destroy(sequence);
+    golden_close(&g);
+    cr_expect_arr_eq(logits[i], logits[0], sizeof *logits, "bucket %d", (int)cases[i].bucket);
+  }
+}
+
 Test(random_models, refuse_what_cannot_be) {
   golden g;
   golden_open_runtime(&g);
