@@ -14,10 +14,6 @@ void tdm_program_start_after(tdm_program* program, int64_t later, int64_t earlie
   program->steps[later].starts_after = (int32_t)earlier;
 }
 
-void tdm_program_prefetch(tdm_program* program, int64_t step, const tdm_view* view) {
-  program->steps[step].prefetch = *view;
-}
-
 const tdm_view* tdm_step_operand(const tdm_step* step, int32_t i) {
   return operand_of(step->op, step->args, i);
 }

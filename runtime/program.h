@@ -16,7 +16,6 @@ typedef struct tdm_step {
   char* label;
   int32_t lane;         /* slot in the program's lanes */
   int32_t starts_after; /* tdm_program_start_after; its own number: no step */
-  tdm_view prefetch;    /* tdm_program_prefetch; absent: nothing */
   tdm_plan plan;
   size_t scratch_offset; /* in the workspace */
 } tdm_step;
@@ -74,10 +73,6 @@ void tdm_program_release_capture(tdm_program* program, void* state);
  * SM from a small one that can run beside it. Orders nothing else, and says nothing where lanes have SMs of their own.
  * Before seal; the steps exist, earlier < later. */
 void tdm_program_start_after(tdm_program* program, int64_t later, int64_t earlier);
-
-/* Step `step` fetches `view`, an operand of a later step, into L2 when it begins: weights that would come slowly beside
- * what runs with them. A contiguous view; what is not 16-byte aligned is left alone. Before seal. */
-void tdm_program_prefetch(tdm_program* program, int64_t step, const tdm_view* view);
 
 /* Operand `i` of a step. */
 const tdm_view* tdm_step_operand(const tdm_step* step, int32_t i);

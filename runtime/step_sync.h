@@ -55,15 +55,12 @@ typedef struct tdm_step_sync {
   int16_t n_waits;
   int16_t fetches_ahead; /* whether weights may be read before the steps before are done: no step writes them */
   uint16_t waits[TDM_STEP_SIGNALS]; /* signals to wait for at the beginning */
-  const void* prefetch;    /* what the kernel's CTAs fetch into L2 first of all, for a later step; 16-byte aligned */
-  uint32_t prefetch_bytes; /* a multiple of 16; 0: nothing */
-  uint32_t padding;
 } tdm_step_sync;
 
 #ifdef __cplusplus
-static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 80, "kernel ABI");
+static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 64, "kernel ABI");
 #else
-_Static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 80, "kernel ABI");
+_Static_assert(sizeof(tdm_signal) == 32 && sizeof(tdm_signal_board) == 64 && sizeof(tdm_step_sync) == 64, "kernel ABI");
 #endif
 
 #endif

@@ -79,24 +79,23 @@ __device__ __forceinline__ void await_signal(const tdm_step_sync& sync, uint32_t
   }
 }
 
-/* One thread: the CTA's share. */
-__device__ __forceinline__ void fetch_for_later(const tdm_step_sync& sync) {
-  const uint32_t share = (sync.prefetch_bytes / 16 + gridDim.x - 1) / gridDim.x * 16, begin = blockIdx.x * share;
-  if (begin >= sync.prefetch_bytes) return;
-  const char* from = static_cast<const char*>(sync.prefetch) + begin;
-  const uint32_t bytes = min(share, sync.prefetch_bytes - begin);
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+/* Lets the next kernel of the lane begin as soon as there is room for it. */
+__device__ __forceinline__ void step_admit_next() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
-/* First of all, all threads: lets the next kernel of the lane begin as soon as there is room for it. */
-__device__ __forceinline__ void step_enter(const tdm_step_sync& sync) {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-  if (sync.prefetch_bytes != 0 && threadIdx.x == 0) fetch_for_later(sync);
+__device__ __forceinline__ void trace_resident(const tdm_step_sync& sync) {
   if (sync.trace == nullptr || threadIdx.x != 0) return;
   uint32_t sm;
   asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
   sync.trace[blockIdx.x].resident = global_nanoseconds();
   sync.trace[blockIdx.x].sm = sm;
+}
+
+/* First of all, all threads. */
+__device__ __forceinline__ void step_enter(const tdm_step_sync& sync) {
+  step_admit_next();
+  trace_resident(sync);
 }
 
 /* What the last thread of a CTA waits for, the CTA waits for. */
@@ -114,9 +113,11 @@ __device__ __forceinline__ void step_wait(const tdm_step_sync& sync) {
   trace_begin(sync);
 }
 
-/* All threads of the CTA. */
-__device__ __forceinline__ void step_begin(const tdm_step_sync& sync) {
-  step_enter(sync);
+/* All threads of the CTA. `admits`: else the kernel calls step_admit_next towards its end, where the next one is many
+ * CTAs that would take issue slots and registers from it for long. */
+__device__ __forceinline__ void step_begin(const tdm_step_sync& sync, bool admits = true) {
+  if (admits) step_admit_next();
+  trace_resident(sync);
   asm volatile("griddepcontrol.wait;" ::: "memory");
   if (sync.n_waits > 0) {
     if (static_cast<int32_t>(threadIdx.x) < sync.n_waits) await_signal(sync, sync.waits[threadIdx.x]);

@@ -349,6 +349,7 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
       }
       if (key + kPage >= unit.end || (key + kPage - unit.begin) % p.leaf_keys == 0) fold_leaf(shared, leaf, group);
     }
+    if (!more) tdm::step_admit_next();
     store(p, unit, group);
     if (threadIdx.x == 0 && unit.split == 0) tdm::note_splits(p, unit.row, unit.splits);
     unit = following;
@@ -374,7 +375,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
     tdm::tma_prefetch_map(&p.cache);
   }
   __syncthreads();
-  tdm::step_begin(sync);
+  tdm::step_begin(sync, false);
   const int32_t warp = static_cast<int32_t>(threadIdx.x / 32);
   if (warp == 4) {
     load_pages(p, shared);

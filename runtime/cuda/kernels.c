@@ -3,16 +3,12 @@
 #include "runtime/cubins.h"
 #include "runtime/cuda/cuda.h"
 
-/* A kernel may use all the shared memory a block can have, less what it declares statically. All have SMs divide L1 and
- * shared memory in one way, most of it shared: an SM has to be empty to change that, so kernels that want different
- * ones cannot begin beside each other's ends. */
+/* A kernel may use all the shared memory a block can have, less what it declares statically. */
 static tdm_status allow_shared_memory(const tdm_cuda* cuda, CUkernel kernel) {
   int fixed = 0;
   TDM_TRY_CU(&cuda->driver, cuKernelGetAttribute, &fixed, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel, cuda->device);
   TDM_TRY_CU(&cuda->driver, cuKernelSetAttribute, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
              cuda->shared_bytes - fixed, kernel, cuda->device);
-  TDM_TRY_CU(&cuda->driver, cuKernelSetAttribute, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
-             CU_SHAREDMEM_CARVEOUT_MAX_SHARED, kernel, cuda->device);
   return TDM_OK;
 }
 

@@ -127,14 +127,6 @@ static tdm_status make_slots(const tdm_program* program, cuda_program* own) {
   return own->slots ? TDM_OK : tdm_last_error()->status;
 }
 
-static void set_prefetch(const tdm_view* view, tdm_step_sync* sync) {
-  const uint64_t begin = (uint64_t)(uintptr_t)view->buffer->data + (uint64_t)view->offset_bytes;
-  const size_t bytes = tdm_view_span_bytes(view) / 16 * 16;
-  if (begin % 16 != 0 || bytes > UINT32_MAX / 2) return;
-  sync->prefetch = (const void*)(uintptr_t)begin;
-  sync->prefetch_bytes = (uint32_t)bytes;
-}
-
 static void connect_steps(const tdm_program* program, cuda_program* own) {
   int64_t slot = 0;
   for (int64_t i = 0; i < program->n_steps; i++) {
@@ -143,8 +135,6 @@ static void connect_steps(const tdm_program* program, cuda_program* own) {
     for (int32_t k = 0; k < step->encoded.n_launches; k++) {
       step->sync[k] = tdm_cuda_signals_of(&own->signals, (int32_t)i, k == 0, k + 1 == step->encoded.n_launches);
       step->sync[k].fetches_ahead = fetches_ahead;
-      if (k == 0 && tdm_view_present(&program->steps[i].prefetch))
-        set_prefetch(&program->steps[i].prefetch, &step->sync[k]);
       if (own->slots) step->sync[k].trace = own->slots + slot;
       slot += step->encoded.launches[k].launch.grid;
     }

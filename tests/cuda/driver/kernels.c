@@ -80,8 +80,6 @@ CUresult cuKernelGetAttribute(int* out_value, CUfunction_attribute attribute, CU
 CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkernel kernel, CUdevice device) {
   FAKE_CALL(cuKernelSetAttribute);
   FAKE_NEED(fake_object_is(kernel, OBJECT_KERNEL), CUDA_ERROR_INVALID_HANDLE, "%s: no kernel", name);
-  if (attribute == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT && value == CU_SHAREDMEM_CARVEOUT_MAX_SHARED)
-    return fake_end(CUDA_SUCCESS);
   FAKE_NEED(device == 0 && attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES && value >= 0 &&
                 (unsigned)value + kernel->entry.fixed_shared_bytes <= MOST_SHARED,
             CUDA_ERROR_INVALID_VALUE, "%s: attribute %d, value %d", name, (int)attribute, value);
