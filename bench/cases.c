@@ -18,9 +18,9 @@
 const bench_case bench_cases[] = {
     /* clang-format off */
     {"gemm", "fc1", "FC1 + SwiGLU + quant, 256 experts, 256 + 256 rows each", bench_make_fc1, 131072, 7168, 256,
-     {ROOF4(219, 222, 224, 222, 231, 226, 249, 240)}},
+     {ROOF4(219, 222, 224, 222, 231, 226, 249, 240), {0, 256, 378.4, 0}}},
     {"gemm", "fc2", "FC2, 256 experts, every token weighs every expert", bench_make_fc2, 7168, 65536, 256,
-     {ROOF4(132, 115, 131, 115, 143, 117, 167, 126)}},
+     {ROOF4(132, 115, 131, 115, 143, 117, 167, 126), {0, 256, 206.2, 0}}},
     {"gemm", "qkv_a", "q_a|kv_a", bench_make_gemm_fp8, 2112, 7168, 1,
      {ROOF4(12.4, 6.0, 11.2, 6.0, 10.3, 6.2, 11.1, 6.5)}},
     {"gemm", "q_b", "q_b", bench_make_gemm_fp8, 24576, 1536, 1,
@@ -36,7 +36,7 @@ const bench_case bench_cases[] = {
     {"gemm", "shared_fc2", "shared FC2", bench_make_gemm_fp8, 7168, 2048, 1,
      {ROOF4(8.8, 5.2, 7.6, 5.2, 7.2, 5.4, 8.7, 6.2)}},
     {"gemm", "router", "router, bf16, f32 out", bench_make_router, 256, 7168, 1,
-     {ROOF4(7.2, 3.2, 7.4, 3.6, 7.7, 4.2, 7.8, 4.8)}},
+     {ROOF4(7.2, 3.2, 7.4, 3.6, 7.7, 4.2, 7.8, 4.8), {0, 256, 9.1, 0}}},
     {"gemm", "k_b", "k_b, bf16: 128 x [M,128].[128,512]", bench_make_bmm, 512, 128, 128,
      {ROOF4(7.0, 5.8, 7.2, 5.8, 8.6, 7.0, 11.1, 9.5)}},
     {"gemm", "v_b_quant_128h", "v_b + quant, bf16: 128 x [M,512].[128,512]", bench_make_bmm_quant, 128, 512, 128, {SMALL4}},

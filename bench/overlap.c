@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/model.h"
 #include "runtime/program.h"
 
 enum { DEFAULT_LAYERS = 4, FORK_M = 16, CONTEXT = 4096, HOST_CONTEXT = 64, LAUNCHES_A_LEAD = 32 };
@@ -195,21 +196,29 @@ static double time_by_turns(heat* h) {
   return mhz;
 }
 
-/* The bench's own case, whose weights are those of the layer's router. */
-static double time_router(overlap_suite* suite, int64_t m) {
+/* One of the bench's own cases by itself: `out_peer`, 0 where there is none, is cuBLASLt's time. */
+static double time_case(overlap_suite* suite, const char* name, int64_t m, double* out_peer) {
   static bench_work work; /* large */
   const bench_case* c = bench_cases;
+  char note[200];
   tdm_graph* graph = NULL;
   bench_timing timing;
+  if (out_peer) *out_peer = 0;
   if (!suite->rig.driver) return 0;
-  while (strcmp(c->name, "router") != 0) c++;
+  while (strcmp(c->name, name) != 0) c++;
   work = (bench_work){.least_steps = 20};
-  bench_must(c->make(&suite->rig, c, m, &work), "the router");
-  bench_must(bench_capture_work(&suite->rig, &work, &graph), "the router");
-  bench_time(&suite->rig, graph, NULL, suite->options->replays, suite->options->rest_ms, &timing);
+  bench_must(c->make(&suite->rig, c, m, &work), name);
+  bench_must(bench_capture_work(&suite->rig, &work, &graph), name);
+  void* peer = out_peer && suite->rig.cublaslt && work.has_product
+                   ? bench_cublaslt_graph(&suite->rig, &work, note, sizeof note)
+                   : NULL;
+  bench_time(&suite->rig, graph, peer, suite->options->replays, suite->options->rest_ms, &timing);
+  if (peer) *out_peer = timing.peer.median / work.steps;
+  const double us = timing.ours.median / work.steps;
+  bench_graph_destroy(&suite->rig, peer);
   tdm_graph_destroy(graph);
   bench_work_close(&work);
-  return timing.ours.median / work.steps;
+  return us;
 }
 
 /* ---- models ----------------------------------------------------------------------------------------------------- */
@@ -317,8 +326,76 @@ static void run_point(overlap_suite* suite, int64_t m) {
   check_bits_again(&h);
   close_heat(&h);
   decode_step_end(&step);
-  point.router_us = time_router(suite, m);
+  point.router_us = time_case(suite, "router", m, NULL);
   overlap_report_point(suite, &point);
+}
+
+/* ---- the MoE block ---------------------------------------------------------------------------------------------- */
+
+/* The best peer's time for a product: recorded, or in this run. */
+static double best_peer(overlap_suite* suite, const char* name, int64_t m) {
+  const bench_case* c = bench_cases;
+  double now = 0;
+  while (strcmp(c->name, name) != 0) c++;
+  const bench_figure* figure = bench_find_figure(c, m);
+  (void)time_case(suite, name, m, &now);
+  const double recorded = figure ? figure->peer_us : 0;
+  return now > 0 && (recorded == 0 || now < recorded) ? now : recorded;
+}
+
+static void measure_chain(overlap_suite* suite, overlap_block* block) {
+  /* DeepGEMM's masked grouped FC1 and FC2, 1 to 64 rows an expert, all experts' weights (docs/peers.md, 1.3). */
+  const double grouped_us = 236.9 + 129.8, experts = (double)tdm_model_get_config(suite->model)->n_routed_experts;
+  const double columns = 65536, read = 2 * columns * 2, written = columns * (1 + 4.0 / 128);
+  block->fc1 = best_peer(suite, "fc1", block->m);
+  block->fc2 = best_peer(suite, "fc2", block->m);
+  block->router = best_peer(suite, "router", block->m);
+  block->norm = time_case(suite, "rmsnorm", block->m, NULL);
+  block->route = time_case(suite, "moe_route", block->m, NULL);
+  block->activation = (double)block->m * (read + written) / suite->rig.bandwidth * 1e6;
+  block->grouped = grouped_us * block->experts / experts;
+}
+
+static void capture_block(heat* h, int32_t index, int64_t m, const tdm_choice* choice) {
+  overlap_result* result = &h->results[index];
+  *result = (overlap_result){.state = OVERLAP_FINE, .choice = *choice};
+  bench_must(tdm_model_capture_mlps(h->model, 0, h->layers, m, choice, &h->graphs[index]), "capturing MoE blocks");
+  result->launches = count_launches(h->suite, tdm_graph_program(h->graphs[index]));
+}
+
+static void run_block(overlap_suite* suite, int64_t m) {
+  static decode_step step; /* large */
+  overlap_block block = {.m = m};
+  heat h = {.suite = suite, .model = suite->model, .layers = suite->shape.layers, .n = 2, .results = block.results};
+  tdm_choice_info info = {.size = sizeof info};
+  say(suite, "MoE block, M =", m);
+  bench_must(decode_step_begin(suite->model, &suite->shape, m, &step), "a decode step");
+  bench_must(tdm_model_get_choice(suite->model, m, false, &info), "the tuned choice");
+  if (info.choice.moe_path == TDM_MOE_PATH_AUTO)
+    info.choice.moe_path = m <= 72 ? TDM_MOE_PATH_HITS : TDM_MOE_PATH_DENSE; /* the rule, 8 of 256 */
+  capture_block(&h, 0, m, &overlap_ways[0].choice);
+  capture_block(&h, 1, m, &info.choice);
+  check_bits(&h);
+  block.experts = count_experts(&h, m);
+  (void)time_by_turns(&h);
+  check_bits_again(&h);
+  close_heat(&h);
+  decode_step_end(&step);
+  measure_chain(suite, &block);
+  overlap_report_block(suite, &block);
+}
+
+/* Where there are figures to compare with. */
+static void run_blocks(overlap_suite* suite) {
+  static const int64_t ms[] = {1, 16, 64, 128, 256};
+  bool any = false;
+  for (size_t i = 0; i < sizeof ms / sizeof *ms; i++)
+    for (int32_t k = 0; k < suite->n_ms && suite->rig.driver; k++) {
+      if (suite->ms[k] != ms[i]) continue;
+      if (!any) overlap_report_block_header();
+      any = true;
+      run_block(suite, ms[i]);
+    }
 }
 
 /* ---- what forking costs ----------------------------------------------------------------------------------------- */
@@ -390,6 +467,7 @@ static void run_suite(overlap_suite* suite, const int64_t* layers, int32_t n_lay
   tune(suite);
   overlap_report_header(suite);
   for (int32_t i = 0; i < suite->n_ms; i++) run_point(suite, suite->ms[i]);
+  run_blocks(suite);
   bench_must(tdm_model_destroy(suite->model), "closing");
   run_forks(suite, layers, n_layers);
   overlap_report_end(suite);
@@ -406,9 +484,13 @@ int bench_overlap(const bench_options* options) {
   };
   const int opened = bench_open(&own, &suite.rig);
   if (opened != BENCH_OK) return opened;
-  (void)snprintf(suite.rig.cublaslt_state, sizeof suite.rig.cublaslt_state, "not asked");
+  if (own.no_peer || own.host)
+    (void)snprintf(suite.rig.cublaslt_state, sizeof suite.rig.cublaslt_state, "left out");
+  else
+    bench_cublaslt_open(&suite.rig, own.cublaslt_path);
   choose_ms(&suite);
   run_suite(&suite, layers, n_layers);
+  bench_cublaslt_close(&suite.rig);
   bench_close(&suite.rig);
   return bench_json_close(suite.json, &own, suite.wrong ? BENCH_WRONG : BENCH_OK);
 }

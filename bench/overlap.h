@@ -55,6 +55,18 @@ typedef struct overlap_fork {
   overlap_result results[OVERLAP_FORKS];
 } overlap_fork;
 
+/* What the MoE block takes, from the norm to its output, and what a chain of peers would for the same: dense GEMMs, or
+ * grouped ones over the experts that were hit, and kernels of their own for the rest. us of a block. */
+typedef struct overlap_block {
+  int64_t m;
+  double experts;            /* hit, of the routed ones */
+  overlap_result results[2]; /* serial, dense; the tuned way */
+  double fc1, fc2, router;   /* recorded or cuBLASLt's in this run, whichever is less; 0: not known */
+  double norm, route;        /* our own kernels' in this run, for the peer too */
+  double activation;         /* SwiGLU and quantisation: what the bytes take at the read bandwidth */
+  double grouped;            /* FC1 and FC2 together, recorded for all experts, by the share that was hit */
+} overlap_block;
+
 typedef struct overlap_suite {
   const bench_options* options;
   bench_rig rig;
@@ -76,6 +88,8 @@ double overlap_bytes(const overlap_suite* suite, const overlap_point* point, con
 void overlap_report_header(overlap_suite* suite);
 /* Prints a point and adds it to the JSON file and the sums. */
 void overlap_report_point(overlap_suite* suite, const overlap_point* point);
+void overlap_report_block_header(void);
+void overlap_report_block(overlap_suite* suite, const overlap_block* block);
 void overlap_report_fork_header(int64_t m);
 void overlap_report_fork(overlap_suite* suite, const overlap_fork* fork);
 void overlap_report_end(const overlap_suite* suite);

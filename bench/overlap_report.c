@@ -6,7 +6,7 @@
 #include "models/tuning.h"
 
 /* What is asked of a tuned choice (docs/overlap.md). */
-static const double slower_percent = 1, router_slack_us = 1;
+static const double slower_percent = 1, router_slack_us = 1, chain_ratio = 1.12, one_token_us = 30;
 
 /* How the tuned choice compares. Times are a layer's. */
 typedef struct verdict {
@@ -101,6 +101,57 @@ static void print_verdict(const overlap_suite* suite, const overlap_point* point
                  point->router_us, router_slack_us, v->gain_us, v->hides ? "holds" : "MISSED");
   else if (point->results[OVERLAP_TUNED].choice.moe_path == TDM_MOE_PATH_DENSE && !suite->rig.driver)
     (void)printf("%12s goal, the router is hidden: not judged, its time is measured on a GPU only\n", "");
+}
+
+static void count(overlap_suite* suite, const overlap_result* results, int32_t n) {
+  for (int32_t i = 0; i < n; i++) {
+    suite->timed += results[i].state == OVERLAP_FINE;
+    suite->skipped += results[i].state == OVERLAP_SKIPPED;
+    suite->wrong += results[i].state == OVERLAP_WRONG;
+  }
+}
+
+/* ---- the MoE block ---------------------------------------------------------------------------------------------- */
+
+static double chain_of(const overlap_block* block, bool grouped) {
+  const double products = grouped ? block->grouped : block->fc1 + block->fc2;
+  return products + block->router + block->norm + block->route + block->activation;
+}
+
+void overlap_report_block_header(void) {
+  (void)printf(
+      "\nthe MoE block, norm to output: us of a block, tuned; peers one after the other with dense GEMMs, and with\n"
+      "grouped ones over the experts hit (an estimate by bytes); what their chain is made of\n");
+  (void)printf("%5s %-17s %-6s %8s %8s %8s %8s %8s %6s | %7s %7s %6s %5s %5s %6s\n", "M", "lanes", "experts", "us",
+               "min", "max", "dense", "grouped", "ratio", "fc1", "fc2", "router", "norm", "route", "swiglu");
+}
+
+static json_t* block_json(const overlap_suite* suite, const overlap_block* block);
+
+void overlap_report_block(overlap_suite* suite, const overlap_block* block) {
+  const overlap_result* tuned = &block->results[1];
+  const double layers = (double)suite->shape.layers;
+  char lanes[32];
+  count(suite, block->results, 2);
+  (void)printf("%5lld %-17s %-6s", (long long)block->m, lanes_of(&tuned->choice, lanes),
+               tdm_moe_path_name(tuned->choice.moe_path));
+  if (!is_fine(tuned)) {
+    (void)printf(" %s\n", tuned->note);
+    return;
+  }
+  const double us = tuned->us.median / layers, dense = chain_of(block, false), grouped = chain_of(block, true);
+  const double best = grouped < dense ? grouped : dense;
+  (void)printf(" %8.2f %8.2f %8.2f %8.2f %8.2f %6.2f | %7.2f %7.2f %6.2f %5.2f %5.2f %6.2f\n", us,
+               tuned->us.low / layers, tuned->us.high / layers, dense, grouped, best / us, block->fc1, block->fc2,
+               block->router, block->norm, block->route, block->activation);
+  if (block->m == 1)
+    (void)printf("%12s goal, at most %g us: %s\n", "", one_token_us, us <= one_token_us ? "holds" : "MISSED");
+  else
+    (void)printf("%12s goal, %g times as fast as the dense chain: %s\n", "", chain_ratio,
+                 dense >= chain_ratio * us ? "holds" : "MISSED");
+  if (!suite->json) return;
+  json_t* blocks = json_object_get(json_object_get(suite->json, "overlap"), "blocks");
+  if (json_array_append_new(blocks, block_json(suite, block)) != 0) bench_die("no memory for a result");
 }
 
 void overlap_report_fork_header(int64_t m) {
@@ -204,6 +255,25 @@ static void add_fork(const overlap_suite* suite, const overlap_fork* fork, int32
   if (json_array_append_new(forks, one) != 0) bench_die("no memory for a result");
 }
 
+static json_t* block_json(const overlap_suite* suite, const overlap_block* block) {
+  const overlap_result* tuned = &block->results[1];
+  json_t* one = choice_json(tuned);
+  put(one, "m", json_integer(block->m));
+  put(one, "us", bench_json_times(&tuned->us));
+  put(one, "blocks", json_integer(suite->shape.layers));
+  put(one, "launches", json_integer(tuned->launches));
+  put(one, "experts_hit", bench_json_number(block->experts));
+  put(one, "dense_chain_us", bench_json_number(chain_of(block, false)));
+  put(one, "grouped_chain_us", bench_json_number(chain_of(block, true)));
+  put(one, "fc1_us", bench_json_number(block->fc1));
+  put(one, "fc2_us", bench_json_number(block->fc2));
+  put(one, "router_us", bench_json_number(block->router));
+  put(one, "norm_us", bench_json_number(block->norm));
+  put(one, "route_us", bench_json_number(block->route));
+  put(one, "activation_us", bench_json_number(block->activation));
+  return one;
+}
+
 static json_t* open_json(const overlap_suite* suite) {
   json_t* root = bench_json_open(&suite->rig, suite->options);
   json_t* overlap = json_pack("{ss sI sI si so so so si s[]}", "shape", suite->shape.tiny ? "tiny" : "TP8", "layers",
@@ -212,6 +282,7 @@ static json_t* open_json(const overlap_suite* suite) {
                               "expert_bytes", json_integer((json_int_t)suite->expert_bytes), "tuning_s",
                               bench_json_number(suite->tuned.seconds), "tuned_buckets", suite->tuned.buckets, "forks");
   if (!overlap) bench_die("no memory for the results");
+  put(overlap, "blocks", json_array());
   put(root, "overlap", overlap);
   return root;
 }
@@ -240,14 +311,6 @@ void overlap_report_header(overlap_suite* suite) {
       "all experts\n\n");
   (void)printf("%5s %-6s %-17s %-7s %8s %9s %9s %8s %7s %6s %5s %8s\n", "M", "", "lanes", "experts", "us", "min", "max",
                "serial %", "dense %", "GB/s", "%", "launches");
-}
-
-static void count(overlap_suite* suite, const overlap_result* results, int32_t n) {
-  for (int32_t i = 0; i < n; i++) {
-    suite->timed += results[i].state == OVERLAP_FINE;
-    suite->skipped += results[i].state == OVERLAP_SKIPPED;
-    suite->wrong += results[i].state == OVERLAP_WRONG;
-  }
 }
 
 void overlap_report_point(overlap_suite* suite, const overlap_point* point) {

@@ -146,10 +146,20 @@ tdm_status tdm_v3_layer_append(tdm_builder* builder, const tdm_v3_weights* weigh
   const float eps = (float)weights->config.rms_norm_eps;
   const int64_t hidden = weights->config.hidden_size;
   snprintf(builder->prefix, sizeof builder->prefix, "layer%d.", (int)index);
-  tdm_activation attn_in, mlp_in;
+  tdm_activation attn_in;
   TDM_TRY(tdm_builder_activation(builder, "attn_in", hidden, &layer->attention.qkv_a, false, &attn_in));
   TDM_TRY(append_norm(builder, "input_norm", "in", &layer->input_norm, eps, stream, &attn_in));
   TDM_TRY(tdm_mla_append(builder, &layer->attention, batch, cache, &attn_in, &stream->delta));
+  return tdm_v3_mlp_append(builder, weights, index, stream);
+}
+
+tdm_status tdm_v3_mlp_append(tdm_builder* builder, const tdm_v3_weights* weights, int64_t index,
+                             tdm_v3_stream* stream) {
+  const tdm_v3_layer* layer = &weights->layers[index];
+  const float eps = (float)weights->config.rms_norm_eps;
+  const int64_t hidden = weights->config.hidden_size;
+  tdm_activation mlp_in;
+  snprintf(builder->prefix, sizeof builder->prefix, "layer%d.", (int)index);
   /* The router reads the norm's output unquantised; so do those who want to see it. */
   const bool want_plain = tdm_moe_routes(&layer->moe) || builder->keep;
   TDM_TRY(tdm_builder_activation(builder, "mlp_in", hidden, tdm_moe_input_weight(&layer->moe), want_plain, &mlp_in));

@@ -44,6 +44,9 @@ typedef struct tdm_v3_stream {
 tdm_status tdm_v3_layer_append(tdm_builder* builder, const tdm_v3_weights* weights, int64_t index,
                                const tdm_mla_batch* batch, const tdm_view* cache, tdm_v3_stream* stream);
 
+/* Its second half alone: the norm after attention, and what follows. */
+tdm_status tdm_v3_mlp_append(tdm_builder* builder, const tdm_v3_weights* weights, int64_t index, tdm_v3_stream* stream);
+
 /* Adds what is left to add: the output of the layer before, as the temporary `name`. With `norm` also its RMSNorm as
  * "final". */
 tdm_status tdm_v3_stream_finish(tdm_builder* builder, const char* name, const tdm_view* norm, float eps,

@@ -70,6 +70,11 @@ tdm_status tdm_model_write_hidden(tdm_model* model, int64_t rows, const float* h
  * graphs of tdm_model_capture_layers to work on. Sequences keep their lengths. */
 tdm_status tdm_model_stage(tdm_model* model, const tdm_batch_item* items, int64_t n_items);
 
+/* tdm_model_capture_layers without the attention: of each layer the norm after it, routing and experts, in the way of
+ * `choice`. For measurements. */
+tdm_status tdm_model_capture_mlps(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens,
+                                  const tdm_choice* choice, tdm_graph** out_graph);
+
 /* How many pages the sequence lacks for `n_tokens` more tokens, and taking them: the caller has seen that the cache has
  * room. */
 int64_t tdm_sequence_lacks(const tdm_sequence* sequence, int64_t n_tokens);

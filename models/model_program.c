@@ -71,6 +71,7 @@ typedef struct program_plan {
   bool prefills;
   tdm_choice choice;
   bool strict; /* no soft lanes where green ones were chosen */
+  bool mlps;   /* of each layer the second half alone */
 } program_plan;
 
 static tdm_status build(const program_plan* plan, tdm_program* program, tdm_seal_config* seal) {
@@ -100,7 +101,9 @@ static tdm_status build(const program_plan* plan, tdm_program* program, tdm_seal
     stream.residual = tdm_view_slice(model->hidden, 0, 0, rows);
   const int64_t end = range->first + range->count;
   for (int64_t layer = range->first; layer < end; layer++)
-    TDM_TRY(tdm_v3_layer_append(&builder, &model->weights, layer, &batch, &model->cache.layers[layer], &stream));
+    TDM_TRY(plan->mlps
+                ? tdm_v3_mlp_append(&builder, &model->weights, layer, &stream)
+                : tdm_v3_layer_append(&builder, &model->weights, layer, &batch, &model->cache.layers[layer], &stream));
   char last[32];
   snprintf(last, sizeof last, "layer%d.out", (int)(end - 1));
   tdm_view hidden, normed;
@@ -207,6 +210,14 @@ static tdm_status check_capture(const tdm_model* model, int64_t first, int64_t c
   return TDM_OK;
 }
 
+static tdm_status capture_plan(const program_plan* plan, tdm_graph** out_graph) {
+  tdm_program* program;
+  TDM_TRY(tdm_program_create(plan->model->runtime, "layers", &program));
+  const tdm_status status = capture(plan, program, out_graph);
+  tdm_program_destroy(program); /* the graph keeps it */
+  return status;
+}
+
 tdm_status tdm_model_capture_layers(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens, bool prefill,
                                     const tdm_choice* choice, tdm_graph** out_graph) {
   if (out_graph) *out_graph = NULL;
@@ -223,9 +234,20 @@ tdm_status tdm_model_capture_layers(tdm_model* model, int64_t first, int64_t cou
                              .prefills = prefill,
                              .choice = choice ? *choice : info.choice,
                              .strict = choice || model->config.strict};
-  tdm_program* program;
-  TDM_TRY(tdm_program_create(model->runtime, "layers", &program));
-  const tdm_status status = capture(&plan, program, out_graph);
-  tdm_program_destroy(program); /* the graph keeps it */
-  return status;
+  return capture_plan(&plan, out_graph);
+}
+
+tdm_status tdm_model_capture_mlps(tdm_model* model, int64_t first, int64_t count, int64_t n_tokens,
+                                  const tdm_choice* choice, tdm_graph** out_graph) {
+  *out_graph = NULL;
+  TDM_TRY(check_capture(model, first, count, n_tokens, false));
+  TDM_TRY(tdm_choice_check("tdm_model_capture_mlps", choice));
+  TDM_TRY(tdm_model_make_hidden(model));
+  const program_plan plan = {.model = model,
+                             .range = {.first = first, .count = count},
+                             .rows = tdm_model_bucket(model, n_tokens),
+                             .choice = *choice,
+                             .strict = true,
+                             .mlps = true};
+  return capture_plan(&plan, out_graph);
 }

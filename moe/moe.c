@@ -266,8 +266,8 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
                        &shared));
   }
   TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &hits, &c));
-  /* FC1 takes every SM and all the bandwidth. Up to 128 tokens the router is as quick at FC1's end, where some SMs have a
-   * tile less than others; with more it has to come first, or everything waits for it. */
+  /* FC1 takes every SM and all the bandwidth. Up to 128 tokens the router is as quick at FC1's end, where some SMs have
+   * a tile less than others; with more it has to come first, or everything waits for it. */
   if (tdm_moe_routes(moe) && !listed && builder->rows > 128)
     tdm_program_start_after(builder->program, builder->program->n_steps - 1, router);
   return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &hits, &shared, out_mlp);

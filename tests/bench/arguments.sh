@@ -31,7 +31,7 @@ file() {
   printf '{"tandem_bench": 1, "results": [%s]}' "$*" >"$folder/$name"
 }
 
-expect 0 '^gemm +fc1 +131072 +7168 +256 +roof +1,16,64,128 ' --list
+expect 0 '^gemm +fc1 +131072 +7168 +256 +roof +1,16,64,128,256 ' --list
 expect 0 '^attention +mla_decode_128h ' --list
 expect 0 'CASE is a group' --help
 expect 0 'Exit status: 0 done' --help

@@ -59,13 +59,17 @@ static void collect(void* ctx, const char* piece, size_t bytes) {
   t->bytes += bytes;
 }
 
-/* DeepSeek-V3's router: one step up to 128 rows, two above, the same bits. */
+/* DeepSeek-V3's router: one step up to 128 rows where a list of hits is wanted, else two, the same bits. */
 Test(random_models, route_in_one_step_or_two) {
   static const struct {
     int64_t bucket;
+    tdm_moe_path path;
     const char *has, *lacks;
-  } cases[] = {{2, "moe_gate", "moe_route"}, {128, "moe_gate", "router_gemm"}, {160, "moe_route", "moe_gate"}};
-  static float logits[3][2 * GOLDEN_VOCAB];
+  } cases[] = {{2, TDM_MOE_PATH_HITS, "moe_gate", "moe_route"},
+               {128, TDM_MOE_PATH_HITS, "moe_gate", "router_gemm"},
+               {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"},
+               {160, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"}};
+  static float logits[4][2 * GOLDEN_VOCAB];
   tdm_deepseek_v3_config shape = golden_shape();
   shape.n_routed_experts = 256;
   shape.n_group = 8;
@@ -77,6 +81,7 @@ Test(random_models, route_in_one_step_or_two) {
     golden_open_runtime(&g);
     tdm_model_config config = golden_config(TDM_ACTIVATIONS_NATIVE);
     config.max_tokens = cases[i].bucket;
+    config.moe_path = cases[i].path;
     config.buckets = &cases[i].bucket;
     config.n_buckets = 1;
     cr_assert_eq(tdm_model_create_random(g.runtime, &shape, 1, &config, &g.model), TDM_OK, "%s",
