@@ -400,14 +400,14 @@ static void run_blocks(overlap_suite* suite) {
 
 /* ---- what forking costs ----------------------------------------------------------------------------------------- */
 
-static const tdm_choice plain = {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, OVERLAP_SIDE_SMS, TDM_MOE_PATH_HITS};
+static const tdm_choice plain = {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, OVERLAP_SIDE_SMS, TDM_MOE_PATH_DENSE};
 
-/* Graphs of hit experts, whose router and routing are on the main lane: little is left to overlap. */
+/* Graphs of all experts: a fork and a join in every layer, for router and routing. */
 static void run_fork(overlap_suite* suite, tdm_model* model, int64_t m, int64_t layers) {
   overlap_fork fork = {.m = m, .layers = layers};
   heat h = {.suite = suite, .model = model, .layers = layers, .n = OVERLAP_FORKS, .results = fork.results};
   say(suite, "layers =", layers);
-  for (int32_t i = 0; i < OVERLAP_LANES; i++) capture(&h, i, m, &overlap_ways[2 * i + 1].choice);
+  for (int32_t i = 0; i < OVERLAP_LANES; i++) capture(&h, i, m, &overlap_ways[2 * i].choice);
   capture(&h, OVERLAP_PLAIN, m, &plain);
   check_bits(&h);
   (void)time_by_turns(&h);

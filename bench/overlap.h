@@ -47,7 +47,7 @@ typedef struct overlap_point {
   double mhz;
 } overlap_point;
 
-/* What forking costs: graphs of so many layers, hit experts, one result for each kind of lanes, then one for split
+/* What forking costs: graphs of so many layers, all experts, one result for each kind of lanes, then one for split
  * lanes that divide the SMs as green ones do: plain streams, and kernels of the same size. */
 enum { OVERLAP_PLAIN = OVERLAP_LANES, OVERLAP_FORKS };
 typedef struct overlap_fork {

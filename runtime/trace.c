@@ -168,6 +168,19 @@ static int hue(int32_t step) {
   return (int)((int64_t)step * 1375 / 10 % 360);
 }
 
+/* The step's colour as #rrggbb, which every viewer knows: 65 % saturated, 55 % light. */
+static unsigned colour(int32_t step) {
+  const double chroma = 0.585, dark = 0.2575, place = hue(step) / 60.0;
+  unsigned rgb = 0;
+  for (int i = 0; i < 3; i++) { /* red, green and blue peak at 0, 2 and 4 */
+    double away = place > 2.0 * i ? place - 2.0 * i : 2.0 * i - place;
+    if (away > 3) away = 6 - away;
+    const double share = away <= 1 ? 1 : away >= 2 ? 0 : 2 - away;
+    rgb = rgb << 8 | (unsigned)(255 * (dark + chroma * share) + 0.5);
+  }
+  return rgb;
+}
+
 /* CTAs of one launch on one SM: a bar. */
 typedef struct bar {
   int32_t sm, step;
@@ -264,9 +277,8 @@ static void print_legend(const writer* out, int32_t rows) {
     }
     const int x = LEFT + step % LEGEND_COLUMNS * (WIDTH / LEGEND_COLUMNS);
     const int y = TOP + rows * ROW + 24 + step / LEGEND_COLUMNS * LEGEND_ROW;
-    print(out,
-          "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"hsl(%d 65%% 55%%)\"/><text x=\"%d\" y=\"%d\">", x,
-          y - 10, hue(step), x + 18, y);
+    print(out, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"#%06x\"/><text x=\"%d\" y=\"%d\">", x, y - 10,
+          colour(step), x + 18, y);
     print_text(out, program->steps[step].label);
     print(out, " (");
     print_text(out, lane_name(out, program->steps[step].lane));
@@ -299,8 +311,8 @@ static tdm_status write_svg(const writer* out, const int32_t* lane_of_sm, int32_
   for (int64_t i = 0; i < n_bars; i++) {
     const double x = LEFT + (double)bars[i].begin / 1e3 / us * WIDTH;
     const double width = (double)(bars[i].end - bars[i].begin) / 1e3 / us * WIDTH;
-    print(out, "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%d\" fill=\"hsl(%d 65%% 55%%)\"/>\n", x,
-          TOP + row_of_sm[bars[i].sm] * ROW, width > 0.2 ? width : 0.2, ROW - 1, hue(bars[i].step));
+    print(out, "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%d\" fill=\"#%06x\"/>\n", x,
+          TOP + row_of_sm[bars[i].sm] * ROW, width > 0.2 ? width : 0.2, ROW - 1, colour(bars[i].step));
   }
   print_lanes(out, lane_of_sm, row_of_sm, n_sms);
   print_legend(out, rows);
