@@ -54,7 +54,8 @@ static tdm_status check(void* void_args) {
 
 static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
   const tdm_moe_fc1_args* args = args_;
-  tdm_moe_fc1_sm90_make_plan(args->x.shape[0], args->out.shape[1], args->x.shape[1], sms, out_plan);
+  tdm_moe_fc1_sm90_make_plan(args->x.shape[0], args->out.shape[1], args->x.shape[1], sms,
+                             tdm_view_present(&args->hits), out_plan);
 }
 
 static void plan_bf16(const void* args_, int32_t sms, tdm_moe_fc1_bf16_sm90_plan* out_plan) {

@@ -19,11 +19,15 @@ static const struct {
 #undef SPLIT
 };
 
-void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
-  enum { MAX_SEGMENTS = 8 }; /* two halves a tile, and a counter has room for 16 parts */
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool listed,
+                                tdm_moe_fc1_sm90_plan* out_plan) {
+  enum { MAX_SEGMENTS = 8, /* two halves a tile, and a counter has room for 16 parts */
+         FEW_TOKENS = 8 };
   tdm_moe_fc1_sm90_plan plan = {.segments = tdm_gemm_segments(n / 64, 128, k / 128, 1)};
   if (plan.segments > MAX_SEGMENTS) plan.segments = MAX_SEGMENTS;
-  plan.splits = plan.segments > 1;
+  /* A list of few tokens' experts has few tiles as well, each of which one SM would bring in by itself. Without segments
+   * the sums are those of whole tiles. */
+  plan.splits = plan.segments > 1 || (listed && m <= FEW_TOKENS);
   plan.tokens = tdm_gemm_token_tile(m);
   if (plan.splits && plan.tokens < 64) plan.tokens = 64;
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)

@@ -17,8 +17,9 @@ typedef struct tdm_moe_fc1_sm90_plan {
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
 } tdm_moe_fc1_sm90_plan;
 
-/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs. */
-void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan);
+/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs; `listed`: of some experts. */
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool listed,
+                                tdm_moe_fc1_sm90_plan* out_plan);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 activations, for experts that do not lie one after the other
  * and for strides that the copy engine cannot take. */
