@@ -43,6 +43,7 @@ void bench_make_done(bench_work* work, const tdm_op* op, const void* args, doubl
 void bench_product_done(bench_work* work, const bench_product* product, const tdm_op* check_op, const void* check_args);
 
 tdm_status bench_make_gemm_fp8(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_grouped(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc2(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

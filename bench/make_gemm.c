@@ -74,6 +74,42 @@ tdm_status bench_make_gemm_fp8(bench_rig* rig, const bench_case* c, int64_t m, b
   return TDM_OK;
 }
 
+/* Masked layout: m rows in each of the groups. A piece: some columns of the first two groups, whose rows begin at 0. */
+tdm_status bench_make_grouped(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  enum { MOST_GROUPS = 64, CHECKED = 2 };
+  const int64_t groups = c->batch, rows = groups * m;
+  int32_t start[MOST_GROUPS], count[MOST_GROUPS];
+  if (groups > MOST_GROUPS) bench_die("%s: %lld groups", c->name, (long long)groups);
+  for (int64_t g = 0; g < groups; g++) {
+    start[g] = (int32_t)(g * m);
+    count[g] = (int32_t)m;
+  }
+  tdm_grouped_gemm_fp8_args args = {.size = sizeof args, .max_rows = m};
+  args.row_start = bench_ints(rig, work, start, groups);
+  args.row_count = bench_ints(rig, work, count, groups);
+  args.a = activations(rig, work, rows, c->k);
+  args.a_scale = bench_scales(rig, work, rows, c->k);
+  args.w = bench_rotate(rig, work, offsetof(tdm_grouped_gemm_fp8_args, w), TDM_E4M3, 3,
+                        (const int64_t[]){groups, c->n, c->k});
+  args.w_scale = weight_scales(rig, work, 3, (const int64_t[]){groups, bench_blocks(c->n), c->k / 128});
+  args.out = bench_tensor(rig, work, TDM_BF16, 2, (const int64_t[]){rows, c->n});
+  bench_make_done(work, &tdm_op_grouped_gemm_fp8, &args, 1e-5);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, 1);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, row_start), 0, 0, CHECKED, CHECKED);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, row_count), 0, 0, CHECKED, CHECKED);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, a), 0, 0, CHECKED * m, CHECKED * m);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, a_scale), 1, 0, CHECKED * m, CHECKED * m);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, w), 0, 0, CHECKED, CHECKED);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, w_scale), 0, 0, CHECKED, CHECKED);
+  bench_cut_view(check, 0, offsetof(tdm_grouped_gemm_fp8_args, out), 0, 0, CHECKED * m, CHECKED * m);
+  bench_axis(check, 1, bench_blocks(c->n));
+  bench_cut_view(check, 1, offsetof(tdm_grouped_gemm_fp8_args, w), 1, 0, 128, CHECK_COLUMNS);
+  bench_cut_view(check, 1, offsetof(tdm_grouped_gemm_fp8_args, w_scale), 1, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_grouped_gemm_fp8_args, out), 1, 0, 128, CHECK_COLUMNS);
+  return TDM_OK;
+}
+
 /* A piece: 128 gate rows with their up rows, of one expert. */
 tdm_status bench_make_fc1(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
   const int64_t experts = c->batch, width = c->n / experts / 2, columns = c->n / 2;
