@@ -19,271 +19,14 @@
  *
  * Limit: device bandwidth on w13 up to about 64 tokens; then L2, tensor cores and promotion. */
 
-#include "kernels/device/gemm.cuh"
-#include "kernels/moe_fc1/moe_fc1_params.h"
+#include "kernels/moe_fc1/moe_fc1_swap.cuh"
 
 namespace {
 
-/* Tiles that are walked: those of the experts that were hit, where a list says so. */
-__device__ __forceinline__ int32_t listed_tiles(const tdm_moe_fc1_params& p, const tdm::Hits& hits) {
-  return hits.listed ? hits.count * p.expert_tiles : p.n_tiles;
-}
-
-__device__ __forceinline__ tdm::Unit listed_unit(const tdm_moe_fc1_params& p, const tdm::Hits& hits, tdm::Unit unit) {
-  if (hits.listed)
-    unit.n_tile = hits.expert(unit.n_tile / p.expert_tiles) * p.expert_tiles + unit.n_tile % p.expert_tiles;
-  return unit;
-}
-
-/* silu(gate) * up; NaN passes the limit. */
-__device__ __forceinline__ float swiglu(float gate, float up, float limit) {
-  if (limit > 0.0f) {
-    gate = gate > limit ? limit : gate;
-    up = up > limit ? limit : up < -limit ? -limit : up;
-  }
-  return __fdividef(gate, 1.0f + __expf(-gate)) * up;
-}
-
-/* Largest magnitude as bits: order of floats, infinity above all numbers, NaN above infinity. */
-__device__ __forceinline__ uint32_t magnitude(float v) {
-  return __float_as_uint(v) & 0x7fffffffu;
-}
-
-/* The scale of a block of 128 and how to divide by it: rounded to nearest as a division is, in three instructions. */
-struct Quantiser {
-  float scale, inverse;
-
-  __device__ __forceinline__ Quantiser(const tdm_moe_fc1_params& p, uint32_t largest) {
-    const bool broken = largest >= 0x7f800000u;
-    scale = tdm::quant_scale(__uint_as_float(largest), broken, p.quant_eps, p.pow2_scale != 0);
-    inverse = __frcp_rn(scale);
-  }
-  __device__ __forceinline__ float divide(float v) const {
-    const float q = v * inverse;
-    return fmaf(fmaf(-q, scale, v), inverse, q);
-  }
-  __device__ __forceinline__ uint16_t pair(float v0, float v1) const {
-    return tdm::e4m3x2(divide(v0), divide(v1));
-  }
-};
-
-template <int kTokens, int kStages> struct SwapShared {
-  alignas(1024) uint8_t w[kStages][256 * 128];
-  alignas(1024) uint8_t x[kStages][kTokens * 128];
-  alignas(128) float scale[2][kStages][TDM_MOE_FC1_SCALE_BYTES(kTokens) / 4];
-  alignas(16) uint8_t staged[kTokens * TDM_MOE_FC1_STAGED_ROW_BYTES];
-  uint32_t amax[8][kTokens];
-  uint64_t full[kStages];
-  uint64_t empty[kStages];
-};
-
-template <int kTokens, int kStages> struct MoeFc1Swap {
-  using Memory = SwapShared<kTokens, kStages>;
-  static_assert(sizeof(Memory) == TDM_MOE_FC1_SWAP_SHARED(kTokens, kStages), "launch size");
-  static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
-  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448 - 4 * tdm::Hits::kMost),
-                "shared memory of a Hopper CTA, or of half an SM");
-  static constexpr int kCount = kTokens / 2; /* elements of a fragment */
-  static constexpr uint32_t kBothConsumers = 1;
-
-  struct Walk {
-    const tdm_moe_fc1_params& p;
-    const tdm::Hits hits;
-    int32_t live, m_tiles, n_tiles, units;
-
-    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
-        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
-    }
-    __device__ tdm::Unit at(int32_t index) const {
-      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, 1, n_tiles));
-    }
-    __device__ int32_t begin(const tdm::Unit&) const {
-      return 0;
-    }
-    __device__ int32_t end(const tdm::Unit&) const {
-      return p.k_blocks;
-    }
-  };
-
-  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
-                                      const tdm_step_sync& sync) {
-    const uint64_t once = tdm::l2_evict_first();
-    const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
-    if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, hits, ahead ? p.m : live());
-    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
-                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
-                                    tdm::tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0,
-                                                     unit.n_tile * 256, kb);
-                                  });
-  }
-
-  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
-    const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
-    tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
-                                 [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
-                                   const int32_t m0 = unit.m_tile * kTokens;
-                                   tdm::tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
-                                   tdm::tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot],
-                                                    often, m0, kb);
-                                   return true;
-                                 });
-  }
-
-  /* c += (activation scale * weight scale) * acc. */
-  __device__ static __forceinline__ void promote(float (&c)[kCount], const float (&acc)[kCount], const float* scale,
-                                                 float w_scale) {
-    const float* mine = scale + 2 * (threadIdx.x % 4);
-#pragma unroll
-    for (int i = 0; i < kTokens / 8; ++i) {
-      const float2 s = *reinterpret_cast<const float2*>(mine + 8 * i);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) c[4 * i + j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale, acc[4 * i + j], c[4 * i + j]);
-    }
-  }
-
-  __device__ static __forceinline__ void issue(float (&acc)[kCount], const uint8_t* w, const uint8_t* x) {
-    const uint64_t a = tdm::wgmma_descriptor(w), b = tdm::wgmma_descriptor(x);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<kTokens>::issue(acc, a + 2 * k, b + 2 * k, k != 0);
-    tdm::wgmma_commit();
-  }
-
-  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
-                                  uint32_t consumer) {
-    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
-    const uint32_t lane = threadIdx.x % 32;
-    tdm::Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = walk.at(u);
-      const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
-      /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
-      const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
-      const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane);
-        if (block >= p.k_blocks) return make_float2(0.0f, 0.0f);
-        return make_float2(__ldg(w_scales + block), __ldg(w_scales + p.w_scale_stride + block));
-      };
-      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
-
-      float gate[kCount], up[kCount], acc[2][kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-      for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
-        const int32_t in_batch = kb % 32;
-        if (in_batch == 0) {
-          scales = next_scales;
-          next_scales = fetch(kb + 32);
-        }
-        const float gate_scale = __shfl_sync(~0u, scales.x, in_batch), up_scale = __shfl_sync(~0u, scales.y, in_batch);
-        const uint8_t *w = shared.w[ring.slot] + consumer * 64 * 128, *x = shared.x[ring.slot];
-        const float* scale = shared.scale[ring.parity][ring.slot];
-        tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        tdm::wgmma_fence();
-        issue(acc[0], w, x);
-        issue(acc[1], w + 128 * 128, x);
-        tdm::wgmma_wait<1>();
-        tdm::wgmma_settle(acc[0]);
-        promote(gate, acc[0], scale, gate_scale);
-        tdm::wgmma_wait<0>();
-        tdm::wgmma_settle(acc[1]);
-        promote(up, acc[1], scale, up_scale);
-        __syncwarp();
-        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[ring.slot]);
-        ring.advance();
-      }
-      store(p, shared, gate, up, walk.live, m0, tile, consumer);
-    }
-  }
-
-  __device__ static void store(const tdm_moe_fc1_params& p, Memory& shared, float (&gate)[kCount],
-                               const float (&up)[kCount], int32_t live, int32_t m0, int32_t tile, uint32_t consumer) {
-    const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread % 128 / 32;
-    float(&v)[kCount] = gate;
-    uint32_t amax[kTokens / 4];
-#pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) amax[i] = 0;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      v[i] = swiglu(gate[i], up[i], p.swiglu_limit);
-      uint32_t& largest = amax[2 * (i / 4) + i % 2];
-      largest = max(largest, magnitude(v[i]));
-    }
-#pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) {
-#pragma unroll
-      for (int distance = 4; distance < 32; distance *= 2)
-        amax[i] = max(amax[i], __shfl_xor_sync(~0u, amax[i], distance));
-      if (lane < 4) shared.amax[4 * consumer + warp][8 * (i / 2) + 2 * lane + i % 2] = amax[i];
-    }
-    tdm::named_barrier_sync(kBothConsumers, 256);
-    const int32_t row = 64 * static_cast<int32_t>(consumer) + 16 * warp + lane / 4;
-#pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) {
-      const int32_t token = 8 * (i / 2) + 2 * (lane % 4) + i % 2;
-      uint32_t largest = 0;
-#pragma unroll
-      for (int part = 0; part < 8; ++part) largest = max(largest, shared.amax[part][token]);
-      const Quantiser quantiser(p, largest);
-      const int first = 4 * (i / 2) + i % 2;
-      const uint32_t packed = quantiser.pair(v[first], v[first + 2]);
-      uint8_t* target = shared.staged + token * TDM_MOE_FC1_STAGED_ROW_BYTES + row;
-      target[0] = static_cast<uint8_t>(packed);
-      target[8] = static_cast<uint8_t>(packed >> 8);
-      const int32_t m = m0 + token;
-      if (consumer == 0 && warp == 0 && lane < 4 && m < (live + 3) / 4 * 4)
-        p.out_scale[tile * p.out_scale_stride + m] = m < live ? quantiser.scale : 0.0f;
-    }
-    tdm::named_barrier_sync(kBothConsumers, 256);
-    for (int32_t chunk = thread; chunk < kTokens * 8; chunk += 256) {
-      const int32_t m = m0 + chunk / 8;
-      if (m >= live) break;
-      const uint8_t* source = shared.staged + chunk / 8 * TDM_MOE_FC1_STAGED_ROW_BYTES + chunk % 8 * 16;
-      *reinterpret_cast<uint4*>(p.out + m * p.out_stride + int64_t{tile} * 128 + chunk % 8 * 16) =
-          *reinterpret_cast<const uint4*>(source);
-    }
-    /* The next tile's first write to amax and staged is behind these barriers: a warpgroup reaches the first of them
-     * only after its own reads, and the other's reads of amax are behind the second. */
-  }
-
-  __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
-    Memory& shared = *reinterpret_cast<Memory*>(memory);
-    tdm::step_enter(sync);
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < kStages; ++i) {
-        tdm::mbarrier_init(&shared.full[i], 2);
-        tdm::mbarrier_init(&shared.empty[i], 8);
-      }
-      tdm::fence_barrier_init();
-      tdm::tma_prefetch_map(&p.w);
-      tdm::tma_prefetch_map(&p.x);
-      tdm::tma_prefetch_map(&p.x_scale);
-    }
-    __syncthreads();
-    tdm::Hits hits{p.n_experts, false};
-    if (p.hits != nullptr) {
-      tdm::step_wait(sync);
-      hits = tdm::load_hits(p.hits, p.n_experts);
-    }
-    if (threadIdx.x < 128) {
-      if constexpr (!kTwoCtas) tdm::registers_lower<40>();
-      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
-      if (threadIdx.x == 32) {
-        tdm::step_wait(sync);
-        load_tokens(p, hits, shared);
-      }
-    } else {
-      if constexpr (!kTwoCtas) tdm::registers_raise<232>();
-      tdm::step_wait(sync);
-      multiply(p, hits, shared, threadIdx.x / 128 - 1);
-    }
-    tdm::step_end(sync);
-  }
-};
+using tdm::listed_tiles;
+using tdm::listed_unit;
+using tdm::magnitude;
+using tdm::Quantiser;
 
 /* Tokens on the 64-row side of wgmma, from 33 tokens on. A thread has two tokens and the gate and up of the same
  * columns, and a token's 128 columns lie in four lanes, so that the epilogue needs neither the other warps nor a
@@ -431,7 +174,7 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
     uint32_t amax[2] = {0, 0}; /* of the upper and the lower token */
 #pragma unroll
     for (int i = 0; i < 64; ++i) {
-      c[0][i] = swiglu(c[0][i], c[1][i], p.swiglu_limit);
+      c[0][i] = tdm::swiglu_quick(c[0][i], c[1][i], p.swiglu_limit);
       amax[i / 2 % 2] = max(amax[i / 2 % 2], magnitude(c[0][i]));
     }
     __syncwarp();
@@ -719,7 +462,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     uint32_t largest = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      gate[i] = swiglu(gate[i], up[i], p.swiglu_limit);
+      gate[i] = tdm::swiglu_quick(gate[i], up[i], p.swiglu_limit);
       largest = max(largest, magnitude(gate[i]));
     }
     const Quantiser quantiser(p, __reduce_max_sync(~0u, largest));
@@ -771,7 +514,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
   extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, (tokens) <= 24 ? 2 : 1)                            \
       tdm_moe_fc1_swap_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_params p,                                  \
                                         const __grid_constant__ tdm_step_sync sync) {                                  \
-    MoeFc1Swap<tokens, stages>::run(p, sync);                                                                          \
+    tdm::MoeFc1Swap<tokens, stages>::run(p, sync);                                                                     \
   }
 #define UPRIGHT(tokens, stages)                                                                                        \
   extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1) tdm_moe_fc1_t##tokens##_sm90(                   \
