@@ -7,6 +7,26 @@
 
 namespace tdm {
 
+/* Where a tile's tokens come from: neighbouring rows, of which those before `live` count. */
+struct NextRows {
+  int32_t first, live;
+
+  __device__ int32_t row(int32_t token) const {
+    return first + token;
+  }
+  __device__ bool counts(int32_t token) const {
+    return first + token < live;
+  }
+  /* Whether the token's scale is stored: up to the next multiple of 4, zero where it does not count. */
+  __device__ bool has_scale(int32_t token) const {
+    return first + token < (live + 3) / 4 * 4;
+  }
+  /* Whether any of tokens 8 i to 8 i + 7 may count; products of the others are left alone. */
+  __device__ static constexpr bool counts_eight(int) {
+    return true;
+  }
+};
+
 template <int kTokens, int kStages> struct MoeFc1SwapShared {
   alignas(1024) uint8_t w[kStages][256 * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
@@ -74,11 +94,13 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   }
 
   /* c += (activation scale * weight scale) * acc. */
+  template <class Rows>
   __device__ static __forceinline__ void promote(float (&c)[kCount], const float (&acc)[kCount], const float* scale,
-                                                 float w_scale) {
+                                                 float w_scale, const Rows& rows) {
     const float* mine = scale + 2 * (threadIdx.x % 4);
 #pragma unroll
     for (int i = 0; i < kTokens / 8; ++i) {
+      if (!rows.counts_eight(i)) continue;
       const float2 s = *reinterpret_cast<const float2*>(mine + 8 * i);
 #pragma unroll
       for (int j = 0; j < 4; ++j) c[4 * i + j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale, acc[4 * i + j], c[4 * i + j]);
@@ -94,52 +116,59 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
 
   __device__ static void multiply(const tdm_moe_fc1_params& p, const Hits& hits, Memory& shared, uint32_t consumer) {
     const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
-    const uint32_t lane = threadIdx.x % 32;
     Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const Unit unit = walk.at(u);
-      const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
-      /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
-      const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
-      const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane);
-        if (block >= p.k_blocks) return make_float2(0.0f, 0.0f);
-        return make_float2(__ldg(w_scales + block), __ldg(w_scales + p.w_scale_stride + block));
-      };
-      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
-
-      float gate[kCount], up[kCount], acc[2][kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-      for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
-        const int32_t in_batch = kb % 32;
-        if (in_batch == 0) {
-          scales = next_scales;
-          next_scales = fetch(kb + 32);
-        }
-        const float gate_scale = __shfl_sync(~0u, scales.x, in_batch), up_scale = __shfl_sync(~0u, scales.y, in_batch);
-        const uint8_t *w = shared.w[ring.slot] + consumer * 64 * 128, *x = shared.x[ring.slot];
-        const float* scale = shared.scale[ring.parity][ring.slot];
-        mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        wgmma_fence();
-        issue(acc[0], w, x);
-        issue(acc[1], w + 128 * 128, x);
-        wgmma_wait<1>();
-        wgmma_settle(acc[0]);
-        promote(gate, acc[0], scale, gate_scale);
-        wgmma_wait<0>();
-        wgmma_settle(acc[1]);
-        promote(up, acc[1], scale, up_scale);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
-        ring.advance();
-      }
-      store(p, shared, gate, up, walk.live, m0, tile, consumer);
+      multiply_tile(p, shared, ring, unit.n_tile, NextRows{unit.m_tile * kTokens, walk.live}, consumer);
     }
   }
 
+  /* A warpgroup's half of a tile. */
+  template <class Rows>
+  __device__ static __forceinline__ void multiply_tile(const tdm_moe_fc1_params& p, Memory& shared, Ring<kStages>& ring,
+                                                       int32_t tile, const Rows& rows, uint32_t consumer) {
+    const uint32_t lane = threadIdx.x % 32;
+    /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
+    const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
+    const auto fetch = [&](int32_t batch) {
+      const int32_t block = batch + static_cast<int32_t>(lane);
+      if (block >= p.k_blocks) return make_float2(0.0f, 0.0f);
+      return make_float2(__ldg(w_scales + block), __ldg(w_scales + p.w_scale_stride + block));
+    };
+    float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
+
+    float gate[kCount], up[kCount], acc[2][kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
+    for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
+      const int32_t in_batch = kb % 32;
+      if (in_batch == 0) {
+        scales = next_scales;
+        next_scales = fetch(kb + 32);
+      }
+      const float gate_scale = __shfl_sync(~0u, scales.x, in_batch), up_scale = __shfl_sync(~0u, scales.y, in_batch);
+      const uint8_t *w = shared.w[ring.slot] + consumer * 64 * 128, *x = shared.x[ring.slot];
+      const float* scale = shared.scale[ring.parity][ring.slot];
+      mbarrier_wait(&shared.full[ring.slot], ring.parity);
+      wgmma_fence();
+      issue(acc[0], w, x);
+      issue(acc[1], w + 128 * 128, x);
+      wgmma_wait<1>();
+      wgmma_settle(acc[0]);
+      promote(gate, acc[0], scale, gate_scale, rows);
+      wgmma_wait<0>();
+      wgmma_settle(acc[1]);
+      promote(up, acc[1], scale, up_scale, rows);
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+      ring.advance();
+    }
+    store(p, shared, gate, up, rows, tile, consumer);
+  }
+
+  template <class Rows>
   __device__ static void store(const tdm_moe_fc1_params& p, Memory& shared, float (&gate)[kCount],
-                               const float (&up)[kCount], int32_t live, int32_t m0, int32_t tile, uint32_t consumer) {
+                               const float (&up)[kCount], const Rows& rows, int32_t tile, uint32_t consumer) {
     const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread % 128 / 32;
     float(&v)[kCount] = gate;
     uint32_t amax[kTokens / 4];
@@ -172,16 +201,15 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       uint8_t* target = shared.staged + token * TDM_MOE_FC1_STAGED_ROW_BYTES + row;
       target[0] = static_cast<uint8_t>(packed);
       target[8] = static_cast<uint8_t>(packed >> 8);
-      const int32_t m = m0 + token;
-      if (consumer == 0 && warp == 0 && lane < 4 && m < (live + 3) / 4 * 4)
-        p.out_scale[tile * p.out_scale_stride + m] = m < live ? quantiser.scale : 0.0f;
+      if (consumer == 0 && warp == 0 && lane < 4 && rows.has_scale(token))
+        p.out_scale[tile * p.out_scale_stride + rows.row(token)] = rows.counts(token) ? quantiser.scale : 0.0f;
     }
     named_barrier_sync(kBothConsumers, 256);
     for (int32_t chunk = thread; chunk < kTokens * 8; chunk += 256) {
-      const int32_t m = m0 + chunk / 8;
-      if (m >= live) break;
-      const uint8_t* source = shared.staged + chunk / 8 * TDM_MOE_FC1_STAGED_ROW_BYTES + chunk % 8 * 16;
-      *reinterpret_cast<uint4*>(p.out + m * p.out_stride + int64_t{tile} * 128 + chunk % 8 * 16) =
+      const int32_t token = chunk / 8;
+      if (!rows.counts(token)) break;
+      const uint8_t* source = shared.staged + token * TDM_MOE_FC1_STAGED_ROW_BYTES + chunk % 8 * 16;
+      *reinterpret_cast<uint4*>(p.out + rows.row(token) * p.out_stride + int64_t{tile} * 128 + chunk % 8 * 16) =
           *reinterpret_cast<const uint4*>(source);
     }
     /* The next tile's first write to amax and staged is behind these barriers: a warpgroup reaches the first of them
