@@ -15,6 +15,9 @@ bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile);
 /* What sums are cut for: H100 and H200 SXM; not the device's or the lane's count, since segments decide bits. */
 enum { TDM_REFERENCE_SMS = 132 };
 
+/* Shared memory that a CTA of sm_90 can have. */
+enum { TDM_SHARED_BYTES = 232448 };
+
 /* Into how many segments a GEMM's sum is cut so that few tiles (of tile_rows weight rows, 64 times some number) still
  * fill the GPU; `blocks` are 128-byte steps along K, `granule` is what a segment is a multiple of. Callers pass what
  * the weights' shape decides and nothing else: bits must depend neither on the number of rows nor on the lane. */

@@ -24,6 +24,6 @@ typedef struct tdm_moe_gate_params {
   tdm_moe_gate_state* state;
 } tdm_moe_gate_params;
 
-static_assert(sizeof(tdm_moe_gate_state) == 84 && sizeof(tdm_moe_gate_params) == 512, "kernel ABI");
+static_assert(sizeof(tdm_moe_gate_state) == 84 && sizeof(tdm_moe_gate_params) == 576, "kernel ABI");
 
 #endif

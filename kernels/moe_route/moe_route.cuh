@@ -45,6 +45,12 @@ __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key ^ (static_cast<int32_t>(key) < 0 ? 0x80000000u : 0xffffffffu));
 }
 
+/* Bits of the shared experts in word `word` of those from the first one on. */
+__device__ __forceinline__ uint32_t shared_bits(int32_t n_shared, int32_t word) {
+  const int32_t n = n_shared - 32 * word;
+  return n >= 32 ? ~0u : (1u << n) - 1;
+}
+
 /* Where experts are a multiple of 32 and a group, if groups are masked, is 32 of them: expert 32 i + l is element i of
  * lane l, so that a group is one register of the warp. Maxima over the warp are one instruction on the keys. The same
  * choices, sums and roundings as in shared memory (moe_route_sm90.cu). Stores what p asks for; with alpha, lane i
@@ -141,6 +147,12 @@ __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int
     hits = lane == i ? word : hits;
   }
   for (int32_t e = lane; e < p.n_shared; e += 32) p.alpha[row * p.alpha_stride + 32 * kPer + e] = 1.0f;
+  if (p.chosen != nullptr) {
+    int32_t* const chosen = p.chosen + row * p.chosen_stride;
+    if (lane < kPer) chosen[lane] = static_cast<int32_t>(hits);
+    for (int32_t w = lane; 32 * w < p.n_shared; w += 32)
+      chosen[kPer + w] = static_cast<int32_t>(shared_bits(p.n_shared, w));
+  }
   return hits;
 }
 

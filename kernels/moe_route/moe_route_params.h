@@ -11,10 +11,12 @@ typedef struct tdm_moe_route_params {
   int32_t* ids;
   float* weights;
   float* alpha;
+  int32_t* chosen; /* [rows, ceil((experts + n_shared) / 32)] a bit an expert; with alpha */
   int64_t logits_stride;
   int64_t ids_stride;
   int64_t weights_stride;
   int64_t alpha_stride;
+  int64_t chosen_stride;
   int32_t rows;
   int32_t experts;
   int32_t top_k;
@@ -25,7 +27,7 @@ typedef struct tdm_moe_route_params {
   float routed_scaling_factor;
 } tdm_moe_route_params;
 
-static_assert(sizeof(tdm_moe_route_params) == 112, "kernel ABI");
+static_assert(sizeof(tdm_moe_route_params) == 128, "kernel ABI");
 
 /* Which experts have a weight: one CTA, a thread an expert. */
 typedef struct tdm_moe_hits_params {

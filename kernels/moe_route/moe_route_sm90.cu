@@ -148,8 +148,14 @@ extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS, 1)
       __syncwarp();
       if (lane < p.top_k) biased[id] = weight;
       __syncwarp();
-      for (int32_t e = lane; e < p.experts + p.n_shared; e += 32)
-        p.alpha[row * p.alpha_stride + e] = e < p.experts ? biased[e] : 1.0f;
+      const int32_t all = p.experts + p.n_shared;
+      for (int32_t first = 0; first < all; first += 32) {
+        const int32_t e = first + lane;
+        const float alpha = e < p.experts ? biased[e] : e < all ? 1.0f : 0.0f;
+        if (e < all) p.alpha[row * p.alpha_stride + e] = alpha;
+        const uint32_t word = __ballot_sync(~0u, alpha != 0.0f); /* NaN is a choice */
+        if (p.chosen != nullptr && lane == 0) p.chosen[row * p.chosen_stride + first / 32] = static_cast<int32_t>(word);
+      }
     }
     __syncwarp();
   }

@@ -1,0 +1,182 @@
+#ifndef KERNELS_DEVICE_CHOICES_CUH
+#define KERNELS_DEVICE_CHOICES_CUH
+
+/* For FC1 and FC2 over the rows alone that chose an expert: the bits of moe_route turned round in shared memory, and a
+ * warp that gathers rows into a ring of stages. */
+
+#include "kernels/device/choices_params.h"
+#include "kernels/device/elements.cuh"
+#include "kernels/device/gemm.cuh"
+
+namespace tdm {
+
+/* Of some rows, from `first_row` on: who chose which expert, and which experts somebody chose. */
+struct Choices {
+  uint32_t* bits;  /* [experts][words]: bit r of word w: row first_row + 32 w + r chose the expert */
+  int32_t* list;   /* [n] expert | its rows << 16, of those that a row chose, ascending */
+  int32_t* before; /* [n + 1] groups of rows of those before it in the list */
+  int32_t words;   /* of an expert */
+  int32_t n;
+  int32_t first_row;
+
+  __device__ __forceinline__ int32_t expert(int32_t index) const {
+    return list[index] & 0xffff;
+  }
+  __device__ __forceinline__ int32_t rows(int32_t index) const {
+    return list[index] >> 16;
+  }
+  /* Experts of the list below `e`. */
+  __device__ __forceinline__ int32_t below(int32_t e) const {
+    int32_t low = 0, high = n;
+    while (low < high) {
+      const int32_t middle = (low + high) / 2;
+      if (expert(middle) < e)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+  /* The expert, as an index of the list, that has a group; there is one. */
+  __device__ __forceinline__ int32_t holder(int32_t group) const {
+    int32_t low = 0, high = n - 1;
+    while (low < high) {
+      const int32_t middle = (low + high + 1) / 2;
+      if (before[middle] <= group)
+        low = middle;
+      else
+        high = middle - 1;
+    }
+    return low;
+  }
+  /* By a warp: of the rows that chose the expert those from the one of number `first` on, `most` at most, to to[]. */
+  __device__ __forceinline__ void place_rows(int32_t index, int32_t first, int32_t most, int32_t* to) const {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    const uint32_t* mine = bits + expert(index) * words;
+    int32_t passed = -first;
+    for (int32_t w = 0; w < words; ++w) {
+      const uint32_t word = mine[w];
+      const int32_t at = passed + __popc(word & ((1u << lane) - 1));
+      if ((word >> lane & 1) != 0 && at >= 0 && at < most) to[at] = first_row + 32 * w + lane;
+      passed += __popc(word);
+    }
+  }
+};
+
+/* Of `rows` rows from first_row on, as far as they are live; groups are of `group` rows. Bits of no expert are passed
+ * over. All threads of the CTA, after step_wait, with nobody using what was there. */
+__device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
+                                                int32_t rows, int32_t first_row, int32_t live, int32_t group) {
+  const int32_t expert_words = (n_experts + 31) / 32, experts = 32 * expert_words;
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+  const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
+  Choices choices;
+  int32_t* const count = static_cast<int32_t*>(memory);
+  choices.list = count + 2;
+  choices.before = choices.list + experts;
+  choices.bits = reinterpret_cast<uint32_t*>(choices.before + experts + 1);
+  choices.words = (rows + 31) / 32;
+  choices.first_row = first_row;
+
+  /* Squares of 32 rows x 32 experts, a warp each; four loads are under way at a time. */
+  constexpr int kAtOnce = 4;
+  const int32_t squares = expert_words * choices.words;
+  for (int32_t base = warp; base < squares; base += kAtOnce * warps) {
+    uint32_t row_bits[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int32_t square = base + i * warps, row = first_row + square / expert_words * 32 + lane;
+      const bool there = square < squares && row < live;
+      row_bits[i] = there ? static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + square % expert_words)) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int32_t square = base + i * warps, expert = square % expert_words * 32 + lane;
+      if (square >= squares) break;
+      uint32_t turned = 0;
+#pragma unroll 8 /* all 32 cost registers */
+      for (int bit = 0; bit < 32; ++bit) {
+        const uint32_t column = __ballot_sync(~0u, row_bits[i] >> bit & 1);
+        turned = lane == bit ? column : turned;
+      }
+      choices.bits[expert * choices.words + square / expert_words] = expert < n_experts ? turned : 0;
+    }
+  }
+  __syncthreads();
+  if (warp == 0) {
+    int32_t n = 0, groups = 0;
+    for (int32_t expert = lane; expert < experts; expert += 32) {
+      int32_t chose = 0;
+      for (int32_t w = 0; w < choices.words; ++w) chose += __popc(choices.bits[expert * choices.words + w]);
+      const int32_t own = (chose + group - 1) / group;
+      int32_t up_to = own;
+#pragma unroll
+      for (int distance = 1; distance < 32; distance *= 2) {
+        const int32_t lower = __shfl_up_sync(~0u, up_to, distance);
+        if (lane >= distance) up_to += lower;
+      }
+      const uint32_t present = __ballot_sync(~0u, chose != 0);
+      const int32_t at = n + __popc(present & ((1u << lane) - 1));
+      if (chose != 0) {
+        choices.list[at] = expert | chose << 16;
+        choices.before[at] = groups + up_to - own;
+      }
+      n += __popc(present);
+      groups += __shfl_sync(~0u, up_to, 31);
+    }
+    if (lane == 0) {
+      choices.before[n] = groups;
+      *count = n;
+    }
+  }
+  __syncthreads();
+  choices.n = *count;
+  return choices;
+}
+
+/* 4 bytes from global to shared memory, as copy_async_16. */
+__device__ __forceinline__ void copy_async_4(void* shared, const void* global) {
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global)
+      : "memory");
+}
+
+/* A warp's part of a ring that it fills by gathering: full[] hears of a stage once kLate further ones have been asked
+ * for and its own copies are done, or at the end. The tensor cores read what plain copies wrote, hence the fence. */
+template <int kStages, int kLate> struct Gathering {
+  static_assert(kLate >= 1 && kLate < kStages, "else stages would wait for themselves");
+  Ring<kStages> ring;
+  uint32_t told = 0, untold = 0; /* slot of the next to be told of; how many there are */
+
+  __device__ __forceinline__ void begin(uint64_t (&empty)[kStages]) {
+    mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
+  }
+  __device__ __forceinline__ void end(uint64_t (&full)[kStages]) {
+    copy_async_commit();
+    ring.advance();
+    if (++untold <= kLate) return;
+    copy_async_wait<kLate>();
+    tell(full);
+  }
+  __device__ __forceinline__ void finish(uint64_t (&full)[kStages]) {
+    copy_async_wait<0>();
+    while (untold > 0) tell(full);
+  }
+  __device__ __forceinline__ void tell(uint64_t (&full)[kStages]) {
+    fence_async_shared();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(&full[told]);
+    told = told + 1 == kStages ? 0 : told + 1;
+    --untold;
+  }
+};
+
+/* Where the 16-byte piece `piece` of row `row` of a tile with rows of 128 bytes lies under the 128-byte swizzle. */
+__device__ __forceinline__ uint32_t swizzled(uint32_t row, uint32_t piece) {
+  return row * 128 + (piece ^ row % 8) * 16;
+}
+
+} // namespace tdm
+
+#endif

@@ -1,0 +1,53 @@
+#include "kernels/moe_fc1/moe_fc1_grouped_sm90.h"
+
+#include <stdio.h>
+
+#include "runtime/op.h"
+#include "runtime/status.h"
+
+static const struct {
+  int32_t tokens;
+  uint32_t shared_bytes;
+} variants[] = {
+#define GROUPED(tokens, stages) {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages)},
+#include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"
+#undef GROUPED
+};
+
+void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t intermediate, int64_t k, int32_t sms,
+                                        tdm_moe_fc1_sm90_plan* out_plan) {
+  const size_t last = sizeof variants / sizeof *variants - 1;
+  size_t v = 0;
+  while (v < last && variants[v].tokens < m) v++;
+  const int64_t rows = m < TDM_CHOICES_ROWS ? m : TDM_CHOICES_ROWS;
+  const int64_t groups = (rows + variants[v].tokens - 1) / variants[v].tokens;
+  const int64_t units = n_experts * (intermediate / 128) * groups; /* at most */
+  tdm_moe_fc1_sm90_plan plan = {.tokens = variants[v].tokens, .segments = 1};
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_grouped_t%d_sm90", plan.tokens);
+  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
+  plan.launch.block = TDM_MOE_FC1_THREADS;
+  const int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
+  plan.launch.shared_bytes = variants[v].shared_bytes + tdm_choices_bytes(n_experts, rows);
+  plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) * 4);
+  *out_plan = plan;
+}
+
+tdm_status tdm_moe_fc1_grouped_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_fc1_sm90_plan* plan,
+                                           tdm_tensor_map_fn encode, void* encode_ctx,
+                                           tdm_moe_fc1_grouped_params* out_params) {
+  const long long rows = args->x.shape[0], experts = args->w13.shape[0], stride = args->x.stride[0];
+  if (plan->launch.shared_bytes > TDM_SHARED_BYTES || experts > TDM_CHOICES_EXPERTS)
+    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc1: chosen of %lld experts needs %u bytes of shared memory, a CTA has %d",
+                    experts, plan->launch.shared_bytes, TDM_SHARED_BYTES);
+  if (rows * stride > UINT32_MAX)
+    return TDM_FAIL(TDM_UNSUPPORTED, "moe_fc1: with chosen x (%lld rows, stride %lld) must be below 4 GB", rows,
+                    stride);
+  tdm_moe_fc1_grouped_params params = {.x = tdm_view_data(&args->x),
+                                       .x_stride = stride,
+                                       .x_scale = tdm_view_data(&args->x_scale),
+                                       .x_scale_stride = args->x_scale.stride[0],
+                                       .choices = {tdm_view_data(&args->chosen), args->chosen.stride[0]}};
+  TDM_TRY(tdm_moe_fc1_sm90_params(args, plan, NULL, NULL, encode, encode_ctx, &params.fc1));
+  *out_params = params;
+  return TDM_OK;
+}
