@@ -209,9 +209,10 @@ TDM_API tdm_status tdm_model_forward_layers(tdm_model* model, const tdm_batch_it
 
 /* An intermediate value of the last forward call, for a model loaded with `taps`: "layerL.in", "layerL.attn",
  * "layerL.mlp_in", "layerL.mlp", "layerL.out" [n_tokens, hidden_size] bf16 or f32; "layerL.topk_ids" i32 and
- * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; "layerL.hits" i32 as moe_route's, where the step computed
- * hit experts alone; rows beyond the call's tokens are undefined. INVALID_STATE
- * without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next forward. */
+ * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; "layerL.hits" i32 as moe_route's, where the step took the
+ * path hits; "layerL.chosen" i32 as moe_route's, where it took the path grouped; rows beyond the call's tokens are
+ * undefined. INVALID_STATE without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next
+ * forward. */
 TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out_view);
 
 /* The token buckets of a model's decode steps, or of its steps with prefill, to look at. Borrowed; NULL when model is.

@@ -220,8 +220,8 @@ typedef struct tdm_moe_fc1_args {
   tdm_view hits;      /* optional [1 + E] i32, as moe_route writes it: only these experts are computed, the same bits;
                          columns of the others are left as they are, their weights are not read */
   tdm_view chosen;    /* optional [M, ceil(E/32)] i32, as moe_route writes it, not with hits: of each expert only the
-                         rows that chose it are computed, the same bits; all else in its columns is left as it is,
-                         and the weights of experts that no row chose are not read */
+                         rows that chose it are computed, the same bits; all else in its columns, scales included, is
+                         left as it is, and the weights of experts that no row chose are not read */
   tdm_view out;       /* [M, E*I] e4m3 when x is e4m3, else x's dtype */
   tdm_view out_scale; /* [E*I/128, M] f32, exactly when out is e4m3 */
   float swiglu_limit; /* 0: none */

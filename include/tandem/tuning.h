@@ -27,7 +27,8 @@ typedef enum tdm_moe_path {
                               dense */
   TDM_MOE_PATH_DENSE = 2,  /* all of them: FC1 needs no routing, so the router runs beside it */
   TDM_MOE_PATH_HITS = 3,   /* those that a token chose: their weights alone are read, once routing is done */
-  TDM_MOE_PATH_GROUPED = 4 /* those, and each for the tokens alone that chose it */
+  TDM_MOE_PATH_GROUPED = 4 /* those, and each for the tokens alone that chose it; UNSUPPORTED on CUDA devices in this
+                              version */
 } tdm_moe_path;
 
 /* One way to run a step. All ways give the same bits. */
