@@ -6,6 +6,7 @@
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
 #include "kernels/moe_fc1/moe_fc1_bf16_sm90.h"
+#include "kernels/moe_fc1/moe_fc1_grouped_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/ops.h"
 
@@ -55,7 +56,11 @@ static tdm_status check(void* void_args) {
 
 static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
   const tdm_moe_fc1_args* args = args_;
-  tdm_moe_fc1_sm90_make_plan(args->x.shape[0], args->out.shape[1], args->x.shape[1], sms, out_plan);
+  const int64_t rows = args->x.shape[0], hidden = args->x.shape[1], experts = args->w13.shape[0];
+  if (tdm_view_present(&args->chosen))
+    tdm_moe_fc1_grouped_sm90_make_plan(rows, experts, args->w13.shape[1] / 2, hidden, sms, out_plan);
+  else
+    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, out_plan);
 }
 
 static void plan_bf16(const void* args_, int32_t sms, tdm_moe_fc1_bf16_sm90_plan* out_plan) {
@@ -86,17 +91,27 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode_bf16(const void* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
   tdm_moe_fc1_bf16_sm90_plan kernel;
   tdm_moe_fc1_bf16_params params;
+  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_fc1_args*)args)->chosen));
   plan_bf16(args, env->sms, &kernel);
   TDM_TRY(tdm_moe_fc1_bf16_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
                                        &params));
   return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 
-static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+static tdm_status encode_grouped(const void* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
+  tdm_moe_fc1_sm90_plan kernel;
+  tdm_moe_fc1_grouped_params params;
+  plan_sm90(args, env->sms, &kernel);
+  TDM_TRY(tdm_moe_fc1_grouped_sm90_params(args, &kernel, env->tensor_map, env->tensor_map_ctx, &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+}
+
+static tdm_status encode(const void* void_args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
+  const tdm_moe_fc1_args* args = void_args;
   (void)plan_;
-  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_fc1_args*)args)->chosen));
-  if (((const tdm_moe_fc1_args*)args)->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
+  if (args->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
+  if (tdm_view_present(&args->chosen)) return encode_grouped(args, env, out_step);
   tdm_moe_fc1_sm90_plan kernel;
   tdm_moe_fc1_params params;
   plan_sm90(args, env->sms, &kernel);

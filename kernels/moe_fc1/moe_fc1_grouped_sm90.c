@@ -8,22 +8,29 @@
 static const struct {
   int32_t tokens;
   uint32_t shared_bytes;
+  const char* name;
+  bool segmented;
 } variants[] = {
-#define GROUPED(tokens, stages) {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages)},
+#define GROUPED(tokens, stages, name, segmented) {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages), #name, segmented},
 #include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"
 #undef GROUPED
 };
 
+static bool suits(size_t variant, int64_t m, bool segmented) {
+  const int32_t tokens = variants[variant].tokens;
+  return variants[variant].segmented == segmented && (tokens >= m || tokens == TDM_CHOICES_GROUP);
+}
+
 void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t intermediate, int64_t k, int32_t sms,
                                         tdm_moe_fc1_sm90_plan* out_plan) {
-  const size_t last = sizeof variants / sizeof *variants - 1;
+  const int32_t segments = tdm_moe_fc1_sm90_segments(n_experts * intermediate, k);
   size_t v = 0;
-  while (v < last && variants[v].tokens < m) v++;
+  while (!suits(v, m, segments > 1)) v++;
   const int64_t rows = m < TDM_CHOICES_ROWS ? m : TDM_CHOICES_ROWS;
   const int64_t groups = (rows + variants[v].tokens - 1) / variants[v].tokens;
   const int64_t units = n_experts * (intermediate / 128) * groups; /* at most */
-  tdm_moe_fc1_sm90_plan plan = {.tokens = variants[v].tokens, .segments = 1};
-  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_grouped_t%d_sm90", plan.tokens);
+  tdm_moe_fc1_sm90_plan plan = {.tokens = variants[v].tokens, .segments = segments};
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_grouped_%s_sm90", variants[v].name);
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_MOE_FC1_THREADS;
   const int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;

@@ -9,7 +9,8 @@
  * 2. A warp gathers the tokens' rows and scales into the stages by plain asynchronous copies.
  * 3. Results go to the rows they belong to; nothing else in an expert's columns is written.
  *
- * More than 256 rows are gone through in turns, all weights once a turn.
+ * More than 256 rows are gone through in turns, all weights once a turn. Where the dense form cuts K into segments (few
+ * tiles), a CTA goes through all of them and adds them up in the same order.
  *
  *   warpgroup 0   thread 0: weights, TMA             warpgroups 1, 2   as in the swapped form
  *                 warp 1: tokens, gathered
@@ -41,7 +42,7 @@ struct ChosenRows {
   }
 };
 
-template <int kTokens, int kStages> struct MoeFc1Grouped {
+template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   using Swap = tdm::MoeFc1Swap<kTokens, kStages>;
   using Memory = typename Swap::Memory;
   static constexpr bool kTwoCtas = kTokens <= 16;
@@ -139,7 +140,7 @@ template <int kTokens, int kStages> struct MoeFc1Grouped {
       /* Read behind the first barrier of the epilogue; the other place is read until the barriers of this one. */
       int32_t* rows = places.multiplied[turn];
       if (threadIdx.x / 32 == 4) choices.place_rows(work.index, work.first, kTokens, rows);
-      Swap::multiply_tile(p, shared, ring, work.tile, ChosenRows{rows, work.count}, consumer);
+      Swap::template multiply_tile<kSegmented>(p, shared, ring, work.tile, ChosenRows{rows, work.count}, consumer);
     }
   }
 
@@ -176,10 +177,11 @@ template <int kTokens, int kStages> struct MoeFc1Grouped {
 
 } // namespace
 
-#define GROUPED(tokens, stages)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, MoeFc1Grouped<tokens, stages>::kTwoCtas ? 2 : 1)   \
-      tdm_moe_fc1_grouped_t##tokens##_sm90(const __grid_constant__ tdm_moe_fc1_grouped_params p,                       \
-                                           const __grid_constant__ tdm_step_sync sync) {                               \
-    MoeFc1Grouped<tokens, stages>::run(p, sync);                                                                       \
+#define GROUPED(tokens, stages, name, segmented)                                                                       \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS,                                                    \
+                                               MoeFc1Grouped<tokens, stages, segmented>::kTwoCtas ? 2 : 1)             \
+      tdm_moe_fc1_grouped_##name##_sm90(const __grid_constant__ tdm_moe_fc1_grouped_params p,                          \
+                                        const __grid_constant__ tdm_step_sync sync) {                                  \
+    MoeFc1Grouped<tokens, stages, segmented>::run(p, sync);                                                            \
   }
 #include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"

@@ -19,10 +19,14 @@ static const struct {
 #undef SPLIT
 };
 
+int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k) {
+  enum { MOST = 8 }; /* two halves a tile, and a counter has room for 16 parts */
+  const int32_t segments = tdm_gemm_segments(n / 64, 128, k / 128, 1);
+  return segments < MOST ? segments : MOST;
+}
+
 void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
-  enum { MAX_SEGMENTS = 8 }; /* two halves a tile, and a counter has room for 16 parts */
-  tdm_moe_fc1_sm90_plan plan = {.segments = tdm_gemm_segments(n / 64, 128, k / 128, 1)};
-  if (plan.segments > MAX_SEGMENTS) plan.segments = MAX_SEGMENTS;
+  tdm_moe_fc1_sm90_plan plan = {.segments = tdm_moe_fc1_sm90_segments(n, k)};
   plan.splits = plan.segments > 1;
   plan.tokens = tdm_gemm_token_tile(m);
   if (plan.splits && plan.tokens < 64) plan.tokens = 64;

@@ -17,6 +17,10 @@ typedef struct tdm_moe_fc1_sm90_plan {
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
 } tdm_moe_fc1_sm90_plan;
 
+/* Runs of blocks along k = H that are summed apart for `n` = E*I output columns: few tiles, so that they fill the SMs.
+ */
+int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k);
+
 /* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs. */
 void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan);
 

@@ -123,8 +123,9 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     }
   }
 
-  /* A warpgroup's half of a tile. */
-  template <class Rows>
+  /* A warpgroup's half of a tile. kSegmented: p.segments runs of blocks are summed apart and added in ascending order,
+   * as MoeFc1Split does. */
+  template <bool kSegmented = false, class Rows>
   __device__ static __forceinline__ void multiply_tile(const tdm_moe_fc1_params& p, Memory& shared, Ring<kStages>& ring,
                                                        int32_t tile, const Rows& rows, uint32_t consumer) {
     const uint32_t lane = threadIdx.x % 32;
@@ -140,6 +141,8 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     float gate[kCount], up[kCount], acc[2][kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
+    float gates[kSegmented ? kCount : 1], ups[kSegmented ? kCount : 1];
+    int32_t segment = 0;
     for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
       const int32_t in_batch = kb % 32;
       if (in_batch == 0) {
@@ -162,6 +165,14 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       __syncwarp();
       if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
       ring.advance();
+      if constexpr (kSegmented) {
+        if (kb + 1 < segment_begin(segment + 1, p.segments, p.k_blocks, 1)) continue;
+        add_in_turn(gates, gate, segment == 0);
+        add_in_turn(ups, up, segment == 0);
+        if (++segment == p.segments) break;
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
+      }
     }
     store(p, shared, gate, up, rows, tile, consumer);
   }

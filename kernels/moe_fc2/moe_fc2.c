@@ -5,6 +5,7 @@
 #include "kernels/common/convert.h"
 #include "kernels/device/launch.h"
 #include "kernels/moe_fc2/moe_fc2_bf16_sm90.h"
+#include "kernels/moe_fc2/moe_fc2_grouped_sm90.h"
 #include "kernels/moe_fc2/moe_fc2_sm90.h"
 #include "kernels/ops.h"
 
@@ -76,6 +77,12 @@ static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc2_sm90_plan* out
                              tdm_view_present(&args->alpha), sms, out_plan);
 }
 
+static void plan_grouped(const void* args_, int32_t sms, tdm_moe_fc2_grouped_sm90_plan* out_plan) {
+  const tdm_moe_fc2_args* args = args_;
+  tdm_moe_fc2_grouped_sm90_make_plan(args->x.shape[0], args->w2.shape[0], args->n_experts,
+                                     args->x.shape[1] / args->n_experts, sms, out_plan);
+}
+
 static void plan_bf16(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
   const tdm_moe_fc2_args* args = args_;
   tdm_moe_fc2_bf16_sm90_make_plan(args->x.shape[0], args->w2.shape[0], args->n_experts,
@@ -98,6 +105,12 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
     tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
     return;
   }
+  if (tdm_view_present(&args->chosen)) {
+    tdm_moe_fc2_grouped_sm90_plan kernel;
+    plan_grouped(void_args, sms, &kernel);
+    tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
+    return;
+  }
   tdm_moe_fc2_sm90_plan kernels;
   plan_sm90(void_args, sms, &kernels);
   tdm_plan_kernel(out_plan, &kernels.gemm.launch, kernels.gemm.segments, kernels.scratch_bytes,
@@ -107,17 +120,28 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode_bf16(const void* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
   tdm_gemm_bf16_sm90_plan kernel;
   tdm_moe_fc2_bf16_params params;
+  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_fc2_args*)args)->chosen));
   plan_bf16(args, env->sms, &kernel);
   TDM_TRY(tdm_moe_fc2_bf16_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
                                        &params));
   return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 
-static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+static tdm_status encode_grouped(const void* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
+  tdm_moe_fc2_grouped_sm90_plan kernel;
+  tdm_moe_fc2_grouped_params params;
+  plan_grouped(args, env->sms, &kernel);
+  TDM_TRY(tdm_moe_fc2_grouped_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                          &params));
+  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+}
+
+static tdm_status encode(const void* void_args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
+  const tdm_moe_fc2_args* args = void_args;
   (void)plan_;
-  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_fc2_args*)args)->chosen));
-  if (((const tdm_moe_fc2_args*)args)->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
+  if (args->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
+  if (tdm_view_present(&args->chosen)) return encode_grouped(args, env, out_step);
   tdm_moe_fc2_sm90_plan kernels;
   tdm_moe_fc2_fold_params fold;
   tdm_gemm_fp8_params params;

@@ -95,7 +95,6 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
-  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_gate_args*)args)->chosen));
   tdm_gemm_bf16_sm90_plan kernel;
   tdm_moe_gate_params params;
   plan_sm90(args, env->sms, &kernel);

@@ -101,7 +101,6 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
-  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_route_args*)args)->chosen));
   tdm_moe_route_params params;
   tdm_kernel_launch launch;
   tdm_moe_route_sm90_params(args, &params);

@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
 
-enum { OUTPUTS = 5, LAUNCHES = 4 };
+enum { OUTPUTS = 6, LAUNCHES = 4 };
 
 typedef struct gate_case {
   int64_t rows, live; /* live -1: no count */
@@ -18,9 +18,9 @@ typedef struct gate_case {
   bool bias, hits, broken;
 } gate_case;
 
-static const size_t outputs[OUTPUTS] = {offsetof(tdm_moe_gate_args, logits), offsetof(tdm_moe_gate_args, ids),
+static const size_t outputs[OUTPUTS] = {offsetof(tdm_moe_gate_args, logits),  offsetof(tdm_moe_gate_args, ids),
                                         offsetof(tdm_moe_gate_args, weights), offsetof(tdm_moe_gate_args, alpha),
-                                        offsetof(tdm_moe_gate_args, hits)};
+                                        offsetof(tdm_moe_gate_args, hits),    offsetof(tdm_moe_gate_args, chosen)};
 
 static tdm_view* view_at(tdm_moe_gate_args* args, size_t offset) {
   return (tdm_view*)(void*)((char*)args + offset);
@@ -33,6 +33,8 @@ static void make_outputs(gpu_rig* rig, const gate_case* c, gpu_tensor** out) {
   out[2] = gpu_make(rig, "weights", TDM_F32, 2, (int64_t[]){c->rows, c->top_k});
   out[3] = gpu_make_strided(rig, "alpha", TDM_F32, 2, (int64_t[]){c->rows, wide}, (int64_t[]){wide + 7, 1});
   out[4] = c->hits ? gpu_make(rig, "hits", TDM_I32, 1, (int64_t[]){1 + wide}) : NULL;
+  out[5] = gpu_make_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->rows, (wide + 31) / 32},
+                            (int64_t[]){(wide + 31) / 32 + 1, 1});
 }
 
 static tdm_router_gemm_args router_of(const tdm_moe_gate_args* args) {
@@ -52,6 +54,7 @@ static tdm_moe_route_args route_of(const tdm_moe_gate_args* args) {
                               .weights = args->weights,
                               .alpha = args->alpha,
                               .hits = args->hits,
+                              .chosen = args->chosen,
                               .top_k = args->top_k,
                               .n_group = args->n_group,
                               .topk_group = args->topk_group,
@@ -164,6 +167,7 @@ static void run(gpu_rig* rig, const gate_case* c) {
       gpu_expect_close(rig, want[2], 1e-12);
       gpu_expect_close(rig, want[3], 1e-12);
       if (want[4]) gpu_expect_same_bits(rig, want[4]);
+      gpu_expect_same_bits(rig, want[5]);
     }
   }
   gpu_end(rig);

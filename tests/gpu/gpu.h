@@ -194,6 +194,7 @@ void test_mla_norm_write(gpu_rig* rig, bool quick);
 void test_mla_absorb(gpu_rig* rig, bool quick);
 void test_moe_route(gpu_rig* rig, bool quick);
 void test_moe_gate(gpu_rig* rig, bool quick);
+void test_moe_chosen(gpu_rig* rig, bool quick);
 void test_mla_prefill(gpu_rig* rig, bool quick);
 void test_embedding(gpu_rig* rig, bool quick);
 void test_gather_rows(gpu_rig* rig, bool quick);

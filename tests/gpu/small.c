@@ -150,6 +150,10 @@ static void run_route(gpu_rig* rig, const route_case* c) {
   gpu_tensor* ids = gpu_make(rig, "ids", TDM_I32, 2, (int64_t[]){c->rows, c->top_k});
   gpu_tensor* weights = gpu_make(rig, "weights", TDM_F32, 2, (int64_t[]){c->rows, c->top_k});
   gpu_tensor* alpha = gpu_make(rig, "alpha", TDM_F32, 2, (int64_t[]){c->rows, c->experts + c->n_shared});
+  const int64_t all = c->experts + c->n_shared;
+  gpu_tensor* chosen = all > 1024 ? NULL /* the limit */
+                                  : gpu_make_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->rows, (all + 31) / 32},
+                                                     (int64_t[]){(all + 31) / 32 + 1, 1});
   gpu_fill_normal(rig, logits, 2.0f);
   float* values = (float*)(void*)(logits->host + GPU_GUARD_BYTES);
   if (c->broken) { /* ties all over row 0; NaN in row 1, infinities in row 2 */
@@ -177,6 +181,7 @@ static void run_route(gpu_rig* rig, const route_case* c) {
     args.bias = bias->view;
   }
   if (c->live >= 0) args.n_tokens = gpu_make_count(rig, "n_tokens", (int32_t)c->live)->view;
+  if (chosen) args.chosen = chosen->view;
   gpu_upload(rig);
   tdm_moe_route_args device = args;
   if (gpu_reference(rig, &tdm_op_moe_route, &args)) {
@@ -190,6 +195,7 @@ static void run_route(gpu_rig* rig, const route_case* c) {
     gpu_expect_same_bits(rig, ids);
     gpu_expect_close(rig, weights, 1e-12);
     gpu_expect_close(rig, alpha, 1e-12);
+    if (chosen) gpu_expect_same_bits(rig, chosen);
   }
   gpu_end(rig);
   gpu_free(rig);
