@@ -35,7 +35,7 @@ namespace {
 
 constexpr int kStages = TDM_MLA_DECODE_H64_STAGES, kChunks = 9, kChunkBytes = 64 * 128;
 constexpr int32_t kHeads = TDM_MLA_DECODE_H64_HEADS, kPage = tdm::kPage;
-constexpr uint32_t kNoteFull = 1, kNoteEmpty = 2, kNoteThreads = 384, kClear = 3; /* named barriers; kClear and + 1 */
+constexpr uint32_t kClear = 1; /* named barriers: and + 1 */
 
 /* What a page is to the values' warpgroups. */
 enum : int32_t {
@@ -69,6 +69,8 @@ struct Shared {
   Note note;
   uint64_t q_full;
   uint64_t q_empty;
+  uint64_t note_full;
+  uint64_t note_empty;
   uint64_t full[kStages];
   uint64_t empty[kStages];
 };
@@ -150,8 +152,7 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
   Note& note = shared.note;
   Walk walk(p);
   Stage stage;
-  uint32_t q_parity = 0, turn = 0;
-  bool first_note = true;
+  uint32_t q_parity = 0, note_parity = 1, turn = 0;
   tdm::Unit unit;
   while (walk.next(p, unit)) {
     tdm::Softmax softmax;
@@ -187,8 +188,8 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
       if (key + kPage >= unit.end) state |= kEndsUnit | kEndsLeaf;
       if ((key + kPage - unit.begin) % p.leaf_keys == 0) state |= kEndsLeaf;
       if (state & kEndsLeaf) softmax.finish();
-      if (!first_note) tdm::named_barrier_sync(kNoteEmpty, kNoteThreads);
-      first_note = false;
+      tdm::mbarrier_wait(&shared.note_empty, note_parity);
+      note_parity ^= 1;
 #pragma unroll
       for (int k = 0; k < 4; ++k)
         note.probabilities[k][thread] =
@@ -213,12 +214,14 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
       } else {
         state &= ~kStartsLeaf;
       }
-      tdm::named_barrier_arrive(kNoteFull, kNoteThreads);
+      __syncwarp();
+      if (lane == 0) tdm::mbarrier_arrive(&shared.note_full);
     }
   }
-  if (!first_note) tdm::named_barrier_sync(kNoteEmpty, kNoteThreads);
+  tdm::mbarrier_wait(&shared.note_empty, note_parity);
   if (thread == 0) note.state = kNoMore;
-  tdm::named_barrier_arrive(kNoteFull, kNoteThreads);
+  __syncwarp();
+  if (lane == 0) tdm::mbarrier_arrive(&shared.note_full);
 }
 
 /* Zeroes the rows from `valid` on in a warpgroup's columns of the page. A row of 128 bytes stays one under the swizzle.
@@ -272,12 +275,13 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
   const uint32_t thread = threadIdx.x % 128, row = 16 * (thread / 32) + thread % 32 / 4;
   const Note& note = shared.note;
   Stage stage;
-  uint32_t turn = 0;
+  uint32_t turn = 0, note_parity = 0;
   float o[2][64]; /* 128 value columns each */
 #pragma unroll
   for (int i = 0; i < 128; ++i) o[i / 64][i % 64] = 0.0f;
   for (;;) {
-    tdm::named_barrier_sync(kNoteFull, kNoteThreads);
+    tdm::mbarrier_wait(&shared.note_full, note_parity);
+    note_parity ^= 1;
     const int32_t state = note.state, valid = note.valid;
     if (state == kNoMore) return;
     uint32_t probabilities[4][4];
@@ -287,7 +291,8 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
       probabilities[k][0] = v.x, probabilities[k][1] = v.y, probabilities[k][2] = v.z, probabilities[k][3] = v.w;
     }
     const float factor[2] = {note.factor[row], note.factor[row + 8]};
-    tdm::named_barrier_arrive(kNoteEmpty, kNoteThreads);
+    __syncwarp();
+    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.note_empty);
     uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)] + consumer * 4 * kChunkBytes;
     /* Over already, but each thread has to see it by itself to see what was copied. */
     tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
@@ -331,6 +336,8 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
   if (threadIdx.x == 0) {
     tdm::mbarrier_init(&shared.q_full, 1);
     tdm::mbarrier_init(&shared.q_empty, 4);
+    tdm::mbarrier_init(&shared.note_full, 4);
+    tdm::mbarrier_init(&shared.note_empty, 8);
     for (int i = 0; i < kStages; ++i) {
       tdm::mbarrier_init(&shared.full[i], 1);
       tdm::mbarrier_init(&shared.empty[i], 8);

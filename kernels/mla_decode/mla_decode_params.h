@@ -9,7 +9,7 @@ enum {
   TDM_MLA_DECODE_H64_HEADS = 64,    /* of a tile */
   TDM_MLA_DECODE_H64_STAGES = 2,
   TDM_MLA_DECODE_H64_SHARED = ((1 + TDM_MLA_DECODE_H64_STAGES) * TDM_MLA_DECODE_PAGE_BYTES + 64 * 64 * 2 + 9 * 64 * 4 +
-                               64 + (2 + 2 * TDM_MLA_DECODE_H64_STAGES) * 8 + 1023) /
+                               64 + (4 + 2 * TDM_MLA_DECODE_H64_STAGES) * 8 + 1023) /
                               1024 * 1024,
   TDM_MLA_DECODE_H16_THREADS = 192, /* a warpgroup, a warp for pages, one for q */
   TDM_MLA_DECODE_H16_HEADS = 16,    /* the most that this kernel takes */

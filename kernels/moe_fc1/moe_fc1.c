@@ -60,7 +60,7 @@ static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out
   if (tdm_view_present(&args->chosen))
     tdm_moe_fc1_grouped_sm90_make_plan(rows, experts, args->w13.shape[1] / 2, hidden, sms, out_plan);
   else
-    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, out_plan);
+    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, tdm_view_present(&args->hits), out_plan);
 }
 
 static void plan_bf16(const void* args_, int32_t sms, tdm_moe_fc1_bf16_sm90_plan* out_plan) {

@@ -6,13 +6,13 @@
 #include "runtime/status.h"
 
 static const struct {
-  bool split;
+  int32_t piece; /* gate rows of a piece; 0: tiles are whole */
   int32_t tokens;
   uint32_t shared_bytes;
 } variants[] = {
-#define SWAP(tokens, stages)    {false, tokens, TDM_MOE_FC1_SWAP_SHARED(tokens, stages)},
-#define UPRIGHT(tokens, stages) {false, tokens, TDM_MOE_FC1_UPRIGHT_SHARED(tokens, stages)},
-#define SPLIT(tokens, stages)   {true, tokens, TDM_MOE_FC1_SPLIT_SHARED(tokens, stages)},
+#define SWAP(tokens, stages)        {0, tokens, TDM_MOE_FC1_SWAP_SHARED(tokens, stages)},
+#define UPRIGHT(tokens, stages)     {0, tokens, TDM_MOE_FC1_UPRIGHT_SHARED(tokens, stages)},
+#define SPLIT(tokens, rows, stages) {rows, tokens, TDM_MOE_FC1_SPLIT_SHARED(tokens, rows, stages)},
 #include "kernels/moe_fc1/moe_fc1_variants.inc"
 #undef SWAP
 #undef UPRIGHT
@@ -20,33 +20,41 @@ static const struct {
 };
 
 int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k) {
-  enum { MOST = 8 }; /* two halves a tile, and a counter has room for 16 parts */
+  enum { MOST = 8 }; /* two pieces a tile, and a counter has room for 16 parts */
   const int32_t segments = tdm_gemm_segments(n / 64, 128, k / 128, 1);
   return segments < MOST ? segments : MOST;
 }
 
-void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
-  tdm_moe_fc1_sm90_plan plan = {.segments = tdm_moe_fc1_sm90_segments(n, k)};
-  plan.splits = plan.segments > 1;
-  plan.tokens = tdm_gemm_token_tile(m);
-  if (plan.splits && plan.tokens < 64) plan.tokens = 64;
+/* Gate rows of a piece. A list of few tokens' experts has few tiles as well, each of which one SM would bring in by
+ * itself: nine experts of 256 have 18. Without segments the sums are those of whole tiles. */
+static int32_t piece_of(int64_t m, int32_t segments, bool listed) {
+  if (segments > 1) return 64;
+  return !listed || m > 8 ? 0 : m > 2 ? 64 : 32;
+}
+
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool listed,
+                                tdm_moe_fc1_sm90_plan* out_plan) {
+  tdm_moe_fc1_sm90_plan plan = {.segments = tdm_moe_fc1_sm90_segments(n, k), .tokens = tdm_gemm_token_tile(m)};
+  plan.piece = piece_of(m, plan.segments, listed);
+  if (plan.piece && plan.tokens < 64) plan.tokens = 64;
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-    if (variants[i].split == plan.splits && variants[i].tokens == plan.tokens)
+    if (variants[i].piece == plan.piece && variants[i].tokens == plan.tokens)
       plan.launch.shared_bytes = variants[i].shared_bytes;
-  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_%st%d_sm90",
-                 plan.splits         ? "split_"
-                 : plan.tokens <= 32 ? "swap_"
-                                     : "",
-                 plan.tokens);
+  char form[16] = "";
+  if (plan.piece)
+    (void)snprintf(form, sizeof form, "split_n%d", plan.piece);
+  else if (plan.tokens <= 32)
+    (void)snprintf(form, sizeof form, "swap_");
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_%st%d_sm90", form, plan.tokens);
   int64_t tiles = (m + plan.tokens - 1) / plan.tokens * (n / 128), units = tiles;
-  if (plan.splits) {
-    units *= 2 * plan.segments;
-    plan.partial_bytes = (size_t)(units * 128 * plan.tokens) * sizeof(float);
+  if (plan.piece) {
+    units *= 128 / plan.piece * plan.segments;
+    plan.partial_bytes = (size_t)(units * 2 * plan.piece * plan.tokens) * sizeof(float);
     plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
   }
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_MOE_FC1_THREADS;
-  if (!plan.splits && plan.tokens <= 32) {
+  if (!plan.piece && plan.tokens <= 32) {
     int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
     plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) * 4);
   }
@@ -73,7 +81,7 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                             3,
                             {128, (uint64_t)(experts * rows), k_blocks},
                             {(uint64_t)w->stride[1], 128},
-                            {128, plan->splits ? 64 : 256, 1},
+                            {128, plan->piece ? (uint32_t)plan->piece : 256, 1},
                             true};
   tdm_tensor_tile x_tile = {
       tdm_view_data(x), TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},

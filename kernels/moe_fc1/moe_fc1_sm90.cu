@@ -240,15 +240,15 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
   }
 };
 
-/* Few tiles (a dense MLP, a shared expert): half a tile, 64 gate rows and their 64 up rows, and a segment of K a unit,
- * so that two blocks of weights a stage feed every SM. The parts of a tile, two halves of so many segments, meet in the
- * workspace as f32 rows, and each quantises its share of the tokens, a warp a token: lanes 0..15 have four columns each
- * of the first half, lanes 16..31 of the second.
+/* Few tiles (a dense MLP, a shared expert, the experts of a token): a piece of a tile, kRows gate rows and their up
+ * rows, and a segment of K a unit, so that every SM has something to fetch. The parts of a tile, pieces of so many
+ * segments, meet in the workspace as f32 rows, and each quantises its share of the tokens, a warp a token, four columns
+ * a lane.
  *
- *   kTokens = 64    warpgroup 1 gate, 2 up            partials  [tile][half][segment][gate, up][kTokens][64]
+ *   kTokens = 64    warpgroup 1 gate, 2 up            partials  [tile][piece][segment][gate, up][kTokens][kRows]
  *   kTokens = 128   warpgroups 1, 2: 64 tokens each */
-template <int kTokens, int kStages> struct SplitShared {
-  alignas(1024) uint8_t w[kStages][128 * 128];
+template <int kTokens, int kRows, int kStages> struct SplitShared {
+  alignas(1024) uint8_t w[kStages][2 * kRows * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
   alignas(128) float scale[2][kStages][kTokens];
   uint64_t full[kStages];
@@ -256,16 +256,16 @@ template <int kTokens, int kStages> struct SplitShared {
   uint32_t flag;
 };
 
-template <int kTokens, int kStages> struct MoeFc1Split {
-  using Memory = SplitShared<kTokens, kStages>;
-  static_assert(sizeof(Memory) == TDM_MOE_FC1_SPLIT_SHARED(kTokens, kStages), "launch size");
+template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
+  using Memory = SplitShared<kTokens, kRows, kStages>;
+  static_assert(sizeof(Memory) == TDM_MOE_FC1_SPLIT_SHARED(kTokens, kRows, kStages), "launch size");
   static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
   static constexpr bool kByRows = kTokens == 64; /* consumers divide the rows, not the tokens */
-  static constexpr int kN = kByRows ? 64 : 128, kCount = kN / 2;
+  static constexpr int kPieces = 128 / kRows, kN = kByRows ? kRows : 2 * kRows, kCount = kN / 2;
   static constexpr uint32_t kBothConsumers = 1;
 
   /* Tokens vary fastest, then the parts of a tile, so that they end close together: what other walks call a segment is
-   * a part here, the segments of the first half, then those of the second. */
+   * a part here, the segments of the first piece, then those of the next. */
   struct Walk {
     const tdm_moe_fc1_params& p;
     const tdm::Hits hits;
@@ -273,7 +273,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
 
     __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
         : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles(listed_tiles(p, hits)), parts(2 * p.segments), units(m_tiles * n_tiles * parts) {
+          n_tiles(listed_tiles(p, hits)), parts(kPieces * p.segments), units(m_tiles * n_tiles * parts) {
     }
     __device__ tdm::Unit at(int32_t index) const {
       return listed_unit(p, hits, tdm::unit_at(index, m_tiles, parts, n_tiles));
@@ -293,12 +293,13 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) tdm::step_wait(sync);
     const Walk walk(p, hits, ahead ? p.m : live());
-    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 128 * 128,
+    tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 2 * kRows * 128,
                                   [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
-                                    const int32_t n0 = unit.n_tile * 256 + unit.segment / p.segments * 64;
+                                    const int32_t n0 = unit.n_tile * 256 + unit.segment / p.segments * kRows;
                                     uint8_t* w = shared.w[at.slot];
                                     tdm::tma_load_3d(w, &p.w, &shared.full[at.slot], once, 0, n0, kb);
-                                    tdm::tma_load_3d(w + 64 * 128, &p.w, &shared.full[at.slot], once, 0, n0 + 128, kb);
+                                    tdm::tma_load_3d(w + kRows * 128, &p.w, &shared.full[at.slot], once, 0, n0 + 128,
+                                                     kb);
                                   });
   }
 
@@ -321,7 +322,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t first_token = kByRows ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
-    const uint32_t first_row = kByRows ? 64 * consumer : 0;
+    const uint32_t first_row = kByRows ? kRows * consumer : 0;
     tdm::Ring<kStages> ring;
     for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
       const tdm::Unit unit = walk.at(u);
@@ -372,7 +373,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
         if (++slot == kStages) slot = 0;
 #pragma unroll
         for (int i = 0; i < kCount; ++i) {
-          const int up = i / 32; /* always 0 where consumers divide the rows */
+          const int up = i / (kRows / 2); /* always 0 where consumers divide the rows */
           c[i] = fmaf(i / 2 % 2 == 0 ? from.upper[up] : from.lower[up], from.acc[i], c[i]);
         }
       };
@@ -408,7 +409,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
    * order and stored. */
   __device__ static void meet(const tdm_moe_fc1_params& p, Memory& shared, const float (&c)[kCount], const Walk& walk,
                               const tdm::Unit& unit, uint32_t consumer) {
-    constexpr int64_t kMatrix = kTokens * 64, kPart = 2 * kMatrix; /* elements */
+    constexpr int64_t kMatrix = kTokens * kRows, kPart = 2 * kMatrix; /* elements */
     const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread / 32;
     const int32_t parts = walk.parts, m0 = unit.m_tile * kTokens, rows = min(walk.live - m0, kTokens);
     const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens, tile = unit.n_tile * all_m_tiles + unit.m_tile;
@@ -421,7 +422,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
       if (token >= rows) continue;
 #pragma unroll
       for (int i = 0; i < kCount; i += 4) {
-        float* to = mine + i / 32 * kMatrix + token * 64 + i % 32 * 2 + 2 * (lane % 4);
+        float* to = mine + i / (kRows / 2) * kMatrix + token * kRows + i % (kRows / 2) * 2 + 2 * (lane % 4);
         __stcg(reinterpret_cast<float2*>(to), make_float2(c[i + 2 * half], c[i + 2 * half + 1]));
       }
     }
@@ -436,8 +437,8 @@ template <int kTokens, int kStages> struct MoeFc1Split {
     for (int32_t part = 0; part < parts; ++part) {
       if ((shares >> part & 1) == 0) continue;
       for (int32_t token = part + parts * warp; token < (rows + 3) / 4 * 4; token += parts * 8)
-        quantise(p, partials + lane / 16 * p.segments * kPart + token * 64 + lane % 16 * 4, kPart, kMatrix, m0 + token,
-                 token < rows, unit.n_tile);
+        quantise(p, partials + lane / (kRows / 4) * p.segments * kPart + token * kRows + lane % (kRows / 4) * 4, kPart,
+                 kMatrix, m0 + token, token < rows, unit.n_tile);
     }
     if (thread == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(p.counters + tile, parts);
   }
@@ -521,9 +522,9 @@ template <int kTokens, int kStages> struct MoeFc1Split {
       const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
     MoeFc1Upright<tokens, stages>::run(p, sync);                                                                       \
   }
-#define SPLIT(tokens, stages)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1) tdm_moe_fc1_split_t##tokens##_sm90(             \
+#define SPLIT(tokens, rows, stages)                                                                                    \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS, 1) tdm_moe_fc1_split_n##rows##t##tokens##_sm90(    \
       const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
-    MoeFc1Split<tokens, stages>::run(p, sync);                                                                         \
+    MoeFc1Split<tokens, rows, stages>::run(p, sync);                                                                   \
   }
 #include "kernels/moe_fc1/moe_fc1_variants.inc"

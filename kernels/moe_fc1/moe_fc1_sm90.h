@@ -10,7 +10,7 @@
 
 typedef struct tdm_moe_fc1_sm90_plan {
   tdm_kernel_launch launch;
-  bool splits;    /* few tiles: half a tile and a segment a unit */
+  int32_t piece;  /* few tiles: so many gate rows, their up rows, and a segment a unit; 0: a whole tile */
   int32_t tokens; /* of a tile */
   int32_t segments;
   size_t partial_bytes; /* workspace, any contents */
@@ -21,8 +21,9 @@ typedef struct tdm_moe_fc1_sm90_plan {
  */
 int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k);
 
-/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs. */
-void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan);
+/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs; `listed`: of some experts. */
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool listed,
+                                tdm_moe_fc1_sm90_plan* out_plan);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 activations, for experts that do not lie one after the other
  * and for strides that the copy engine cannot take. */
