@@ -40,17 +40,23 @@ static void say_lanes(const writer* out, const tdm_model* model, const tdm_choic
   say(out, "\n");
 }
 
+/* Of one that tdm_moe_choose answers. */
+static const char* path_text(tdm_moe_path path) {
+  static const char* const texts[] = {"?", "?", "all experts", "hit experts alone",
+                                      "hit experts, each for its tokens alone"};
+  return texts[path];
+}
+
 /* Layers that choose alike are told together. */
 static void say_experts(const writer* out, const tdm_model* model, const tdm_choice_info* info) {
-  char last[TDM_MOE_REASON_BYTES + 32] = "";
+  char last[TDM_MOE_REASON_BYTES + 64] = "";
   int64_t first = 0;
   for (int64_t layer = 0; layer <= model->config.layers; layer++) {
-    char reason[TDM_MOE_REASON_BYTES], line[TDM_MOE_REASON_BYTES + 32] = "";
+    char reason[TDM_MOE_REASON_BYTES], line[TDM_MOE_REASON_BYTES + 64] = "";
     if (layer < model->config.layers) {
       const tdm_moe_path path =
           tdm_moe_choose(&model->weights.layers[layer].moe, info->choice.moe_path, info->bucket, reason);
-      snprintf(line, sizeof line, "%s, since %s", path == TDM_MOE_PATH_HITS ? "hit experts alone" : "all experts",
-               reason);
+      snprintf(line, sizeof line, "%s, since %s", path_text(path), reason);
     }
     if (strcmp(line, last) == 0) continue;
     if (layer > first) say(out, "layers %d to %d: %s\n", (int)first, (int)layer - 1, last);

@@ -82,7 +82,7 @@ static tdm_status complete_config(const tdm_deepseek_v3_config* shape, tdm_model
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.order is %d, no tdm_order", (int)config->order);
   if (config->strategy < TDM_STRATEGY_AUTO || config->strategy > TDM_STRATEGY_SPLIT)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.strategy is %d, no tdm_strategy", (int)config->strategy);
-  if (config->moe_path < TDM_MOE_PATH_AUTO || config->moe_path > TDM_MOE_PATH_HITS)
+  if (config->moe_path < TDM_MOE_PATH_AUTO || config->moe_path > TDM_MOE_PATH_GROUPED)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.moe_path is %d, no tdm_moe_path", (int)config->moe_path);
   if (config->wait_form != TDM_WAIT_EDGE && config->wait_form != TDM_WAIT_SIGNAL)
     return TDM_FAIL(TDM_INVALID_ARGUMENT, "tdm_model_config.wait_form is %d, no tdm_wait_form", (int)config->wait_form);
@@ -340,7 +340,8 @@ tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out
   if (!model->config.taps || !model->last)
     return TDM_FAIL(TDM_INVALID_STATE, "tdm_model_tap: '%s' %s", name,
                     model->config.taps ? "before the first forward call" : "of a model that was loaded without taps");
-  static const char* const values[] = {"in", "attn", "mlp_in", "mlp", "out", "topk_ids", "topk_weights", "hits"};
+  static const char* const values[] = {"in",       "attn",         "mlp_in", "mlp",   "out",
+                                       "topk_ids", "topk_weights", "hits",   "chosen"};
   int layer = 0, length = 0;
   bool known = false;
   if (sscanf(name, "layer%d.%n", &layer, &length) == 1 && length > 0)

@@ -112,14 +112,20 @@ static tdm_status time_graph(const tuner* t, tdm_graph* graph, int64_t best_ns, 
   return TDM_OK;
 }
 
-/* Whether the device gives the lanes; what it answers instead goes to the log. */
+/* A way that cannot be had, with what the last call answered instead. */
+static void log_refusal(const tuner* t, const tdm_choice* choice) {
+  tdm_log(t->model->runtime, TDM_LOG_INFO, "not tried: %s lanes with %d SMs beside, %s experts: %s",
+          tdm_strategy_name(choice->strategy), choice->side_sms, tdm_moe_path_name(choice->moe_path),
+          tdm_last_error()->message);
+}
+
+/* Whether the device gives the lanes. */
 static tdm_status have_lanes(const tuner* t, const tdm_choice* choice, bool* out_have) {
   tdm_model_lanes lanes;
   const tdm_status status = tdm_model_get_lanes(t->model, choice, true, &lanes);
   *out_have = status == TDM_OK;
   if (status == TDM_OK || status == TDM_OUT_OF_MEMORY) return status;
-  tdm_log(t->model->runtime, TDM_LOG_INFO, "not tried: %s lanes with %d SMs beside: %s",
-          tdm_strategy_name(choice->strategy), choice->side_sms, tdm_last_error()->message);
+  log_refusal(t, choice);
   return TDM_OK;
 }
 
@@ -130,8 +136,14 @@ static tdm_status time_choice(void* ctx, const tdm_choice* choice, int64_t best_
   *out_ns = TDM_TUNE_NONE;
   TDM_TRY(have_lanes(t, choice, &have));
   if (!have) return TDM_OK;
-  TDM_TRY(tdm_model_capture_layers(t->model, t->range.first, t->range.count, t->bucket, t->prefill, choice, &graph));
-  const tdm_status status = time_graph(t, graph, best_ns, out_ns);
+  tdm_status status =
+      tdm_model_capture_layers(t->model, t->range.first, t->range.count, t->bucket, t->prefill, choice, &graph);
+  if (status == TDM_UNSUPPORTED && best_ns > 0) { /* without a first way there is nothing to choose from */
+    log_refusal(t, choice);
+    return TDM_OK;
+  }
+  TDM_TRY(status);
+  status = time_graph(t, graph, best_ns, out_ns);
   tdm_graph_destroy(graph);
   t->programs++;
   return status;

@@ -13,11 +13,15 @@ typedef struct search {
   tdm_choice best;
   int64_t best_ns;
   int32_t tried;
+  bool refused[TDM_MOE_PATH_GROUPED + 1]; /* paths that cannot be had on the usual lanes, nor then on others */
 } search;
 
+static bool same_lanes(const tdm_choice* a, const tdm_choice* b) {
+  return a->strategy == b->strategy && a->wait_form == b->wait_form && a->side_sms == b->side_sms;
+}
+
 static bool same(const tdm_choice* a, const tdm_choice* b) {
-  return a->strategy == b->strategy && a->wait_form == b->wait_form && a->side_sms == b->side_sms &&
-         a->moe_path == b->moe_path;
+  return same_lanes(a, b) && a->moe_path == b->moe_path;
 }
 
 /* Measures a way, and keeps it if it is the best so far. */
@@ -32,9 +36,17 @@ static tdm_status try_choice(search* s, const tdm_choice* choice, int64_t* out_n
   return TDM_OK;
 }
 
-static tdm_choice other_path(tdm_choice choice) {
-  choice.moe_path = choice.moe_path == TDM_MOE_PATH_DENSE ? TDM_MOE_PATH_HITS : TDM_MOE_PATH_DENSE;
-  return choice;
+/* The other paths on the lanes of `base`, whose own was measured. */
+static tdm_status try_paths(search* s, tdm_choice base) {
+  for (tdm_moe_path path = TDM_MOE_PATH_DENSE; s->space->routes && path <= TDM_MOE_PATH_GROUPED; path++) {
+    tdm_choice choice = base;
+    int64_t ns = 0;
+    choice.moe_path = path;
+    if (path == base.moe_path || s->refused[path]) continue;
+    TDM_TRY(try_choice(s, &choice, &ns));
+    s->refused[path] = ns == TDM_TUNE_NONE;
+  }
+  return TDM_OK;
 }
 
 /* One kind of lanes with side lanes of 16 SMs, then of 8 and 32 if that was not far off. Split lanes have fewer: what
@@ -46,9 +58,7 @@ static tdm_status try_sizes(search* s, tdm_strategy strategy, tdm_wait_form form
     const tdm_choice choice = {.strategy = strategy, .wait_form = form, .side_sms = sizes[i], .moe_path = path};
     int64_t ns = 0;
     if (s->space->sms && sizes[i] >= s->space->sms) continue;
-    const tdm_choice usual = s->space->usual;
-    if (choice.strategy == usual.strategy && choice.wait_form == usual.wait_form && choice.side_sms == usual.side_sms)
-      continue; /* measured with both paths */
+    if (same_lanes(&choice, &s->space->usual)) continue; /* measured with all paths */
     TDM_TRY(try_choice(s, &choice, &ns));
     if (i == 0 && (double)ns > near_best * (double)s->best_ns) break;
   }
@@ -85,16 +95,13 @@ static bool gains(const search* s, int64_t usual_ns) {
 
 tdm_status tdm_tune_search(const tdm_tune_space* space, tdm_tune_time_fn time, void* ctx, tdm_tuning_entry* out_entry) {
   search s = {.space = space, .time = time, .ctx = ctx, .best = space->usual};
-  int64_t usual_ns = 0, ns = 0;
+  int64_t usual_ns = 0;
   TDM_TRY(try_choice(&s, &space->usual, &usual_ns));
   if (usual_ns == TDM_TUNE_NONE)
     return TDM_FAIL(TDM_INTERNAL, "the way that an untuned model runs in cannot be measured");
-  const tdm_choice other = other_path(space->usual);
-  if (space->routes) TDM_TRY(try_choice(&s, &other, &ns));
+  TDM_TRY(try_paths(&s, space->usual));
   TDM_TRY(try_lanes(&s));
-  const tdm_choice last = other_path(s.best);
-  const bool on_usual_lanes = same(&last, &space->usual) || same(&last, &other);
-  if (space->routes && !on_usual_lanes) TDM_TRY(try_choice(&s, &last, &ns));
+  if (!same_lanes(&s.best, &space->usual)) TDM_TRY(try_paths(&s, s.best));
   if (!same(&s.best, &space->usual) && gains(&s, usual_ns)) TDM_TRY(compare_again(&s, &usual_ns));
   const bool wins = !same(&s.best, &space->usual) && gains(&s, usual_ns);
   out_entry->choice = wins ? s.best : space->usual;

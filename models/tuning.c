@@ -32,7 +32,7 @@ const char* tdm_wait_form_name(tdm_wait_form form) {
 }
 
 const char* tdm_moe_path_name(tdm_moe_path path) {
-  static const char* const names[] = {NULL, "auto", "dense", "hits"};
+  static const char* const names[] = {NULL, "auto", "dense", "hits", "grouped"};
   return (size_t)path < sizeof names / sizeof *names ? names[path] : NULL;
 }
 

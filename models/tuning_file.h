@@ -8,6 +8,7 @@
  *                 "strategy": "soft", "wait": "edge", "side_sms": 16, "moe": "dense",
  *                 "time_ns": 365500, "default_ns": 371200, "tried": 12}, ...]}
  *
+ * "moe" is "auto", "dense", "hits" or "grouped".
  * The checksum is that of "entries" in jansson's compact form with sorted keys. */
 
 #include "models/tuning.h"

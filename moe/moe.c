@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/common/check.h"
 #include "kernels/moe_gate/moe_gate.h"
 
 enum { BLOCK = 128 };
@@ -176,19 +177,27 @@ static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_mo
   return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
 }
 
-/* Answers alpha [M, experts.n] and, where they are `listed`, the experts hit. */
+/* Which experts count for which rows, and how much. Absent: all of them, each with weight 1. */
+typedef struct selection {
+  tdm_view alpha;  /* [M, experts.n] */
+  tdm_view hits;   /* of the path hits */
+  tdm_view chosen; /* of the path grouped */
+} selection;
+
 static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm_moe* moe, const tdm_view* x,
-                                 bool listed, tdm_view* out_alpha, tdm_view* out_hits) {
+                                 tdm_moe_path path, selection* out_selection) {
   const tdm_moe_config* config = &moe->config;
   tdm_view logits, ids, weights;
   TDM_TRY(tdm_builder_rows(builder, "router_logits", TDM_F32, config->n_routed, &logits));
   TDM_TRY(tdm_builder_tap(builder, "topk_ids", TDM_I32, config->top_k, &ids));
   TDM_TRY(tdm_builder_tap(builder, "topk_weights", TDM_F32, config->top_k, &weights));
-  TDM_TRY(tdm_builder_rows(builder, "alpha", TDM_F32, moe->experts.n, out_alpha));
-  if (listed) {
-    TDM_TRY(tdm_builder_temp(builder, "hits", TDM_I32, 1, (int64_t[]){1 + moe->experts.n}, out_hits));
-    if (builder->keep) TDM_TRY(tdm_program_keep(builder->program, out_hits));
+  TDM_TRY(tdm_builder_rows(builder, "alpha", TDM_F32, moe->experts.n, &out_selection->alpha));
+  if (path == TDM_MOE_PATH_HITS) {
+    TDM_TRY(tdm_builder_temp(builder, "hits", TDM_I32, 1, (int64_t[]){1 + moe->experts.n}, &out_selection->hits));
+    if (builder->keep) TDM_TRY(tdm_program_keep(builder->program, &out_selection->hits));
   }
+  if (path == TDM_MOE_PATH_GROUPED)
+    TDM_TRY(tdm_builder_tap(builder, "chosen", TDM_I32, tdm_chosen_words(moe->experts.n), &out_selection->chosen));
   const tdm_moe_gate_args gate = {.size = sizeof gate,
                                   .n_tokens = builder->n_tokens,
                                   .x = *x,
@@ -197,8 +206,9 @@ static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm
                                   .logits = logits,
                                   .ids = ids,
                                   .weights = weights,
-                                  .alpha = *out_alpha,
-                                  .hits = *out_hits,
+                                  .alpha = out_selection->alpha,
+                                  .hits = out_selection->hits,
+                                  .chosen = out_selection->chosen,
                                   .top_k = config->top_k,
                                   .n_group = config->n_group,
                                   .topk_group = config->topk_group,
@@ -210,7 +220,7 @@ static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm
 
 /* FC1 of a stack of experts on `lane`; answers FC2's input. */
 static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* name, const tdm_experts* experts,
-                             const tdm_activation* x, const tdm_view* hits, tdm_activation* out_c) {
+                             const tdm_activation* x, const selection* selected, tdm_activation* out_c) {
   char label[TDM_LABEL_BYTES], c_name[32];
   const bool quantises = tdm_builder_quantises(builder, &experts->w13);
   snprintf(c_name, sizeof c_name, "%s_out", name);
@@ -221,7 +231,8 @@ static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* n
                                  .x_scale = quantises ? x->scale : (tdm_view){0},
                                  .w13 = experts->w13.data,
                                  .w13_scale = experts->w13.scale,
-                                 .hits = *hits,
+                                 .hits = selected->hits,
+                                 .chosen = selected->chosen,
                                  .out = quantises ? out_c->q : out_c->plain,
                                  .out_scale = out_c->scale,
                                  .pow2_scale = builder->pow2_scale};
@@ -229,8 +240,8 @@ static tdm_status append_fc1(tdm_builder* builder, tdm_lane* lane, const char* n
 }
 
 static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* name, const tdm_experts* experts,
-                             const tdm_activation* c, const tdm_view* alpha, const tdm_view* hits,
-                             const tdm_view* addend, const tdm_view* out) {
+                             const tdm_activation* c, const selection* selected, const tdm_view* addend,
+                             const tdm_view* out) {
   char label[TDM_LABEL_BYTES];
   const tdm_moe_fc2_args args = {.size = sizeof args,
                                  .n_tokens = builder->n_tokens,
@@ -238,8 +249,9 @@ static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* n
                                  .x_scale = c->scale,
                                  .w2 = experts->w2.data,
                                  .w2_scale = experts->w2.scale,
-                                 .alpha = *alpha,
-                                 .hits = *hits,
+                                 .alpha = selected->alpha,
+                                 .hits = selected->hits,
+                                 .chosen = selected->chosen,
                                  .addend = *addend,
                                  .out = *out,
                                  .n_experts = (int32_t)experts->n};
@@ -247,28 +259,28 @@ static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* n
 }
 
 tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_activation* x, tdm_view* out_mlp) {
-  const tdm_view absent = {0};
-  tdm_view alpha = {0}, hits = {0}, shared = {0};
+  const selection all = {0};
+  selection routed = {0};
+  tdm_view shared = {0};
   tdm_activation c, shared_c;
-  bool listed = false;
+  char reason[TDM_MOE_REASON_BYTES];
+  const tdm_moe_path path = tdm_moe_choose(moe, builder->moe_path, builder->rows, reason);
   TDM_TRY(tdm_builder_tap(builder, "mlp", builder->activation, moe->config.hidden, out_mlp));
   const int64_t router = builder->program->n_steps;
   if (tdm_moe_routes(moe)) {
-    char reason[TDM_MOE_REASON_BYTES];
-    listed = tdm_moe_choose(moe, builder->moe_path, builder->rows, reason) == TDM_MOE_PATH_HITS;
-    tdm_lane* lane = listed ? builder->main_lane : builder->side_lane;
-    TDM_TRY(append_routing(builder, lane, moe, &x->plain, listed, &alpha, &hits));
+    tdm_lane* lane = path == TDM_MOE_PATH_DENSE ? builder->side_lane : builder->main_lane;
+    TDM_TRY(append_routing(builder, lane, moe, &x->plain, path, &routed));
   }
   if (moe->shared.n) {
     TDM_TRY(tdm_builder_rows(builder, "shared", TDM_F32, moe->config.hidden, &shared));
-    TDM_TRY(append_fc1(builder, builder->side_lane, "shared_fc1", &moe->shared, x, &absent, &shared_c));
-    TDM_TRY(append_fc2(builder, builder->side_lane, "shared_fc2", &moe->shared, &shared_c, &absent, &absent, &absent,
-                       &shared));
+    TDM_TRY(append_fc1(builder, builder->side_lane, "shared_fc1", &moe->shared, x, &all, &shared_c));
+    TDM_TRY(
+        append_fc2(builder, builder->side_lane, "shared_fc2", &moe->shared, &shared_c, &all, &(tdm_view){0}, &shared));
   }
-  TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &hits, &c));
+  TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &routed, &c));
   /* FC1 takes every SM and all the bandwidth. Up to 128 tokens the router is as quick at FC1's end, where some SMs have
    * a tile less than others; with more it has to come first, or everything waits for it. */
-  if (tdm_moe_routes(moe) && !listed && builder->rows > 128)
+  if (tdm_moe_routes(moe) && path == TDM_MOE_PATH_DENSE && builder->rows > 128)
     tdm_program_start_after(builder->program, builder->program->n_steps - 1, router);
-  return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &alpha, &hits, &shared, out_mlp);
+  return append_fc2(builder, builder->main_lane, "fc2", &moe->experts, &c, &routed, &shared, out_mlp);
 }

@@ -5,9 +5,10 @@
  * FC2 with the routing weights folded in. A plain MLP is the case of one expert and no router. Shared experts are
  * experts at the end with weight 1; a shared expert n times as wide as a routed one counts as n.
  *
- *   dense:  main lane   ─┬─ FC1 ────────────┬─ FC2 ─       FC1 needs no routing, so the router runs beside it
- *           side lane    └─ router ─ route ─┘
- *   hits:   main lane   ─ router ─ route ─ FC1 ─ FC2 ─     of the experts that a token chose: fewer weights to read
+ *   dense:    main lane   ─┬─ FC1 ────────────┬─ FC2 ─     FC1 needs no routing, so the router runs beside it
+ *             side lane    └─ router ─ route ─┘
+ *   hits:     main lane   ─ router ─ route ─ FC1 ─ FC2 ─   of the experts that a token chose: fewer weights to read
+ *   grouped:  the same steps, each expert for the tokens alone that chose it: less to multiply as well
  *
  * Where the shared expert has another dtype than the routed ones it gets a FC1 and FC2 of its own on the side lane, and
  * its result is added at the end of the routed FC2. */
@@ -50,7 +51,7 @@ bool tdm_moe_routes(const tdm_moe* moe);
 /* The weight that decides in which forms the block's input is wanted, x.plain for the router aside. */
 const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe);
 
-/* Dense or hits, and why, in a clause. */
+/* Dense, hits or grouped, and why, in a clause. Grouped only where it is `wanted`. */
 enum { TDM_MOE_REASON_BYTES = 160 };
 tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t rows, char reason[TDM_MOE_REASON_BYTES]);
 

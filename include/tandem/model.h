@@ -209,9 +209,10 @@ TDM_API tdm_status tdm_model_forward_layers(tdm_model* model, const tdm_batch_it
 
 /* An intermediate value of the last forward call, for a model loaded with `taps`: "layerL.in", "layerL.attn",
  * "layerL.mlp_in", "layerL.mlp", "layerL.out" [n_tokens, hidden_size] bf16 or f32; "layerL.topk_ids" i32 and
- * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; "layerL.hits" i32 as moe_route's, where the step computed
- * hit experts alone; rows beyond the call's tokens are undefined. INVALID_STATE
- * without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next forward. */
+ * "layerL.topk_weights" f32 [n_tokens, num_experts_per_tok]; "layerL.hits" i32 as moe_route's, where the step took the
+ * path hits; "layerL.chosen" i32 as moe_route's, where it took the path grouped; rows beyond the call's tokens are
+ * undefined. INVALID_STATE without taps or before a forward; INVALID_ARGUMENT for another name. Valid until the next
+ * forward. */
 TDM_API tdm_status tdm_model_tap(const tdm_model* model, const char* name, tdm_view* out_view);
 
 /* The token buckets of a model's decode steps, or of its steps with prefill, to look at. Borrowed; NULL when model is.
@@ -269,14 +270,15 @@ typedef struct tdm_tune_result {
   double seconds;
 } tdm_tune_result;
 
-/* Measures, bucket by bucket, the ways in which the model could run: whole graphs of its layers, replayed. First all
- * experts against hit experts, then strategies, wait forms and sizes of the side lane with the better of the two; a way
- * that is a third slower than the best is dropped early. The winner is measured once more by turns with the default.
- * Adds the findings to `tuning`, and the model goes by them from then on (its graphs are made anew, so views, programs
- * and graph caches taken from it before are void). What its config decides by hand stays as it is. Takes sequences and
- * pages for the time of the call, and gives them back. Nothing else should use the GPU meanwhile. Errors:
- * INVALID_ARGUMENT, OUT_OF_MEMORY (with no page free for each sequence), and what building answers; then `tuning` has
- * the buckets done so far, and the model goes on as before. Blocks. */
+/* Measures, bucket by bucket, the ways in which the model could run: whole graphs of its layers, replayed. First the
+ * experts' paths against each other, then strategies, wait forms and sizes of the side lane with the best path; a way
+ * that is a third slower than the best is dropped early, one that is UNSUPPORTED is left out (INFO in the log). The
+ * winner is measured once more by turns with the default. Adds the findings to `tuning`, and the model goes by them
+ * from then on (its graphs are made anew, so views, programs and graph caches taken from it before are void). What its
+ * config decides by hand stays as it is. Takes sequences and pages for the time of the call, and gives them back.
+ * Nothing else should use the GPU meanwhile. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (with no page free for each
+ * sequence), and what building answers; then `tuning` has the buckets done so far, and the model goes on as before.
+ * Blocks. */
 TDM_API tdm_status tdm_model_tune(tdm_model* model, const tdm_tune_config* config, tdm_tuning* tuning,
                                   tdm_tune_result* out_result);
 

@@ -170,6 +170,8 @@ typedef struct tdm_moe_route_args {
   tdm_view alpha;  /* optional [M, E + n_shared] f32: the weight where chosen, 0 elsewhere, 1 for the shared experts */
   tdm_view hits;   /* optional [1 + E + n_shared] i32, with alpha: how many experts have a weight other than 0 (NaN
                       counts) in a live row, then these experts, ascending; the rest is undefined. At most 1024 experts */
+  tdm_view chosen; /* optional [M, ceil((E + n_shared) / 32)] i32, with alpha: bit e % 32 of word e / 32 of a live row
+                      is set where its alpha is not 0 (NaN counts); bits of no expert are 0 */
   int32_t top_k;   /* 1..32, at most topk_group * E / n_group */
   int32_t n_group; /* divides E; 1: no groups */
   int32_t topk_group; /* 1..n_group */
@@ -193,6 +195,7 @@ typedef struct tdm_moe_gate_args {
   tdm_view weights;  /* optional [M, top_k] f32 */
   tdm_view alpha;    /* optional [M, E + n_shared] f32 */
   tdm_view hits;     /* optional [1 + E + n_shared] i32, with alpha */
+  tdm_view chosen;   /* optional [M, ceil((E + n_shared) / 32)] i32, with alpha */
   int32_t top_k;
   int32_t n_group;
   int32_t topk_group;
@@ -215,7 +218,10 @@ typedef struct tdm_moe_fc1_args {
   tdm_view w13;       /* [E, 2*I, H] e4m3, bf16 or f32; I a multiple of 128; rows as above */
   tdm_view w13_scale; /* [E, 2*I/128, H/128] f32, exactly when w13 is e4m3 */
   tdm_view hits;      /* optional [1 + E] i32, as moe_route writes it: only these experts are computed, the same bits;
-                         columns      of the others are left as they are, their weights are not read */
+                         columns of the others are left as they are, their weights are not read */
+  tdm_view chosen;    /* optional [M, ceil(E/32)] i32, as moe_route writes it, not with hits: of each expert only the
+                         rows that chose it are computed, the same bits; all else in its columns, scales included, is
+                         left as it is, and the weights of experts that no row chose are not read */
   tdm_view out;       /* [M, E*I] e4m3 when x is e4m3, else x's dtype */
   tdm_view out_scale; /* [E*I/128, M] f32, exactly when out is e4m3 */
   float swiglu_limit; /* 0: none */
@@ -240,6 +246,9 @@ typedef struct tdm_moe_fc2_args {
   tdm_view alpha;    /* optional [M, E] f32: routing weights; absent: 1 everywhere */
   tdm_view hits;     /* optional [1 + E] i32, as moe_route writes it: only these experts are summed, in the same order;
                         neither weights nor activations of the others are read. Same bits where their alpha is 0 */
+  tdm_view chosen;   /* optional [M, ceil(E/32)] i32, as moe_route writes it, not with hits: a row sums the experts
+                        that it chose alone, in the same order, and nothing of the others is read. Same bits where
+                        their alpha is 0 */
   tdm_view addend;   /* optional [M, H] f32 or bf16, added last */
   tdm_view out;      /* [M, H] bf16 or f32 */
   int32_t n_experts; /* E; I = columns of x / E, a multiple of 128 */

@@ -141,6 +141,30 @@ tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_expert
   return TDM_OK;
 }
 
+tdm_status tdm_check_chosen(const char* op, const tdm_view* view, int64_t rows, int64_t n_experts) {
+  if (!tdm_view_present(view)) return TDM_OK;
+  TDM_TRY(tdm_check_tensor(op, "chosen", view, TDM_DTYPES(TDM_I32), 2, (int64_t[]){rows, tdm_chosen_words(n_experts)}));
+  if (n_experts > TDM_MAX_HITS) {
+    return TDM_FAIL(TDM_UNSUPPORTED, "%s: chosen of %lld experts, the limit is %d", op, (long long)n_experts,
+                    TDM_MAX_HITS);
+  }
+  return TDM_OK;
+}
+
+tdm_status tdm_check_selection(const char* op, const tdm_view* hits, const tdm_view* chosen, int64_t rows,
+                               int64_t n_experts) {
+  if (tdm_view_present(hits) && tdm_view_present(chosen)) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits and chosen are both given", op);
+  }
+  TDM_TRY(tdm_check_hits(op, hits, n_experts));
+  return tdm_check_chosen(op, chosen, rows, n_experts);
+}
+
+tdm_status tdm_refuse_chosen(const char* op, const tdm_view* view) {
+  if (!tdm_view_present(view)) return TDM_OK;
+  return TDM_FAIL(TDM_UNSUPPORTED, "%s: chosen needs the host device in this version", op);
+}
+
 /* A scale is there exactly when its data is e4m3. */
 static tdm_status check_scale_present(const char* op, const char* name, const tdm_view* scale, const char* data_name,
                                       const tdm_view* data) {
@@ -310,6 +334,29 @@ tdm_status tdm_read_hits(const char* op, const tdm_view* view, int64_t n_experts
   }
   *out_hits = (tdm_hits){.list = hits + 1, .n = hits[0]};
   return TDM_OK;
+}
+
+tdm_status tdm_read_chosen(const char* op, const tdm_view* view, int64_t rows, int64_t n_experts,
+                           tdm_chosen* out_chosen) {
+  *out_chosen = (tdm_chosen){0};
+  if (!tdm_view_present(view)) return TDM_OK;
+  const tdm_chosen chosen = {.words = tdm_view_data(view), .stride = view->stride[0]};
+  for (int64_t m = 0; m < rows; m++) {
+    for (int64_t e = n_experts; e < 32 * tdm_chosen_words(n_experts); e++) {
+      if (!tdm_chose(&chosen, m, e)) continue;
+      return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: chosen of row %lld has expert %lld of %lld", op, (long long)m,
+                      (long long)e, (long long)n_experts);
+    }
+  }
+  *out_chosen = chosen;
+  return TDM_OK;
+}
+
+bool tdm_any_chose(const tdm_chosen* chosen, int64_t rows, int64_t expert) {
+  for (int64_t m = 0; m < rows; m++) {
+    if (tdm_chose(chosen, m, expert)) return true;
+  }
+  return false;
 }
 
 double tdm_traffic(const tdm_view* view) {

@@ -27,6 +27,16 @@ tdm_status tdm_check_count(const char* op, const char* name, const tdm_view* vie
 /* A list of experts: i32 [1 + n_experts] at a multiple of 4 bytes. UNSUPPORTED above TDM_MAX_HITS experts. */
 enum { TDM_MAX_HITS = 1024 };
 tdm_status tdm_check_hits(const char* op, const tdm_view* view, int64_t n_experts);
+/* A bit an expert for each row: i32 [rows, tdm_chosen_words(n_experts)], as tdm_check_tensor. The same limit. */
+static inline int64_t tdm_chosen_words(int64_t n_experts) {
+  return (n_experts + 31) / 32;
+}
+tdm_status tdm_check_chosen(const char* op, const tdm_view* view, int64_t rows, int64_t n_experts);
+/* What a step that takes either was given: one of the two, or none. */
+tdm_status tdm_check_selection(const char* op, const tdm_view* hits, const tdm_view* chosen, int64_t rows,
+                               int64_t n_experts);
+/* UNSUPPORTED where it is there, for the encode functions of kernels that do not know it. */
+tdm_status tdm_refuse_chosen(const char* op, const tdm_view* view);
 /* FP8 activation scales [n_cols/128, n_rows] of data [n_rows, n_cols], or with a leading dimension of groups in both:
  * f32, row stride a multiple of 4 and >= tdm_scale_stride(n_rows), group stride a multiple of 4 too, pad columns of the
  * last row inside the buffer. Present exactly when `data` is e4m3. n_cols must divide by 128 when it is. */
@@ -59,6 +69,20 @@ tdm_status tdm_read_hits(const char* op, const tdm_view* view, int64_t n_experts
 static inline int64_t tdm_hit(const tdm_hits* hits, int64_t i) {
   return hits->list ? hits->list[i] : i;
 }
+
+/* Which experts each row chose: all of them where the view is absent. */
+typedef struct tdm_chosen {
+  const int32_t* words; /* NULL: all */
+  int64_t stride;
+} tdm_chosen;
+/* Reads the bits of so many rows. INVALID_ARGUMENT where one is set that no expert has. */
+tdm_status tdm_read_chosen(const char* op, const tdm_view* view, int64_t rows, int64_t n_experts,
+                           tdm_chosen* out_chosen);
+static inline bool tdm_chose(const tdm_chosen* chosen, int64_t row, int64_t expert) {
+  return !chosen->words || ((uint32_t)chosen->words[row * chosen->stride + expert / 32] >> expert % 32 & 1);
+}
+/* Whether any of the first `rows` did. */
+bool tdm_any_chose(const tdm_chosen* chosen, int64_t rows, int64_t expert);
 
 /* Bytes of all elements of a view, 0 when absent: the least traffic. */
 double tdm_traffic(const tdm_view* view);

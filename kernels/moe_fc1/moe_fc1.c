@@ -20,6 +20,7 @@ static const tdm_operand operands[] = {
     TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, out_scale, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, hits, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, chosen, TDM_READ),
 };
 
 static tdm_status check(void* void_args) {
@@ -47,7 +48,7 @@ static tdm_status check(void* void_args) {
     return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": swiglu_limit is %g, neither 0 (none) nor finite and above 0",
                     (double)args->swiglu_limit);
   }
-  TDM_TRY(tdm_check_hits(OP, &args->hits, experts));
+  TDM_TRY(tdm_check_selection(OP, &args->hits, &args->chosen, rows, experts));
   TDM_TRY(tdm_check_eps(OP, "quant_eps", &args->quant_eps, 1e-4f));
   return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
 }
@@ -94,6 +95,7 @@ static tdm_status encode_bf16(const void* args, const tdm_encode_env* env, tdm_e
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_fc1_args*)args)->chosen));
   if (((const tdm_moe_fc1_args*)args)->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
   tdm_moe_fc1_sm90_plan kernel;
   tdm_moe_fc1_params params;

@@ -13,6 +13,7 @@ typedef struct block {
   double* c; /* [rows][256]: gate, then up columns */
   float* x;  /* [rows][128]: the current block along K */
   int64_t rows;
+  tdm_chosen chosen; /* the rest of an expert's rows are passed over */
 } block;
 
 size_t tdm_moe_fc1_ref_scratch_bytes(const tdm_moe_fc1_args* args) {
@@ -34,7 +35,7 @@ static float row_scale(const tdm_moe_fc1_args* args, int64_t row, int64_t kb) {
   return data[kb * args->x_scale.stride[0] + row];
 }
 
-/* Gate and up columns of output block `i` of an expert, for all rows. */
+/* Gate and up columns of output block `i` of an expert, for the rows that chose it. */
 static void multiply(const tdm_moe_fc1_args* args, int64_t expert, int64_t i, const block* b) {
   const void* x = tdm_view_data(&args->x);
   const void* w = tdm_view_data(&args->w13);
@@ -42,6 +43,7 @@ static void multiply(const tdm_moe_fc1_args* args, int64_t expert, int64_t i, co
   memset(b->c, 0, (size_t)(b->rows * GATE_UP) * sizeof *b->c);
   for (int64_t kb = 0; kb < args->x.shape[1] / TDM_TILE_COLS; kb++) {
     for (int64_t m = 0; m < b->rows; m++) {
+      if (!tdm_chose(&b->chosen, m, expert)) continue;
       tdm_load_f32_row(x, args->x.dtype, m * args->x.stride[0] + kb * TDM_TILE_COLS, 1, TDM_TILE_COLS,
                        b->x + m * TDM_TILE_COLS);
     }
@@ -53,6 +55,7 @@ static void multiply(const tdm_moe_fc1_args* args, int64_t expert, int64_t i, co
                     1, TDM_TILE_ROWS, TDM_TILE_COLS);
       float scale = weight_scale(args, expert, row, kb);
       for (int64_t m = 0; m < b->rows; m++) {
+        if (!tdm_chose(&b->chosen, m, expert)) continue;
         double sums[TDM_TILE_ROWS];
         tdm_tile_dot(&tile, b->x + m * TDM_TILE_COLS, sums);
         tdm_tile_promote(b->c + m * GATE_UP + n, sums, (double)(row_scale(args, m, kb) * scale), round);
@@ -70,10 +73,11 @@ static float swiglu(float gate, float up, float limit) {
   return gate / (1.0f + expf(-gate)) * up;
 }
 
-static void store(const tdm_moe_fc1_args* args, int64_t column, const block* b) {
+static void store(const tdm_moe_fc1_args* args, int64_t expert, int64_t column, const block* b) {
   void* out = tdm_view_data(&args->out);
   float* out_scale = tdm_view_present(&args->out_scale) ? tdm_view_data(&args->out_scale) : NULL;
   for (int64_t m = 0; m < b->rows; m++) {
+    if (!tdm_chose(&b->chosen, m, expert)) continue;
     const double* gate = b->c + m * GATE_UP;
     const double* up = gate + TDM_QUANT_BLOCK;
     float values[TDM_QUANT_BLOCK];
@@ -86,7 +90,7 @@ static void store(const tdm_moe_fc1_args* args, int64_t column, const block* b) 
           tdm_quant_block(values, (uint8_t*)out + start, args->quant_eps, args->pow2_scale);
     }
   }
-  if (out_scale == NULL) return;
+  if (out_scale == NULL || b->chosen.words != NULL) return;
   float* scales = out_scale + column / TDM_QUANT_BLOCK * args->out_scale.stride[0];
   for (int64_t m = b->rows; m < tdm_scale_stride(b->rows); m++) scales[m] = 0.0f;
 }
@@ -101,11 +105,13 @@ tdm_status tdm_moe_fc1_ref(const void* void_args, const tdm_plan* plan, void* sc
   int64_t blocks = args->w13.shape[1] / GATE_UP; /* of an expert */
   tdm_hits hits;
   TDM_TRY(tdm_read_hits("moe_fc1", &args->hits, args->w13.shape[0], &hits));
+  TDM_TRY(tdm_read_chosen("moe_fc1", &args->chosen, b.rows, args->w13.shape[0], &b.chosen));
   for (int64_t hit = 0; hit < hits.n; hit++) {
     const int64_t expert = tdm_hit(&hits, hit);
+    if (!tdm_any_chose(&b.chosen, b.rows, expert)) continue;
     for (int64_t i = 0; i < blocks; i++) {
       multiply(args, expert, i, &b);
-      store(args, (expert * blocks + i) * TDM_QUANT_BLOCK, &b);
+      store(args, expert, (expert * blocks + i) * TDM_QUANT_BLOCK, &b);
     }
   }
   return TDM_OK;

@@ -13,11 +13,16 @@
 enum { LONG_SUM_BLOCKS = 256 };
 
 static const tdm_operand operands[] = {
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, n_tokens, TDM_READ), TDM_OPERAND(tdm_moe_fc2_args, x, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),  TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ), TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),   TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, n_tokens, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc2_args, x, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),
+    TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, hits, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, chosen, TDM_READ),
 };
 
 static tdm_status check(void* void_args) {
@@ -41,7 +46,7 @@ static tdm_status check(void* void_args) {
   if (tdm_view_present(&args->addend)) {
     TDM_TRY(tdm_check_tensor(OP, "addend", &args->addend, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
   }
-  TDM_TRY(tdm_check_hits(OP, &args->hits, args->n_experts));
+  TDM_TRY(tdm_check_selection(OP, &args->hits, &args->chosen, rows, args->n_experts));
   TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){rows, hidden}));
   return tdm_check_overlap(&tdm_op_moe_fc2, args, NULL, NULL);
 }
@@ -111,6 +116,7 @@ static tdm_status encode_bf16(const void* args, const tdm_encode_env* env, tdm_e
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_fc2_args*)args)->chosen));
   if (((const tdm_moe_fc2_args*)args)->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
   tdm_moe_fc2_sm90_plan kernels;
   tdm_moe_fc2_fold_params fold;

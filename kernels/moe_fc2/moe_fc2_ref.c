@@ -14,6 +14,7 @@ typedef struct panel {
   float* x;        /* [rows][128]: the current block along K */
   int64_t rows;
   int64_t first, columns; /* columns first .. first + columns - 1 of the output */
+  tdm_chosen chosen;      /* no more than these are summed */
 } panel;
 
 size_t tdm_moe_fc2_ref_scratch_bytes(const tdm_moe_fc2_args* args) {
@@ -25,6 +26,11 @@ static float routing_weight(const tdm_moe_fc2_args* args, int64_t row, int64_t e
   if (!tdm_view_present(&args->alpha)) return 1.0f;
   const float* alpha = tdm_view_data(&args->alpha);
   return alpha[row * args->alpha.stride[0] + expert];
+}
+
+/* Whether the expert is in the row's sum. */
+static bool takes(const tdm_moe_fc2_args* args, const panel* p, int64_t row, int64_t expert) {
+  return tdm_chose(&p->chosen, row, expert) && routing_weight(args, row, expert) != 0.0f;
 }
 
 /* Factor of a row's block kb, which belongs to `expert`: folded activation scale times weight scale. */
@@ -44,21 +50,21 @@ static void add_block(const tdm_moe_fc2_args* args, const panel* p, int64_t expe
   const void* x = tdm_view_data(&args->x);
   const void* w = tdm_view_data(&args->w2);
   bool round = args->x.dtype != TDM_F32;
-  bool chosen = false;
+  bool any = false;
   for (int64_t m = 0; m < p->rows; m++) {
-    if (routing_weight(args, m, expert) == 0.0f) continue;
-    chosen = true;
+    if (!takes(args, p, m, expert)) continue;
+    any = true;
     tdm_load_f32_row(x, args->x.dtype, m * args->x.stride[0] + kb * TDM_TILE_COLS, 1, TDM_TILE_COLS,
                      p->x + m * TDM_TILE_COLS);
   }
-  if (!chosen) return;
+  if (!any) return;
   for (int64_t n = 0; n < p->columns; n += TDM_TILE_ROWS) {
     int64_t columns = p->columns - n < TDM_TILE_ROWS ? p->columns - n : TDM_TILE_ROWS;
     tdm_tile tile;
     tdm_tile_load(&tile, w, args->w2.dtype, (p->first + n) * args->w2.stride[0] + kb * TDM_TILE_COLS,
                   args->w2.stride[0], 1, columns, TDM_TILE_COLS);
     for (int64_t m = 0; m < p->rows; m++) {
-      if (routing_weight(args, m, expert) == 0.0f) continue;
+      if (!takes(args, p, m, expert)) continue;
       double sums[TDM_TILE_ROWS];
       tdm_tile_dot(&tile, p->x + m * TDM_TILE_COLS, sums);
       tdm_tile_promote(p->partial + m * PANEL + n, sums, block_scale(args, m, expert, p->first, kb), round);
@@ -111,6 +117,7 @@ tdm_status tdm_moe_fc2_ref(const void* void_args, const tdm_plan* plan, void* sc
   int64_t hidden = args->w2.shape[0];
   tdm_hits hits;
   TDM_TRY(tdm_read_hits("moe_fc2", &args->hits, args->n_experts, &hits));
+  TDM_TRY(tdm_read_chosen("moe_fc2", &args->chosen, p.rows, args->n_experts, &p.chosen));
   for (p.first = 0; p.first < hidden; p.first += PANEL) {
     p.columns = hidden - p.first < PANEL ? hidden - p.first : PANEL;
     multiply(args, &hits, plan->splits, &p);

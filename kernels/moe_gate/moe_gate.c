@@ -18,6 +18,7 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, weights, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, alpha, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, hits, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, chosen, TDM_WRITE),
 };
 
 static bool known_experts(int64_t experts, int32_t n_group, int32_t topk_group) {
@@ -46,6 +47,7 @@ tdm_moe_route_args tdm_moe_gate_route(const tdm_moe_gate_args* args) {
                               .weights = args->weights,
                               .alpha = args->alpha,
                               .hits = args->hits,
+                              .chosen = args->chosen,
                               .top_k = args->top_k,
                               .n_group = args->n_group,
                               .topk_group = args->topk_group,
@@ -93,6 +95,7 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_gate_args*)args)->chosen));
   tdm_gemm_bf16_sm90_plan kernel;
   tdm_moe_gate_params params;
   plan_sm90(args, env->sms, &kernel);

@@ -16,6 +16,7 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, weights, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, alpha, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_route_args, hits, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_route_args, chosen, TDM_WRITE),
 };
 
 static tdm_status check_numbers(const char* op, tdm_moe_route_args* args, int64_t experts) {
@@ -77,6 +78,10 @@ tdm_status tdm_moe_route_check(const char* op, tdm_moe_route_args* args) {
     if (!tdm_view_present(&args->alpha)) return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: hits without alpha", op);
     TDM_TRY(tdm_check_hits(op, &args->hits, experts + args->n_shared));
   }
+  if (tdm_view_present(&args->chosen)) {
+    if (!tdm_view_present(&args->alpha)) return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: chosen without alpha", op);
+    TDM_TRY(tdm_check_chosen(op, &args->chosen, rows, experts + args->n_shared));
+  }
   return TDM_OK;
 }
 
@@ -96,6 +101,7 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  TDM_TRY(tdm_refuse_chosen(OP, &((const tdm_moe_route_args*)args)->chosen));
   tdm_moe_route_params params;
   tdm_kernel_launch launch;
   tdm_moe_route_sm90_params(args, &params);

@@ -78,6 +78,16 @@ static void fill_alpha(const tdm_moe_route_args* args, const choice* c, float* a
   for (int32_t j = 0; j < args->n_shared; j++) alpha[experts + j] = 1.0f;
 }
 
+/* The bits of a row's experts that have a weight. */
+static void mark_chosen(const tdm_moe_route_args* args, const float* alpha, int32_t* words) {
+  const int64_t experts = args->alpha.shape[1];
+  for (int64_t w = 0; w < tdm_chosen_words(experts); w++) {
+    uint32_t word = 0;
+    for (int64_t e = 32 * w; e < experts && e < 32 * w + 32; e++) word |= (uint32_t)(alpha[e] != 0.0f) << e % 32;
+    words[w] = (int32_t)word;
+  }
+}
+
 /* Experts with a weight in a live row, ascending. */
 static void list_hits(const tdm_moe_route_args* args, int64_t rows, const float* alpha, int32_t* hits) {
   int32_t n = 0;
@@ -99,6 +109,7 @@ tdm_status tdm_moe_route_ref(const void* void_args, const tdm_plan* plan, void* 
   int32_t* ids = tdm_view_present(&args->ids) ? tdm_view_data(&args->ids) : NULL;
   float* weights = tdm_view_present(&args->weights) ? tdm_view_data(&args->weights) : NULL;
   float* alpha = tdm_view_present(&args->alpha) ? tdm_view_data(&args->alpha) : NULL;
+  int32_t* chosen = tdm_view_present(&args->chosen) ? tdm_view_data(&args->chosen) : NULL;
   size_t k = (size_t)args->top_k;
   for (int64_t m = 0; m < rows; m++) {
     choice c;
@@ -106,6 +117,7 @@ tdm_status tdm_moe_route_ref(const void* void_args, const tdm_plan* plan, void* 
     if (ids != NULL) memcpy(ids + m * args->ids.stride[0], c.ids, k * sizeof *ids);
     if (weights != NULL) memcpy(weights + m * args->weights.stride[0], c.weights, k * sizeof *weights);
     if (alpha != NULL) fill_alpha(args, &c, alpha + m * args->alpha.stride[0]);
+    if (chosen != NULL) mark_chosen(args, alpha + m * args->alpha.stride[0], chosen + m * args->chosen.stride[0]);
   }
   if (tdm_view_present(&args->hits)) list_hits(args, rows, alpha, tdm_view_data(&args->hits));
   return TDM_OK;

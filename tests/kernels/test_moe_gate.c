@@ -13,7 +13,7 @@ typedef struct gate_case {
   int64_t m, experts, hidden;
   int64_t live; /* -1: no count */
   int32_t top_k, n_group, topk_group, n_shared;
-  bool with_bias, with_hits, broken;
+  bool with_bias, with_hits, broken; /* hits and chosen */
   tdm_dtype x;
 } gate_case;
 
@@ -28,10 +28,10 @@ static const gate_case cases[] = {
     {128, 384, 16, -1, 8, 1, 1, 1, true, true, false, TDM_BF16},
 };
 
-enum { OUTPUTS = 5 };
+enum { OUTPUTS = 6 };
 
 typedef struct bench {
-  test_tensor *x, *out[OUTPUTS]; /* logits, ids, weights, alpha, hits or NULL */
+  test_tensor *x, *out[OUTPUTS]; /* logits, ids, weights, alpha; chosen, hits or NULL */
   tdm_moe_gate_args args;
 } bench;
 
@@ -41,12 +41,16 @@ static void make_outputs(test_rig* rig, const gate_case* c, test_tensor** out) {
   out[1] = test_rig_strided(rig, "ids", TDM_I32, 2, (int64_t[]){c->m, c->top_k}, (int64_t[]){c->top_k + 1, 1});
   out[2] = test_rig_strided(rig, "weights", TDM_F32, 2, (int64_t[]){c->m, c->top_k}, (int64_t[]){c->top_k + 3, 1});
   out[3] = test_rig_strided(rig, "alpha", TDM_F32, 2, (int64_t[]){c->m, wide}, (int64_t[]){wide + 5, 1});
-  out[4] = c->with_hits ? test_rig_tensor(rig, "hits", TDM_I32, 1, (int64_t[]){1 + wide}) : NULL;
-  for (int i = 0; i < 4 && live > 0; i++) {
+  const int64_t words = (wide + 31) / 32;
+  out[4] = c->with_hits
+               ? test_rig_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->m, words}, (int64_t[]){words + 2, 1})
+               : NULL;
+  out[5] = c->with_hits ? test_rig_tensor(rig, "hits", TDM_I32, 1, (int64_t[]){1 + wide}) : NULL;
+  for (int i = 0; i < 5 && out[i] && live > 0; i++) {
     tdm_view part = tdm_view_slice(out[i]->view, 0, 0, live);
     test_tensor_allow(out[i], &part);
   }
-  if (out[4]) test_tensor_allow(out[4], &out[4]->view);
+  if (out[5]) test_tensor_allow(out[5], &out[5]->view);
 }
 
 static void make_bench(test_rig* rig, bench* b, const gate_case* c) {
@@ -71,7 +75,8 @@ static void make_bench(test_rig* rig, bench* b, const gate_case* c) {
                                 .n_shared = c->n_shared,
                                 .norm_topk_prob = true,
                                 .routed_scaling_factor = 2.5f};
-  if (b->out[4]) b->args.hits = b->out[4]->view;
+  if (b->out[4]) b->args.chosen = b->out[4]->view;
+  if (b->out[5]) b->args.hits = b->out[5]->view;
   if (c->with_bias) {
     test_tensor* bias = test_rig_tensor(rig, "bias", TDM_F32, 1, &c->experts);
     test_view_set_normal(&bias->view, &rig->random, 0.5f);
@@ -94,7 +99,8 @@ Test(moe_gate, has_the_bits_of_the_two_ops) {
     two.ids = want[1]->view;
     two.weights = want[2]->view;
     two.alpha = want[3]->view;
-    if (want[4]) two.hits = want[4]->view;
+    if (want[4]) two.chosen = want[4]->view;
+    if (want[5]) two.hits = want[5]->view;
     const tdm_router_gemm_args router = tdm_moe_gate_router(&two);
     const tdm_moe_route_args route = tdm_moe_gate_route(&two);
     cr_assert_eq(TEST_RUN(&rig, router_gemm, &router), TDM_OK, "%s", tdm_last_error()->message);
@@ -197,11 +203,17 @@ static const test_refusal refusals[] = {
     {"logits are bf16", "logits|bf16", {SET(logits.dtype, TDM_BF16)}},
     {"logits have 4 rows", "logits|4|5", {SET(logits.shape[0], 4)}},
     {"short bias", "bias|8|256", {SET(bias.shape[0], 8)}},
-    {"no output", "ids, weights and alpha", {ABSENT(ids), ABSENT(weights), ABSENT(alpha), ABSENT(hits)}},
+    {"no output",
+     "ids, weights and alpha",
+     {ABSENT(ids), ABSENT(weights), ABSENT(alpha), ABSENT(hits), ABSENT(chosen)}},
     {"3 ids", "ids|3|8", {SET(ids.shape[1], 3)}},
     {"weights of 4 rows", "weights|4|5", {SET(weights.shape[0], 4)}},
     {"alpha without the shared expert", "alpha|256|257", {SET(alpha.shape[1], 256)}},
     {"hits without alpha", "hits without alpha", {ABSENT(alpha)}},
+    {"chosen without alpha", "chosen without alpha", {ABSENT(alpha), ABSENT(hits)}},
+    {"chosen of 8 words", "chosen|[5, 8]|[5, 9]", {SET(chosen.shape[1], 8)}},
+    {"chosen of floats", "chosen|f32", {SET(chosen.dtype, TDM_F32)}},
+    {"chosen in alpha", "alpha|overlaps|chosen", {COPY(chosen.buffer, alpha.buffer)}},
     {"hits too short", "hits|257|258", {SET(hits.shape[0], 257)}},
     {"top_k left out", "top_k|0", {SET(top_k, 0)}},
     {"3 groups of 256", "n_group|3|256", {SET(n_group, 3)}},

@@ -210,7 +210,7 @@ Test(golden, the_schedule_does_not_change_a_bit) {
     config.use_graphs = i != 2;
     config.taps = i % 2 == 0;
     config.strategy = i == 5 ? TDM_STRATEGY_SERIAL : i >= 6 ? TDM_STRATEGY_GREEN : TDM_STRATEGY_SOFT;
-    config.moe_path = i % 3 == 0 ? TDM_MOE_PATH_AUTO : i % 3 == 1 ? TDM_MOE_PATH_DENSE : TDM_MOE_PATH_HITS;
+    config.moe_path = (tdm_moe_path)(TDM_MOE_PATH_AUTO + i % 4);
     if (i == 3) config.max_tokens = 512;
     golden_open(&g, NULL, &config);
     float* logits = golden_run(&g, 2, 30, 1);
@@ -251,6 +251,9 @@ Test(golden, says_what_will_run_and_why) {
        "30 tokens with prefill run in the bucket of 32|one lane|"
        "layers 1 to 1: all experts|more than 90|mla_prefill"},
       {TDM_STRATEGY_SOFT, TDM_MOE_PATH_HITS, 64, false, "bucket of 64|hit experts alone, since the bucket's choice"},
+      {TDM_STRATEGY_SOFT, TDM_MOE_PATH_GROUPED, 30, true,
+       "layers 0 to 0: all experts, since there is no router|"
+       "layers 1 to 1: hit experts, each for its tokens alone, since the bucket's choice"},
       {TDM_STRATEGY_GREEN, TDM_MOE_PATH_DENSE, 2, false,
        "green lanes|layers 1 to 1: all experts, since the bucket's choice|the configuration says so"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -360,6 +363,51 @@ Test(golden, bf16_weights_work_beside_fp8) {
     cr_assert_leq(far, 1, "%s: %d rows are further than %g", cases[i].name, far, cases[i].limit);
     free(logits[0]);
     free(logits[1]);
+  }
+  variant_remove();
+}
+
+/* "hits" and "chosen" are kept where the path makes them; the latter has the experts that each row chose. */
+static void check_selection(const golden* g, const char* name, tdm_moe_path path) {
+  tdm_view hits, chosen, ids;
+  cr_assert_eq(tdm_model_tap(g->model, "layer1.hits", &hits) == TDM_OK, path == TDM_MOE_PATH_HITS, "%s", name);
+  cr_assert_eq(tdm_model_tap(g->model, "layer1.chosen", &chosen) == TDM_OK, path == TDM_MOE_PATH_GROUPED, "%s", name);
+  if (path != TDM_MOE_PATH_GROUPED) return;
+  const int64_t routed = tdm_model_get_config(g->model)->n_routed_experts;
+  cr_assert_eq(tdm_model_tap(g->model, "layer1.topk_ids", &ids), TDM_OK);
+  uint32_t want = 0, got = *(const uint32_t*)tdm_buffer_data(chosen.buffer);
+  for (int k = 0; k < 3; k++) want |= UINT32_C(1) << ((const int32_t*)tdm_buffer_data(ids.buffer))[k];
+  cr_assert_eq(got & ((UINT32_C(1) << routed) - 1), want, "%s: %08x, expected %08x", name, got, want);
+}
+
+/* Which experts are computed changes no bit, whatever the weights' dtypes. */
+Test(golden, paths_give_the_same_bits) {
+  static const struct {
+    const char* name;
+    variant_edit edit;
+  } cases[] = {{"as it is", NULL},
+               {"all bf16", variant_to_bf16},
+               {"shared bf16", shared_to_bf16},
+               {"routed bf16", routed_to_bf16}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    const variant_config variant = {.edit = cases[i].edit};
+    const char* directory = cases[i].edit ? variant_make(&variant) : NULL;
+    for (size_t mode = 0; mode < 2; mode++) {
+      float* expected = NULL;
+      for (tdm_moe_path path = TDM_MOE_PATH_DENSE; path <= TDM_MOE_PATH_GROUPED; path++) {
+        golden g;
+        tdm_model_config config = golden_config(modes[mode]);
+        config.moe_path = path;
+        golden_open(&g, directory, &config);
+        float* logits = golden_run(&g, 1, 3, 1);
+        check_selection(&g, cases[i].name, path);
+        if (!expected) expected = logits;
+        cr_assert_arr_eq(logits, expected, 5 * row_bytes, "%s, mode %d, path %d", cases[i].name, (int)mode, (int)path);
+        if (logits != expected) free(logits);
+        golden_close(&g);
+      }
+      free(expected);
+    }
   }
   variant_remove();
 }

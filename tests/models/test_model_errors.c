@@ -178,6 +178,9 @@ static void order_0(tdm_model_config* c) {
 static void strategy_0(tdm_model_config* c) {
   c->strategy = (tdm_strategy)0;
 }
+static void moe_path_5(tdm_model_config* c) {
+  c->moe_path = (tdm_moe_path)5;
+}
 static void signals_alone(tdm_model_config* c) {
   c->wait_form = TDM_WAIT_SIGNAL;
 }
@@ -215,6 +218,7 @@ Test(model_errors, configs_are_refused) {
                {"activations is 9", activations_9},
                {"order is 0", order_0},
                {"strategy is 0", strategy_0},
+               {"moe_path is 5", moe_path_5},
                {"TDM_WAIT_SIGNAL with TDM_STRATEGY_AUTO", signals_alone},
                {"side_sms is 0", side_sms_0},
                {"buckets[1] is 4", buckets_fall},

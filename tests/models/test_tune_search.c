@@ -13,7 +13,8 @@ enum { MOST_CALLS = 64 };
 typedef struct script {
   int64_t serial, soft[3], edge[3], signal[3]; /* with side lanes of 8, 16 and 32 SMs, all experts */
   int64_t split[3];                            /* of 4, 8 and 16 */
-  int64_t hits;                                /* added for hit experts; negative: gained */
+  int64_t hits, grouped;                       /* added for these paths; negative: gained */
+  bool no_grouped;                             /* that path cannot be had */
   int64_t once_more;                           /* added to soft lanes of 8 SMs from their second time on */
   tdm_choice calls[MOST_CALLS];
   int n_calls;
@@ -37,6 +38,7 @@ static tdm_status read_script(void* ctx, const tdm_choice* choice, int64_t best_
   for (int i = 0; i < s->n_calls; i++) again = again || memcmp(&s->calls[i], choice, sizeof *choice) == 0;
   if (again && choice->strategy == TDM_STRATEGY_SOFT && choice->side_sms == 8) us += s->once_more;
   if (us && choice->moe_path == TDM_MOE_PATH_HITS) us += s->hits;
+  if (us && choice->moe_path == TDM_MOE_PATH_GROUPED) us = s->no_grouped ? 0 : us + s->grouped;
   s->calls[s->n_calls++] = *choice;
   *out_ns = us ? us * 1000 : TDM_TUNE_NONE;
   return TDM_OK;
@@ -67,6 +69,16 @@ Test(tune_search, the_fastest_way_wins) {
        {.serial = 110, .soft = {105, 100, 104}, .edge = {120, 115, 118}, .signal = {112, 111, 113}, .hits = -30},
        {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_HITS},
        70,
+       100},
+      {"each expert for its tokens alone",
+       {.serial = 110, .soft = {105, 100, 104}, .edge = {120, 115, 118}, .hits = -30, .grouped = -40},
+       {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_GROUPED},
+       60,
+       100},
+      {"a path that cannot be had",
+       {.serial = 110, .soft = {92, 100, 104}, .hits = -30, .grouped = -40, .no_grouped = true},
+       {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 8, TDM_MOE_PATH_HITS},
+       62,
        100},
       {"one lane",
        {.serial = 90, .soft = {105, 100, 104}, .edge = {120, 115, 118}, .signal = {112, 111, 113}},
@@ -139,13 +151,46 @@ Test(tune_search, hopeless_lanes_are_passed_over) {
 }
 
 /* The host device has threads for lanes: neither their size nor their kind is looked at. */
-Test(tune_search, without_sms_there_are_four_ways) {
-  script s = {.serial = 90, .soft = {105, 100, 104}, .edge = {1, 1, 1}, .signal = {1, 1, 1}, .hits = -10};
+Test(tune_search, without_sms_there_are_six_ways) {
+  script s = {
+      .serial = 90, .soft = {105, 100, 104}, .edge = {1, 1, 1}, .signal = {1, 1, 1}, .hits = -10, .grouped = -5};
   const tdm_tuning_entry entry = search(&s, false, 0.02);
   cr_assert_eq(entry.choice.strategy, TDM_STRATEGY_SERIAL);
   cr_assert_eq(entry.choice.moe_path, TDM_MOE_PATH_HITS);
   cr_assert_eq(entry.time_ns, 80000);
-  cr_assert_eq(entry.tried, 4);
+  cr_assert_eq(entry.tried, 6);
+}
+
+/* The lanes are measured with the best path; the others once on the usual lanes, once on the best ones if these are
+ * not the same. */
+Test(tune_search, paths_are_measured_first_and_last) {
+  static const struct {
+    int64_t serial;
+    bool no_grouped;
+    int calls[TDM_MOE_PATH_GROUPED + 1], tried;
+  } cases[] = {{110, false, {0, 0, 1, 2, 1}, 4},
+               {90, false, {0, 0, 2 + 3, 2 + 3, 2}, 6}, /* and the last comparison */
+               {90, true, {0, 0, 2 + 3, 2 + 3, 1}, 4}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    script s = {.serial = cases[i].serial, .soft = {0, 100, 0}, .hits = -1, .no_grouped = cases[i].no_grouped};
+    const tdm_tuning_entry entry = search(&s, false, 0.02);
+    int calls[TDM_MOE_PATH_GROUPED + 1] = {0};
+    for (int k = 0; k < s.n_calls; k++) calls[s.calls[k].moe_path]++;
+    cr_expect_arr_eq(calls, cases[i].calls, sizeof calls, "case %d: %d dense, %d hits, %d grouped", (int)i,
+                     calls[TDM_MOE_PATH_DENSE], calls[TDM_MOE_PATH_HITS], calls[TDM_MOE_PATH_GROUPED]);
+    cr_expect_eq(entry.tried, cases[i].tried, "case %d: %d", (int)i, entry.tried);
+  }
+}
+
+/* A layer without a router has one path. */
+Test(tune_search, without_a_router_the_path_stays) {
+  script s = {.serial = 90, .soft = {105, 100, 104}, .hits = -10, .grouped = -20};
+  const tdm_tune_space space = {.usual = usual, .gain = 0.02};
+  tdm_tuning_entry entry = {.size = sizeof entry};
+  cr_assert_eq(tdm_tune_search(&space, read_script, &s, &entry), TDM_OK, "%s", tdm_last_error()->message);
+  cr_assert_eq(entry.choice.strategy, TDM_STRATEGY_SERIAL);
+  cr_assert_eq(entry.choice.moe_path, TDM_MOE_PATH_DENSE);
+  cr_assert_eq(entry.tried, 2);
 }
 
 static tdm_status fail(void* ctx, const tdm_choice* choice, int64_t best_ns, int64_t* out_ns) {

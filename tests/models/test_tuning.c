@@ -275,6 +275,8 @@ Test(tuning, files_with_values_that_cannot_be_are_refused) {
        "entries[0].strategy serial does not go with 8 side_sms and wait signal"},
       {"\"signal\"", "\"smoke\"", TDM_CORRUPT, "entries[0].wait is \"smoke\""},
       {"\"hits\"", "7", TDM_CORRUPT, "entries[0].moe is 7"},
+      {"\"hits\"", "\"grouped\"", TDM_OK, ""},
+      {"\"hits\"", "\"groups\"", TDM_CORRUPT, "entries[0].moe is \"groups\""},
       {"\"decode\"", "\"decay\"", TDM_CORRUPT, "entries[0].step is \"decay\""},
       {"\"side_sms\": 8", "\"side_sms\": -8", TDM_CORRUPT, "entries[0].side_sms is -8"},
       {"\"side_sms\": 8", "\"side_sms\": 0", TDM_CORRUPT, "green does not go with 0 side_sms"},
@@ -618,11 +620,13 @@ Test(tuning, captured_layers_give_the_same_bits) {
     tdm_choice choice;
   } ways[] = {{"serial", {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MOE_PATH_DENSE}},
               {"serial, hits", {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MOE_PATH_HITS}},
+              {"serial, grouped", {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 0, TDM_MOE_PATH_GROUPED}},
               {"soft", {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 4, TDM_MOE_PATH_DENSE}},
               {"soft, hits", {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 32, TDM_MOE_PATH_HITS}},
               {"split", {TDM_STRATEGY_SPLIT, TDM_WAIT_EDGE, 4, TDM_MOE_PATH_DENSE}},
               {"green", {TDM_STRATEGY_GREEN, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_AUTO}},
-              {"signals", {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 16, TDM_MOE_PATH_DENSE}}};
+              {"signals", {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 16, TDM_MOE_PATH_DENSE}},
+              {"signals, grouped", {TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, 16, TDM_MOE_PATH_GROUPED}}};
   static float in[20 * GOLDEN_HIDDEN], expected[20 * GOLDEN_HIDDEN], got[20 * GOLDEN_HIDDEN];
   golden g;
   test_random random = {7};
@@ -666,6 +670,7 @@ Test(tuning, captured_layers_give_the_same_bits) {
              {"strategy 1", 0, 1, 2, {TDM_STRATEGY_AUTO, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_DENSE}},
              {"wait_form 3", 0, 1, 2, {TDM_STRATEGY_SOFT, (tdm_wait_form)3, 16, TDM_MOE_PATH_DENSE}},
              {"moe_path 0", 0, 1, 2, {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 16, (tdm_moe_path)0}},
+             {"moe_path 5", 0, 1, 2, {TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, 16, (tdm_moe_path)5}},
              {"serial with 16 side_sms", 0, 1, 2, {TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, 16, TDM_MOE_PATH_DENSE}},
              {"serial with 0 side_sms and wait_form signal",
               0,
