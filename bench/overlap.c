@@ -10,9 +10,10 @@
 enum { DEFAULT_LAYERS = 4, FORK_M = 16, CONTEXT = 4096, HOST_CONTEXT = 64, LAUNCHES_A_LEAD = 32 };
 
 #define LANES(text, lanes, form, sms)                                                                                  \
-  {text "_dense", {TDM_STRATEGY_##lanes, TDM_WAIT_##form, sms, TDM_MOE_PATH_DENSE}}, {                                 \
-    text "_hits", {                                                                                                    \
-      TDM_STRATEGY_##lanes, TDM_WAIT_##form, sms, TDM_MOE_PATH_HITS                                                    \
+  {text "_dense", {TDM_STRATEGY_##lanes, TDM_WAIT_##form, sms, TDM_MOE_PATH_DENSE}},                                   \
+      {text "_hits", {TDM_STRATEGY_##lanes, TDM_WAIT_##form, sms, TDM_MOE_PATH_HITS}}, {                               \
+    text "_grouped", {                                                                                                 \
+      TDM_STRATEGY_##lanes, TDM_WAIT_##form, sms, TDM_MOE_PATH_GROUPED                                                 \
     }                                                                                                                  \
   }
 
@@ -246,7 +247,9 @@ static void weigh(overlap_suite* suite) {
 
 double overlap_bytes(const overlap_suite* suite, const overlap_point* point, const overlap_result* result) {
   const double experts = (double)tdm_model_get_config(suite->model)->n_routed_experts;
-  const double left_out = result->choice.moe_path == TDM_MOE_PATH_HITS ? experts - point->experts : 0;
+  const tdm_moe_path path = result->choice.moe_path;
+  const bool all = path != TDM_MOE_PATH_HITS && path != TDM_MOE_PATH_GROUPED;
+  const double left_out = all ? 0 : experts - point->experts;
   const double latents = (double)(point->m * (suite->shape.context + 1)) * 576 * 2;
   return suite->weight_bytes - left_out * suite->expert_bytes + latents;
 }
@@ -407,7 +410,7 @@ static void run_fork(overlap_suite* suite, tdm_model* model, int64_t m, int64_t 
   overlap_fork fork = {.m = m, .layers = layers};
   heat h = {.suite = suite, .model = model, .layers = layers, .n = OVERLAP_FORKS, .results = fork.results};
   say(suite, "layers =", layers);
-  for (int32_t i = 0; i < OVERLAP_LANES; i++) capture(&h, i, m, &overlap_ways[2 * i].choice);
+  for (int32_t i = 0; i < OVERLAP_LANES; i++) capture(&h, i, m, &overlap_ways[OVERLAP_PATHS * i].choice);
   capture(&h, OVERLAP_PLAIN, m, &plain);
   check_bits(&h);
   (void)time_by_turns(&h);

@@ -7,10 +7,12 @@
 #include "bench/bench.h"
 #include "examples/common/decode_step.h"
 
-/* Lanes number l are way 2 l with all experts, way 2 l + 1 with hit experts; way 0 is serial and dense. */
+/* Lanes number l are way 3 l with all experts, then with hit experts, then with each for its tokens alone; way 0 is
+ * serial and dense. */
 enum {
   OVERLAP_LANES = 5,
-  OVERLAP_WAYS = 2 * OVERLAP_LANES,
+  OVERLAP_PATHS = 3,
+  OVERLAP_WAYS = OVERLAP_PATHS * OVERLAP_LANES,
   OVERLAP_TUNED = OVERLAP_WAYS,
   OVERLAP_SIDE_SMS = 16,
   OVERLAP_SPLIT_SMS = 4 /* of split lanes, whose main one cannot use them */
@@ -25,7 +27,7 @@ extern const overlap_way overlap_ways[OVERLAP_WAYS];
 
 typedef enum overlap_state {
   OVERLAP_FINE = 1,    /* the bits of the first way, and a time */
-  OVERLAP_SKIPPED = 2, /* the device does not have such lanes */
+  OVERLAP_SKIPPED = 2, /* the device does not have such lanes, or no kernels for such experts */
   OVERLAP_WRONG = 3
 } overlap_state;
 

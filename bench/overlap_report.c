@@ -57,9 +57,11 @@ static const char* lanes_of(const tdm_choice* choice, char text[32]) {
   return text;
 }
 
-/* Serial with the same experts. */
+/* Serial with the same experts; dense where their path is none of the ways'. */
 static const overlap_result* serial_of(const overlap_point* point, const overlap_result* result) {
-  return &point->results[result->choice.moe_path == TDM_MOE_PATH_HITS];
+  for (int32_t i = 1; i < OVERLAP_PATHS; i++)
+    if (overlap_ways[i].choice.moe_path == result->choice.moe_path) return &point->results[i];
+  return &point->results[0];
 }
 
 static double percent_of(const overlap_result* result, const overlap_result* base) {
@@ -77,7 +79,7 @@ static void print_row(const overlap_suite* suite, const overlap_point* point, in
   const overlap_result* result = &point->results[index];
   const double layers = (double)suite->shape.layers;
   char lanes[32], percent[16] = "-";
-  (void)printf("%5lld %-6s %-17s %-6s", (long long)point->m, index == OVERLAP_TUNED ? "tuned:" : "",
+  (void)printf("%5lld %-6s %-17s %-7s", (long long)point->m, index == OVERLAP_TUNED ? "tuned:" : "",
                lanes_of(&result->choice, lanes), tdm_moe_path_name(result->choice.moe_path));
   if (!is_fine(result)) {
     (void)printf(" %s: %s\n", result->state == OVERLAP_WRONG ? "FAILED" : "skipped", result->note);
@@ -122,7 +124,7 @@ void overlap_report_block_header(void) {
   (void)printf(
       "\nthe MoE block, norm to output: us of a block, tuned; peers one after the other with dense GEMMs, and with\n"
       "grouped ones over the experts hit (an estimate by bytes); what their chain is made of\n");
-  (void)printf("%5s %-17s %-6s %8s %8s %8s %8s %8s %6s | %7s %7s %6s %5s %5s %6s\n", "M", "lanes", "experts", "us",
+  (void)printf("%5s %-17s %-7s %8s %8s %8s %8s %8s %6s | %7s %7s %6s %5s %5s %6s\n", "M", "lanes", "experts", "us",
                "min", "max", "dense", "grouped", "ratio", "fc1", "fc2", "router", "norm", "route", "swiglu");
 }
 
@@ -133,7 +135,7 @@ void overlap_report_block(overlap_suite* suite, const overlap_block* block) {
   const double layers = (double)suite->shape.layers;
   char lanes[32];
   count(suite, block->results, 2);
-  (void)printf("%5lld %-17s %-6s", (long long)block->m, lanes_of(&tuned->choice, lanes),
+  (void)printf("%5lld %-17s %-7s", (long long)block->m, lanes_of(&tuned->choice, lanes),
                tdm_moe_path_name(tuned->choice.moe_path));
   if (!is_fine(tuned)) {
     (void)printf(" %s\n", tuned->note);
@@ -300,16 +302,16 @@ void overlap_report_header(overlap_suite* suite) {
                  rig->loads * 1e-9, rig->bulk * 1e-9);
   else
     (void)printf("wall clock of the host device, whose lanes are threads: times say nothing about a GPU\n");
-  (void)printf(
-      "bytes: %.1f MB of weights a layer (hits: %.2f MB less for each routed expert that no token chose) and the "
-      "cache of each sequence, once; no activations\n",
-      suite->weight_bytes * 1e-6, suite->expert_bytes * 1e-6);
+  (void)printf("bytes: %.1f MB of weights a layer (hits and grouped: %.2f MB less for each routed expert that no token "
+               "chose) and the "
+               "cache of each sequence, once; no activations\n",
+               suite->weight_bytes * 1e-6, suite->expert_bytes * 1e-6);
   (void)printf("tuned: %d buckets in %.1f s, %d ways measured, %d left at their rule\n", suite->tuned.buckets,
                suite->tuned.seconds, suite->tuned.programs, suite->tuned.left);
   (void)printf(
       "us and launches are a layer's; serial %% is of one lane with the same experts, dense %% of one lane with "
       "all experts\n\n");
-  (void)printf("%5s %-6s %-17s %-7s %8s %9s %9s %8s %7s %6s %5s %8s\n", "M", "", "lanes", "experts", "us", "min", "max",
+  (void)printf("%5s %-6s %-17s %-7s %9s %9s %9s %8s %7s %6s %5s %8s\n", "M", "", "lanes", "experts", "us", "min", "max",
                "serial %", "dense %", "GB/s", "%", "launches");
 }
 

@@ -33,7 +33,9 @@ static const struct argp_option options[] = {
      "on which lanes the steps run (default auto: what --tuning says, else soft); signal: green lanes that wait by "
      "signals",
      0},
-    {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
+    {"moe", 'e', DECODE_STEP_MOE, 0,
+     "which experts are computed: all, those that a token chose, or these and each for its tokens alone, on the host "
+     "device so far (default auto)",
      0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},
@@ -84,11 +86,7 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     ok = arguments->strategy != 0;
     break;
   case 'e':
-    arguments->moe_path = strcmp(text, "auto") == 0    ? TDM_MOE_PATH_AUTO
-                          : strcmp(text, "dense") == 0 ? TDM_MOE_PATH_DENSE
-                          : strcmp(text, "hits") == 0  ? TDM_MOE_PATH_HITS
-                                                       : (tdm_moe_path)0;
-    ok = arguments->moe_path != 0;
+    ok = decode_step_parse_moe(text, &arguments->moe_path);
     break;
   case 'n':
     ok = decode_step_parse_number(text, 1, 1024, &arguments->side_sms);
@@ -148,17 +146,36 @@ static tdm_status time_launches(tdm_runtime* runtime, tdm_program* program, tdm_
   return status;
 }
 
+enum { MAX_WORDS = 32 }; /* of the experts' bits */
+
+/* Experts with a bit in some row; -1: not known. */
+static int count_chosen(const tdm_view* chosen, int64_t batch) {
+  uint32_t row[MAX_WORDS], any[MAX_WORDS] = {0};
+  const size_t bytes = (size_t)chosen->shape[1] * sizeof *row;
+  int count = 0;
+  if (bytes > sizeof row) return -1;
+  for (int64_t m = 0; m < batch; m++) {
+    const size_t offset = (size_t)(chosen->offset_bytes + m * chosen->stride[0] * (int64_t)sizeof *row);
+    if (tdm_buffer_read(chosen->buffer, offset, row, bytes) != TDM_OK) return -1;
+    for (int64_t w = 0; w < chosen->shape[1]; w++) any[w] |= row[w];
+  }
+  for (int w = 0; w < MAX_WORDS; w++)
+    for (; any[w]; any[w] &= any[w] - 1) count++;
+  return count;
+}
+
 /* Experts that the first layer of the last launch computed; -1: all. */
-static int experts_hit(tdm_model* model) {
-  tdm_view hits;
+static int experts_hit(tdm_model* model, int64_t batch) {
+  tdm_view view;
   int32_t count = -1;
-  if (tdm_model_tap(model, "layer0.hits", &hits) != TDM_OK) return -1;
-  return tdm_buffer_read(hits.buffer, (size_t)hits.offset_bytes, &count, sizeof count) == TDM_OK ? count : -1;
+  if (tdm_model_tap(model, "layer0.chosen", &view) == TDM_OK) return count_chosen(&view, batch);
+  if (tdm_model_tap(model, "layer0.hits", &view) != TDM_OK) return -1;
+  return tdm_buffer_read(view.buffer, (size_t)view.offset_bytes, &count, sizeof count) == TDM_OK ? count : -1;
 }
 
 /* "soft 16", "green 8 signal": how a batch's steps are placed, and the SMs of the side lane. */
 static const char* name_lanes(const tdm_model* model, int64_t batch, char* text, size_t bytes) {
-  static const char* const strategies[] = {"?", "auto", "serial", "soft", "green"};
+  static const char* const strategies[] = {"?", "auto", "serial", "soft", "green", "split"};
   tdm_choice_info info = {.size = sizeof info};
   if (tdm_model_get_choice(model, batch, false, &info) != TDM_OK) return "?";
   const tdm_choice* choice = &info.choice;
@@ -186,7 +203,7 @@ static tdm_status measure(tdm_runtime* runtime, tdm_model* model, const example_
     /* Weights once, and 576 bf16 values for each cached token: what a step cannot do without. */
     const double bytes = (double)model_info.weight_bytes + layers * (double)(batch * arguments->step.context) * 1152;
     char experts[16] = "all", lanes[32];
-    const int hit = experts_hit(model);
+    const int hit = experts_hit(model, batch);
     if (hit >= 0) snprintf(experts, sizeof experts, "%d", hit);
     printf("  %-6d %-10.1f %-10.1f %-8.1f %-16s %-8s %-10.2f %.0f\n", (int)batch, eager / layers, replayed / layers,
            (double)info.steps / layers, name_lanes(model, batch, lanes, sizeof lanes), experts, bytes / layers / 1e6,

@@ -26,7 +26,9 @@ static const struct argp_option options[] = {
     {"context", 'c', "N", 0, "tokens in the cache of each sequence (default 4096)", 0},
     {"strategy", 's', "serial|soft|split|green|signal", 0, "lanes, as in 02_decode_graph (default signal)", 0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
-    {"moe", 'e', "auto|dense|hits", 0, "which experts are computed: all, or those that a token chose (default auto)",
+    {"moe", 'e', DECODE_STEP_MOE, 0,
+     "which experts are computed: all, those that a token chose, or these and each for its tokens alone, on the host "
+     "device so far (default auto)",
      0},
     {"tokens", 'm', "N", 0, "sequences in the batch, one token each (default 64)", 0},
     {"output", 'o', "DIR", 0, "folder for trace.svg and trace.json (default .)", 0},
@@ -65,11 +67,7 @@ static error_t parse(int key, char* text, struct argp_state* state) {
     ok = decode_step_parse_number(text, 1, 1024, &arguments->side_sms);
     break;
   case 'e':
-    arguments->moe_path = strcmp(text, "auto") == 0    ? TDM_MOE_PATH_AUTO
-                          : strcmp(text, "dense") == 0 ? TDM_MOE_PATH_DENSE
-                          : strcmp(text, "hits") == 0  ? TDM_MOE_PATH_HITS
-                                                       : (tdm_moe_path)0;
-    ok = arguments->moe_path != 0;
+    ok = decode_step_parse_moe(text, &arguments->moe_path);
     break;
   case 'm':
     ok = decode_step_parse_number(text, 1, DECODE_STEP_MOST, &arguments->tokens);

@@ -20,6 +20,16 @@ bool decode_step_parse_device(const char* text, decode_step_options* options) {
   return ok;
 }
 
+bool decode_step_parse_moe(const char* text, tdm_moe_path* out) {
+  static const char* const names[] = {NULL, "auto", "dense", "hits", "grouped"};
+  for (int path = TDM_MOE_PATH_AUTO; path <= TDM_MOE_PATH_GROUPED; path++) {
+    if (strcmp(text, names[path]) != 0) continue;
+    *out = (tdm_moe_path)path;
+    return true;
+  }
+  return false;
+}
+
 static void print_log(void* ctx, tdm_log_level level, const char* line) {
   (void)ctx;
   (void)level;

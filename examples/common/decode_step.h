@@ -19,6 +19,9 @@ typedef struct decode_step_options {
 
 /* "auto", "host" or "cuda:N" into the options; false for anything else. */
 bool decode_step_parse_device(const char* text, decode_step_options* options);
+/* "auto", "dense", "hits" or "grouped". */
+#define DECODE_STEP_MOE "auto|dense|hits|grouped"
+bool decode_step_parse_moe(const char* text, tdm_moe_path* out);
 bool decode_step_parse_number(const char* text, int64_t least, int64_t most, int64_t* out);
 
 /* A runtime on that device; warnings go to stderr. */

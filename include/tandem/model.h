@@ -270,14 +270,15 @@ typedef struct tdm_tune_result {
   double seconds;
 } tdm_tune_result;
 
-/* Measures, bucket by bucket, the ways in which the model could run: whole graphs of its layers, replayed. First all
- * experts against hit experts, then strategies, wait forms and sizes of the side lane with the better of the two; a way
- * that is a third slower than the best is dropped early. The winner is measured once more by turns with the default.
- * Adds the findings to `tuning`, and the model goes by them from then on (its graphs are made anew, so views, programs
- * and graph caches taken from it before are void). What its config decides by hand stays as it is. Takes sequences and
- * pages for the time of the call, and gives them back. Nothing else should use the GPU meanwhile. Errors:
- * INVALID_ARGUMENT, OUT_OF_MEMORY (with no page free for each sequence), and what building answers; then `tuning` has
- * the buckets done so far, and the model goes on as before. Blocks. */
+/* Measures, bucket by bucket, the ways in which the model could run: whole graphs of its layers, replayed. First the
+ * experts' paths against each other, then strategies, wait forms and sizes of the side lane with the best path; a way
+ * that is a third slower than the best is dropped early, one that is UNSUPPORTED is left out (INFO in the log). The
+ * winner is measured once more by turns with the default. Adds the findings to `tuning`, and the model goes by them
+ * from then on (its graphs are made anew, so views, programs and graph caches taken from it before are void). What its
+ * config decides by hand stays as it is. Takes sequences and pages for the time of the call, and gives them back.
+ * Nothing else should use the GPU meanwhile. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (with no page free for each
+ * sequence), and what building answers; then `tuning` has the buckets done so far, and the model goes on as before.
+ * Blocks. */
 TDM_API tdm_status tdm_model_tune(tdm_model* model, const tdm_tune_config* config, tdm_tuning* tuning,
                                   tdm_tune_result* out_result);
 

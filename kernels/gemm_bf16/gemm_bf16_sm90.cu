@@ -4,8 +4,8 @@
  * 2. Producer: one lane keeps a ring of shared-memory stages filled by TMA, two blocks of 64 along K a stage.
  * 3. Consumers: two warpgroups, wgmma bf16 into f32; weights fill the 64-row side, tokens the other. Weights whose
  * columns are contiguous (the k_b absorption) are taken as they lie: the copy engine swizzles, wgmma transposes.
- * 4. Segments of one tile meet in the workspace as f32; the last to arrive adds them in ascending order and stores. How
- * K is cut depends on N, K and the batch alone.
+ * 4. Segments of one tile meet in the workspace as f32 and are added in ascending order, by the last to arrive or by
+ * all of them, a slice each (device/gemm.cuh, meet). How K is cut depends on N, K and the batch alone.
  * 5. Rows from the live count on are not stored; tiles without live rows are not computed.
  *
  * Block: 384 threads. Shared: the ring, staging of the epilogue (gemm_bf16.cuh). Limit: device bandwidth on the weights

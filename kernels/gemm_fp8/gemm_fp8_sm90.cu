@@ -5,8 +5,9 @@
  * 2. Producer: one lane keeps a ring of shared-memory stages filled by TMA (weights, activations, activation scales).
  * 3. Consumers: two warpgroups, wgmma e4m3 into f32, a fresh accumulator for each block of 128, promoted by its two
  * scales.
- * 4. Segments of one tile meet in the workspace as f32; the last to arrive adds them in ascending order and stores. How
- * K is cut depends on N and K alone, so a row has the same bits in every batch, on every lane and in both forms.
+ * 4. Segments of one tile meet in the workspace as f32 and are added in ascending order, by the last to arrive or by
+ * all of them, a slice each (device/gemm.cuh, meet). How K is cut depends on N and K alone, so a row has the same bits
+ * in every batch, on every lane and in all forms.
  * 5. Rows from the live count on are not stored; tiles without live rows are not computed.
  *
  * Swapped form (gemm_fp8_swap.cuh) up to 32 tokens, upright form (gemm_fp8_upright.cuh) up to 128; limit: device

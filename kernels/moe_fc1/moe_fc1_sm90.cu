@@ -7,7 +7,7 @@
  * 3. Consumers: each of two warpgroups has 64 gate rows and the 64 up rows that belong to them, so that gate and up of
  * a value are in one thread; promotion by the two scales after every block of 128, blocks ascending.
  * 4. Where tiles do not fill the SMs (a dense MLP, a shared expert) K is cut into segments, whose f32 partials meet in
- * the workspace; the last to arrive adds them in ascending order. The cut is a function of w13's shape alone.
+ * the workspace and are added in ascending order (MoeFc1Split). The cut is a function of w13's shape alone.
  * 5. Epilogue: silu(gate) * up in f32; amax over the tile's 128 columns across lanes, warps and both warpgroups;
  * quantise; through shared memory to rows of 128 bytes. Scale columns from the live count to the next multiple of 4
  * become zero.

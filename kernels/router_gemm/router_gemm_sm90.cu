@@ -1,7 +1,7 @@
 /* Router logits for sm_90a: logits[m, e] = sum over h of x[m, h] * w[e, h], bf16 in, f32 out.
  *
  * The BF16 GEMM (gemm_bf16.cuh) with 64 experts a tile. Few tiles, so H is cut into many segments: at E = 256 and H =
- * 7168 four tiles of 16 segments keep 64 SMs busy, and the last to arrive adds the partials in ascending order.
+ * 7168 four tiles of 16 segments keep 64 SMs busy; they add the partials in ascending order, a slice each.
  *
  * Block: 384 threads. Shared: the ring, staging. Limit: latency (launch, ring fill, meeting of the segments). */
 

@@ -59,7 +59,7 @@ static void collect(void* ctx, const char* piece, size_t bytes) {
   t->bytes += bytes;
 }
 
-/* DeepSeek-V3's router: one step up to 128 rows where the experts wait for it, else two, the same bits. */
+/* DeepSeek-V3's router: one step up to 128 rows on the main lane, else two, the same bits. */
 Test(random_models, route_in_one_step_or_two) {
   static const struct {
     int64_t bucket;
