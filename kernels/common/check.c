@@ -162,7 +162,7 @@ tdm_status tdm_check_selection(const char* op, const tdm_view* hits, const tdm_v
 
 tdm_status tdm_refuse_chosen(const char* op, const tdm_view* view) {
   if (!tdm_view_present(view)) return TDM_OK;
-  return TDM_FAIL(TDM_UNSUPPORTED, "%s: chosen needs the host device in this version", op);
+  return TDM_FAIL(TDM_UNSUPPORTED, "%s: chosen with bf16 weights needs the host device in this version", op);
 }
 
 /* A scale is there exactly when its data is e4m3. */

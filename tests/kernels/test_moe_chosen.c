@@ -2,6 +2,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/moe_fc1/moe_fc1_grouped_sm90.h"
+#include "kernels/moe_fc2/moe_fc2.h"
+#include "kernels/moe_fc2/moe_fc2_grouped_sm90.h"
 #include "kernels/ops.h"
 #include "tests/kernels/oracle.h"
 
@@ -383,21 +386,48 @@ Test(moe_chosen, route_names_what_is_missing) {
   test_rig_close(&rig);
 }
 
-/* The kernels do not know them yet, and say so before they plan a launch. */
-Test(moe_chosen, cuda_devices_refuse_them) {
+/* What a CUDA lane would launch; no GPU is needed to know. Everything fits into a CTA's shared memory. */
+Test(moe_chosen, plans_kernels) {
+  static const struct {
+    int64_t m, experts, intermediate, hidden;
+    const char *fc1, *fc2;
+  } plans[] = {
+      {1, 257, 256, 7168, "tdm_moe_fc1_grouped_t8_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {16, 257, 256, 7168, "tdm_moe_fc1_grouped_t16_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {17, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {129, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
+      {1500, 257, 2048, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
+      {256, 385, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {8, 4, 128, 7168, "tdm_moe_fc1_grouped_segments_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+  };
+  for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
+    const int64_t m = plans[i].m, experts = plans[i].experts, hidden = plans[i].hidden, inner = plans[i].intermediate;
+    tdm_moe_fc1_sm90_plan fc1, dense;
+    tdm_moe_fc2_grouped_sm90_plan fc2;
+    tdm_moe_fc1_grouped_sm90_make_plan(m, experts, inner, hidden, 132, &fc1);
+    tdm_moe_fc1_sm90_make_plan(m, experts * inner, hidden, 132, false, &dense);
+    tdm_moe_fc2_grouped_sm90_make_plan(m, hidden, experts, inner, 132, &fc2);
+    cr_expect_str_eq(fc1.launch.kernel, plans[i].fc1, "plan %zu", i);
+    cr_expect_str_eq(fc2.launch.kernel, plans[i].fc2, "plan %zu", i);
+    cr_expect_eq(fc1.segments, dense.segments, "plan %zu: %d, dense %d", i, fc1.segments, dense.segments);
+    cr_expect_eq(fc2.segments, tdm_moe_fc2_splits(experts, hidden, inner, true), "plan %zu", i);
+    cr_expect_leq(fc1.launch.shared_bytes, TDM_SHARED_BYTES, "plan %zu: %u", i, fc1.launch.shared_bytes);
+    cr_expect_leq(fc2.launch.shared_bytes, TDM_SHARED_BYTES, "plan %zu: %u", i, fc2.launch.shared_bytes);
+  }
+}
+
+/* There are kernels for FP8 alone. */
+Test(moe_chosen, cuda_devices_refuse_bf16) {
   test_rig rig;
   test_rig_open(&rig);
-  const few f = make_few(&rig);
-  const tdm_moe_route_args route = {.size = sizeof route, .chosen = f.fc1.chosen};
-  const tdm_moe_gate_args gate = {.size = sizeof gate, .chosen = f.fc1.chosen};
+  few f = make_few(&rig);
+  f.fc1.x.dtype = f.fc2.x.dtype = TDM_BF16;
   const struct {
     const tdm_op* op;
     const void* args;
     const char* words;
-  } cases[] = {{&tdm_op_moe_route, &route, "moe_route: chosen needs the host device in this version"},
-               {&tdm_op_moe_gate, &gate, "moe_gate: chosen needs the host device in this version"},
-               {&tdm_op_moe_fc1, &f.fc1, "moe_fc1: chosen needs the host device in this version"},
-               {&tdm_op_moe_fc2, &f.fc2, "moe_fc2: chosen needs the host device in this version"}};
+  } cases[] = {{&tdm_op_moe_fc1, &f.fc1, "moe_fc1: chosen with bf16 weights needs the host device"},
+               {&tdm_op_moe_fc2, &f.fc2, "moe_fc2: chosen with bf16 weights needs the host device"}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     static tdm_encoded_step encoded; /* large */
     const tdm_plan plan = {.splits = 1};
