@@ -193,6 +193,9 @@ static void compare_bits(gpu_rig* rig) {
       {"hit experts alone, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_HITS},
       {"hit experts alone, signals", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL, TDM_MOE_PATH_HITS},
       {"hit experts alone, serial", false, TDM_ORDER_SERIAL, TDM_STRATEGY_SERIAL, TDM_WAIT_EDGE, TDM_MOE_PATH_HITS},
+      {"each expert's tokens, replayed", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_GROUPED},
+      {"each expert's tokens, signals", true, TDM_ORDER_LANES, TDM_STRATEGY_GREEN, TDM_WAIT_SIGNAL,
+       TDM_MOE_PATH_GROUPED},
       {"experts as the bucket has them", true, TDM_ORDER_LANES, TDM_STRATEGY_SOFT, TDM_WAIT_EDGE, TDM_MOE_PATH_AUTO}};
   enum { WAYS = sizeof ways / sizeof *ways };
   static float logits[WAYS][128 * VOCAB];
