@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "models/tuning.h"
 #include "tandem/tandem.h"
 #include "tests/gpu/gpu.h"
 #include "tests/models/variant.h"
@@ -155,14 +156,13 @@ static void tune(gpu_rig* rig, layers* l) {
   fine = fine && ok(rig, tdm_model_tune(l->model, &config, tuning, &result), "tune");
   if (fine && (result.buckets != 4 || result.left != 0 || result.seconds > 60))
     gpu_fail(rig, "%d buckets tuned, %d left, %.1f s", result.buckets, result.left, result.seconds);
-  static const char* const strategies[] = {"?", "?", "serial", "soft", "green"};
   for (int32_t i = 0; i < tdm_tuning_count(tuning); i++) {
     tdm_tuning_entry entry = {.size = sizeof entry};
     (void)tdm_tuning_get(tuning, i, &entry);
     (void)printf("  %d tokens: %s, %d SMs beside, %s, %s experts: %.1f us a layer, untuned %.1f, %d ways\n",
-                 (int)entry.n_tokens, strategies[entry.choice.strategy], entry.choice.side_sms,
+                 (int)entry.n_tokens, tdm_strategy_name(entry.choice.strategy), entry.choice.side_sms,
                  entry.choice.wait_form == TDM_WAIT_SIGNAL ? "signals" : "edges",
-                 entry.choice.moe_path == TDM_MOE_PATH_HITS ? "hit" : "all", 1e-3 * (double)entry.time_ns / LAYERS,
+                 tdm_moe_path_name(entry.choice.moe_path), 1e-3 * (double)entry.time_ns / LAYERS,
                  1e-3 * (double)entry.default_ns / LAYERS, entry.tried);
   }
   if (fine) (void)printf("  %d programs in %.1f s\n", result.programs, result.seconds);
