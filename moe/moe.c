@@ -164,11 +164,11 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
   return few ? TDM_MOE_PATH_HITS : TDM_MOE_PATH_DENSE;
 }
 
-/* Logits and routing: one step where an op does both and has all SMs. On few of them, beside FC1, its last CTA would
- * route long after the others are done, and keep an SM from FC1. */
+/* Logits and routing: one step where a list is wanted, which would be a third launch. Without it two are quicker
+ * (docs/kernels/small_ops.md). */
 static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate) {
   char label[TDM_LABEL_BYTES];
-  if (lane == builder->main_lane &&
+  if (tdm_view_present(&gate->hits) &&
       tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
     return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
   const tdm_router_gemm_args router = tdm_moe_gate_router(gate);

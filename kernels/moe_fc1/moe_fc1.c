@@ -54,13 +54,20 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
 }
 
+/* Whether a kernel gathers the rows that chose an expert; few rows are all computed, and what is not wanted is not
+ * stored. */
+static bool gathers(const tdm_moe_fc1_args* args) {
+  return tdm_view_present(&args->chosen) && args->x.shape[0] > TDM_MOE_FC1_FEW_ROWS;
+}
+
 static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
   const tdm_moe_fc1_args* args = args_;
   const int64_t rows = args->x.shape[0], hidden = args->x.shape[1], experts = args->w13.shape[0];
-  if (tdm_view_present(&args->chosen))
+  const bool some = tdm_view_present(&args->hits) || tdm_view_present(&args->chosen);
+  if (gathers(args))
     tdm_moe_fc1_grouped_sm90_make_plan(rows, experts, args->w13.shape[1] / 2, hidden, sms, out_plan);
   else
-    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, tdm_view_present(&args->hits), out_plan);
+    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, some, out_plan);
 }
 
 static void plan_bf16(const void* args_, int32_t sms, tdm_moe_fc1_bf16_sm90_plan* out_plan) {
@@ -111,7 +118,7 @@ static tdm_status encode(const void* void_args, const tdm_plan* plan_, const tdm
   const tdm_moe_fc1_args* args = void_args;
   (void)plan_;
   if (args->x.dtype == TDM_BF16) return encode_bf16(args, env, out_step);
-  if (tdm_view_present(&args->chosen)) return encode_grouped(args, env, out_step);
+  if (gathers(args)) return encode_grouped(args, env, out_step);
   tdm_moe_fc1_sm90_plan kernel;
   tdm_moe_fc1_params params;
   plan_sm90(args, env->sms, &kernel);

@@ -10,11 +10,10 @@ typedef struct tdm_moe_fc1_grouped_params {
   int64_t x_stride;       /* M times it is below 2^32 */
   const float* x_scale;   /* [H/128, M] */
   int64_t x_scale_stride;
-  tdm_choices_params choices;
-  int32_t padding[4];
+  int32_t padding[8];
 } tdm_moe_fc1_grouped_params;
 
-static_assert(sizeof(tdm_moe_fc1_grouped_params) == 576, "kernel ABI");
+static_assert(sizeof(tdm_moe_fc1_grouped_params) == 640, "kernel ABI");
 
 /* Launch size of a variant, asserted in the kernel; the choices' bytes come on top. */
 #define TDM_MOE_FC1_GROUPED_SHARED(tokens, stages) (TDM_MOE_FC1_SWAP_SHARED(tokens, stages) + 4 * 3 * (tokens))

@@ -52,8 +52,7 @@ tdm_status tdm_moe_fc1_grouped_sm90_params(const tdm_moe_fc1_args* args, const t
   tdm_moe_fc1_grouped_params params = {.x = tdm_view_data(&args->x),
                                        .x_stride = stride,
                                        .x_scale = tdm_view_data(&args->x_scale),
-                                       .x_scale_stride = args->x_scale.stride[0],
-                                       .choices = {tdm_view_data(&args->chosen), args->chosen.stride[0]}};
+                                       .x_scale_stride = args->x_scale.stride[0]};
   TDM_TRY(tdm_moe_fc1_sm90_params(args, plan, NULL, NULL, encode, encode_ctx, &params.fc1));
   *out_params = params;
   return TDM_OK;

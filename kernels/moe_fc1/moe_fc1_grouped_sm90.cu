@@ -165,7 +165,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     tdm::Gathering<kStages, 1> gathering;
     for (int32_t first_row = 0; first_row < live; first_row += TDM_CHOICES_ROWS) {
       const tdm::Choices choices =
-          tdm::load_choices(choices_memory, p.choices, p.fc1.n_experts, rows, first_row, live, kTokens);
+          tdm::load_choices(choices_memory, p.fc1.choices, p.fc1.n_experts, rows, first_row, live, kTokens);
       if (threadIdx.x == 0) load_weights(p.fc1, choices, shared, ring);
       if (threadIdx.x / 32 == 1) gather_tokens(p, choices, shared, places.gathered, gathering);
       if (threadIdx.x >= 128) multiply(p.fc1, choices, shared, places, ring, threadIdx.x / 128 - 1);

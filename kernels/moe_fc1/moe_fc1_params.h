@@ -1,7 +1,7 @@
 #ifndef KERNELS_MOE_FC1_MOE_FC1_PARAMS_H
 #define KERNELS_MOE_FC1_MOE_FC1_PARAMS_H
 
-#include "kernels/device/abi.h"
+#include "kernels/device/choices_params.h"
 
 /* Tiles are 128 columns of the output: 256 rows of w13, 128 of gate, then 128 of up. */
 typedef struct tdm_moe_fc1_params {
@@ -15,9 +15,10 @@ typedef struct tdm_moe_fc1_params {
   int64_t out_stride;
   float* out_scale; /* [E*I/128, M] */
   int64_t out_scale_stride;
-  float* partials;     /* workspace of the plan; NULL where it is 0 bytes */
-  uint32_t* counters;  /* zero before the first launch; every launch leaves zeros */
-  const int32_t* hits; /* [1 + n_experts] how many experts, then which, ascending; NULL: all */
+  float* partials;            /* workspace of the plan; NULL where it is 0 bytes */
+  uint32_t* counters;         /* zero before the first launch; every launch leaves zeros */
+  const int32_t* hits;        /* [1 + n_experts] how many experts, then which, ascending; NULL: all */
+  tdm_choices_params choices; /* without bits: all rows of these experts */
   int32_t m;
   int32_t n_tiles; /* E*I/128 */
   int32_t k_blocks;
@@ -27,10 +28,10 @@ typedef struct tdm_moe_fc1_params {
   int32_t segments; /* runs of blocks that are summed apart and added in ascending order */
   int32_t n_experts;
   int32_t expert_tiles; /* tiles of an expert: I/128 */
-  int32_t padding[3];
+  int32_t padding[15];
 } tdm_moe_fc1_params;
 
-static_assert(sizeof(tdm_moe_fc1_params) == 512, "kernel ABI");
+static_assert(sizeof(tdm_moe_fc1_params) == 576, "kernel ABI");
 
 enum {
   TDM_MOE_FC1_THREADS = 384, /* a producer and two consumer warpgroups */

@@ -25,17 +25,18 @@ int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k) {
   return segments < MOST ? segments : MOST;
 }
 
-/* Gate rows of a piece. A list of few tokens' experts has few tiles as well, each of which one SM would bring in by
- * itself: nine experts of 256 have 18. Without segments the sums are those of whole tiles. */
-static int32_t piece_of(int64_t m, int32_t segments, bool listed) {
+/* Gate rows of a piece. The experts of few tokens have few tiles as well, each of which one SM would bring in by
+ * itself: nine experts of 256 have 18. Where whole tiles keep half of the SMs busy nothing is to be gained. Without
+ * segments the sums are those of whole tiles. */
+static int32_t piece_of(int64_t m, int32_t segments, bool some) {
   if (segments > 1) return 64;
-  return !listed || m > 8 ? 0 : m > 2 ? 64 : 32;
+  return !some || m > TDM_MOE_FC1_FEW_ROWS ? 0 : m > 1 ? 64 : 32;
 }
 
-void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool listed,
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool some,
                                 tdm_moe_fc1_sm90_plan* out_plan) {
   tdm_moe_fc1_sm90_plan plan = {.segments = tdm_moe_fc1_sm90_segments(n, k), .tokens = tdm_gemm_token_tile(m)};
-  plan.piece = piece_of(m, plan.segments, listed);
+  plan.piece = piece_of(m, plan.segments, some);
   if (plan.piece && plan.tokens < 64) plan.tokens = 64;
   for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
     if (variants[i].piece == plan.piece && variants[i].tokens == plan.tokens)
@@ -117,6 +118,8 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                                .swiglu_limit = args->swiglu_limit,
                                .quant_eps = args->quant_eps,
                                .pow2_scale = args->pow2_scale};
+  if (tdm_view_present(&args->chosen))
+    params.choices = (tdm_choices_params){tdm_view_data(&args->chosen), args->chosen.stride[0]};
   TDM_TRY(encode(encode_ctx, &w_tile, &params.w));
   TDM_TRY(encode(encode_ctx, &x_tile, &params.x));
   TDM_TRY(encode(encode_ctx, &scale_tile, &params.x_scale));

@@ -8,6 +8,9 @@
 #include "kernels/moe_fc1/moe_fc1_params.h"
 #include "tandem/ops.h"
 
+/* Up to so many rows the kernels for some experts take `chosen` too; above, moe_fc1_grouped_sm90.h. */
+enum { TDM_MOE_FC1_FEW_ROWS = 4 };
+
 typedef struct tdm_moe_fc1_sm90_plan {
   tdm_kernel_launch launch;
   int32_t piece;  /* few tiles: so many gate rows, their up rows, and a segment a unit; 0: a whole tile */
@@ -21,8 +24,9 @@ typedef struct tdm_moe_fc1_sm90_plan {
  */
 int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k);
 
-/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs; `listed`: of some experts. */
-void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool listed,
+/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs; `some`: of some experts, or of few
+ * rows those that chose an expert. */
+void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool some,
                                 tdm_moe_fc1_sm90_plan* out_plan);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 activations, for experts that do not lie one after the other
