@@ -170,14 +170,6 @@ __device__ __forceinline__ Hits load_choosers(const tdm_choices_params& p, int32
   return Hits{count, true};
 }
 
-/* 4 bytes from global to shared memory, as copy_async_16. */
-__device__ __forceinline__ void copy_async_4(void* shared, const void* global) {
-  asm volatile(
-      "cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "l"(global)
-      : "memory");
-}
-
 /* A warp's part of a ring that it fills by gathering: full[] hears of a stage once kLate further ones have been asked
  * for and its own copies are done, or at the end. The tensor cores read what plain copies wrote, hence the fence. */
 template <int kStages, int kLate> struct Gathering {

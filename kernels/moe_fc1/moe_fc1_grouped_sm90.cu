@@ -145,7 +145,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   }
 
   __device__ static void run(const tdm_moe_fc1_grouped_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     Places& places = *reinterpret_cast<Places*>(memory + sizeof(Memory));
     void* const choices_memory = memory + TDM_MOE_FC1_GROUPED_SHARED(kTokens, kStages);

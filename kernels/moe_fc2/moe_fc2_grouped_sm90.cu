@@ -266,7 +266,7 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
   }
 
   __device__ static void run(const tdm_moe_fc2_grouped_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     tdm::step_enter(sync);
     if (threadIdx.x == 0) {
