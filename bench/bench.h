@@ -189,7 +189,8 @@ struct bench_work {
   size_t copy_bytes;   /* from one copy to the next */
   int32_t least_steps; /* set before the maker is called */
   int32_t copies, steps;
-  bool warm; /* all copies together are less than four times L2 */
+  double unread; /* bytes of weights that nobody chose, the copies' mean; the plan counts them */
+  bool warm;     /* all copies together are less than four times L2 */
   bench_check check;
   bool has_product;
   bench_product product;

@@ -32,6 +32,7 @@ tdm_status bench_capture_work(bench_rig* rig, bench_work* work, tdm_graph** out_
   if ((status = work->op->check(args)) != TDM_OK) return status;
   work->plan = (tdm_plan){.variant = "-", .splits = 1};
   work->op->plan(args, rig->sms, &work->plan);
+  work->plan.bytes -= work->unread;
   return TDM_OK;
 }
 
@@ -118,6 +119,13 @@ tdm_view bench_rotate(bench_rig* rig, bench_work* work, size_t view, tdm_dtype d
   plan_copies(work, bytes);
   work->rotated = view;
   return tdm_view_make(bench_pool(rig, dtype, bytes * (size_t)work->copies), dtype, rank, shape);
+}
+
+void bench_rotate_copies(bench_work* work, size_t view, size_t bytes, int32_t copies) {
+  work->copy_bytes = bytes;
+  work->copies = copies;
+  work->steps = (work->least_steps + copies - 1) / copies * copies;
+  work->rotated = view;
 }
 
 void bench_warm(bench_work* work) {

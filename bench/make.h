@@ -30,6 +30,8 @@ tdm_view bench_empty_scales(bench_rig* rig, bench_work* work, int64_t rows, int6
 /* The operand that rotates: cut from the pool of random values; `view` is its offset in the args. Once a work. */
 tdm_view bench_rotate(bench_rig* rig, bench_work* work, size_t view, tdm_dtype dtype, int32_t rank,
                       const int64_t* shape);
+/* The same for an operand that the maker fills: `copies` of it in a buffer, `bytes` apart. */
+void bench_rotate_copies(bench_work* work, size_t view, size_t bytes, int32_t copies);
 /* For work that rotates nothing. */
 void bench_warm(bench_work* work);
 
@@ -46,6 +48,8 @@ tdm_status bench_make_gemm_fp8(bench_rig* rig, const bench_case* c, int64_t m, b
 tdm_status bench_make_grouped(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc2(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_fc1_chosen(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_fc2_chosen(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc2_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_router(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -1,6 +1,7 @@
 /* Cases whose work is a product with weights. */
 
 #include <stddef.h>
+#include <stdlib.h>
 
 #include "bench/make.h"
 #include "kernels/ops.h"
@@ -168,6 +169,103 @@ tdm_status bench_make_fc2(bench_rig* rig, const bench_case* c, int64_t m, bench_
   bench_cut_view(check, 1, offsetof(tdm_moe_fc2_args, out), 1, 0, 128, CHECK_COLUMNS);
   same_product_fp8(rig, work, args.x, args.x_scale, args.w2, args.w2_scale, m, c->n, c->k,
                    "product alone, no routing weights");
+  return TDM_OK;
+}
+
+/* Every token's bits: 8 of the routed experts and the last, which all share; other choices in each of the copies, which
+ * rotate, so that few tokens do not find their experts in L2. `expert_bytes`: an expert's weights. `out_union`: the
+ * bits of all copies together. */
+static tdm_view choices(bench_rig* rig, bench_work* work, size_t view, int64_t m, int64_t experts, double expert_bytes,
+                        tdm_view* out_union) {
+  enum { COPIES = 8, TOP_K = 8, MOST_WORDS = 64 };
+  const int64_t words = (experts + 31) / 32, copy_words = (m * words + 63) / 64 * 64;
+  if (words > MOST_WORDS) bench_die("%lld experts", (long long)experts);
+  int32_t* bits = calloc((size_t)((COPIES + 1) * copy_words), sizeof *bits);
+  if (!bits) bench_die("no memory for choices");
+  for (int32_t copy = 0; copy < COPIES; copy++) {
+    uint32_t any[MOST_WORDS] = {0};
+    for (int64_t row = 0; row < m; row++) {
+      int32_t* mine = bits + copy * copy_words + row * words;
+      mine[(experts - 1) / 32] |= (int32_t)(1u << (experts - 1) % 32);
+      for (int32_t chosen = 0; chosen < TOP_K;) {
+        const int64_t expert = (int64_t)(bench_random(rig) % (uint64_t)(experts - 1));
+        const uint32_t bit = 1u << expert % 32;
+        chosen += ((uint32_t)mine[expert / 32] & bit) == 0;
+        mine[expert / 32] |= (int32_t)bit;
+      }
+      for (int64_t w = 0; w < words; w++) any[w] |= (uint32_t)mine[w];
+    }
+    int64_t hit = 0;
+    for (int64_t w = 0; w < words; w++) hit += __builtin_popcount(any[w]);
+    work->unread += (double)(experts - hit) * expert_bytes / COPIES;
+    for (int64_t i = 0; i < m * words; i++) bits[COPIES * copy_words + i] |= bits[copy * copy_words + i];
+  }
+  const tdm_view all = bench_ints(rig, work, bits, (COPIES + 1) * copy_words);
+  free(bits);
+  bench_rotate_copies(work, view, (size_t)copy_words * 4, COPIES);
+  const tdm_view first = tdm_view_make(all.buffer, TDM_I32, 2, (const int64_t[]){m, words});
+  *out_union = first;
+  out_union->offset_bytes += COPIES * copy_words * 4;
+  return first;
+}
+
+/* A piece: 32 experts, a word of choices, of some rows. What a copy does not choose stays as the ones before left it,
+ * so all are compared at once; what none chose stays poisoned. */
+tdm_status bench_make_fc1_chosen(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t experts = c->batch, width = c->n / experts / 2, columns = c->n / 2;
+  tdm_view all;
+  tdm_moe_fc1_args args = {.size = sizeof args};
+  args.x = activations(rig, work, m, c->k);
+  args.x_scale = bench_scales(rig, work, m, c->k);
+  args.w13 = bench_values(rig, work, TDM_E4M3, 3, (const int64_t[]){experts, 2 * width, c->k}, 240, 0);
+  args.w13_scale = weight_scales(rig, work, 3, (const int64_t[]){experts, width / 64, c->k / 128});
+  args.chosen = choices(rig, work, offsetof(tdm_moe_fc1_args, chosen), m, experts, (double)(2 * width * c->k), &all);
+  args.out = bench_tensor(rig, work, TDM_E4M3, 2, (const int64_t[]){m, columns});
+  args.out_scale = bench_empty_scales(rig, work, m, columns);
+  bench_make_done(work, &tdm_op_moe_fc1, &args, 1e-3);
+  const int64_t rows = bench_least(m, 16);
+  bench_check* check = &work->check;
+  memcpy(check->args + offsetof(tdm_moe_fc1_args, chosen), &all, sizeof all);
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc1_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc1_args, x_scale), 1, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc1_args, chosen), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc1_args, out), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc1_args, out_scale), 1, 0, 1, rows);
+  bench_axis(check, 1, experts / 32);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc1_args, chosen), 1, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc1_args, w13), 0, 0, 32, 32);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc1_args, w13_scale), 0, 0, 32, 32);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc1_args, out), 1, 0, 32 * width, 32 * width);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc1_args, out_scale), 0, 0, 32 * width / 128, 32 * width / 128);
+  return TDM_OK;
+}
+
+tdm_status bench_make_fc2_chosen(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t experts = c->batch;
+  tdm_view all;
+  tdm_moe_fc2_args args = {.size = sizeof args, .n_experts = (int32_t)experts};
+  args.x = activations(rig, work, m, c->k);
+  args.x_scale = bench_scales(rig, work, m, c->k);
+  args.w2 = bench_values(rig, work, TDM_E4M3, 2, (const int64_t[]){c->n, c->k}, 240, 0);
+  args.w2_scale = weight_scales(rig, work, 2, (const int64_t[]){bench_blocks(c->n), c->k / 128});
+  args.alpha = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){m, experts}, 0.4f, 0.5f);
+  args.chosen =
+      choices(rig, work, offsetof(tdm_moe_fc2_args, chosen), m, experts, (double)(c->n * (c->k / experts)), &all);
+  args.out = bench_tensor(rig, work, TDM_BF16, 2, (const int64_t[]){m, c->n});
+  bench_make_done(work, &tdm_op_moe_fc2, &args, 1e-5);
+  const int64_t rows = bench_least(m, 16);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m - rows + 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc2_args, x), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc2_args, x_scale), 1, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc2_args, alpha), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc2_args, chosen), 0, 0, 1, rows);
+  bench_cut_view(check, 0, offsetof(tdm_moe_fc2_args, out), 0, 0, 1, rows);
+  bench_axis(check, 1, bench_blocks(c->n));
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc2_args, w2), 0, 0, 128, CHECK_COLUMNS);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc2_args, w2_scale), 0, 0, 1, 1);
+  bench_cut_view(check, 1, offsetof(tdm_moe_fc2_args, out), 1, 0, 128, CHECK_COLUMNS);
   return TDM_OK;
 }
 
