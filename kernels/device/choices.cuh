@@ -63,6 +63,16 @@ struct Choices {
   }
 };
 
+/* The lane's and all lower lanes' values. */
+__device__ __forceinline__ int32_t sum_up(int32_t value) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int32_t lower = __shfl_up_sync(~0u, value, distance);
+    if (static_cast<int32_t>(threadIdx.x % 32) >= distance) value += lower;
+  }
+  return value;
+}
+
 /* Of `rows` rows from first_row on, as far as they are live; groups are of `group` rows. Bits of no expert are passed
  * over. All threads of the CTA, after step_wait, with nobody using what was there. */
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
@@ -71,8 +81,8 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
   Choices choices;
-  int32_t* const count = static_cast<int32_t*>(memory);
-  choices.list = count + 2;
+  int32_t* const of_word = static_cast<int32_t*>(memory);
+  choices.list = of_word + expert_words;
   choices.before = choices.list + experts;
   choices.bits = reinterpret_cast<uint32_t*>(choices.before + experts + 1);
   choices.words = (rows + 31) / 32;
@@ -103,34 +113,30 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
     }
   }
   __syncthreads();
-  if (warp == 0) {
-    int32_t n = 0, groups = 0;
-    for (int32_t expert = lane; expert < experts; expert += 32) {
-      int32_t chose = 0;
-      for (int32_t w = 0; w < choices.words; ++w) chose += __popc(choices.bits[expert * choices.words + w]);
-      const int32_t own = (chose + group - 1) / group;
-      int32_t up_to = own;
-#pragma unroll
-      for (int distance = 1; distance < 32; distance *= 2) {
-        const int32_t lower = __shfl_up_sync(~0u, up_to, distance);
-        if (lane >= distance) up_to += lower;
-      }
-      const uint32_t present = __ballot_sync(~0u, chose != 0);
-      const int32_t at = n + __popc(present & ((1u << lane) - 1));
-      if (chose != 0) {
-        choices.list[at] = expert | chose << 16;
-        choices.before[at] = groups + up_to - own;
-      }
-      n += __popc(present);
-      groups += __shfl_sync(~0u, up_to, 31);
-    }
-    if (lane == 0) {
-      choices.before[n] = groups;
-      *count = n;
-    }
+  /* Experts and groups of a word of 32 experts, then of all words before it; both in one number, experts below. */
+  const auto rows_of = [&](int32_t expert) {
+    int32_t chose = 0;
+    for (int32_t w = 0; w < choices.words; ++w) chose += __popc(choices.bits[expert * choices.words + w]);
+    return chose;
+  };
+  const auto number = [&](int32_t chose) { return chose == 0 ? 0 : 1 + ((chose + group - 1) / group << 16); };
+  for (int32_t word = warp; word < expert_words; word += warps) {
+    const int32_t all = __reduce_add_sync(~0u, number(rows_of(32 * word + lane)));
+    if (lane == 0) of_word[word] = all;
   }
   __syncthreads();
-  choices.n = *count;
+  const int32_t mine = lane < expert_words ? of_word[lane] : 0, up_to = sum_up(mine);
+  for (int32_t word = warp; word < expert_words; word += warps) {
+    const int32_t chose = rows_of(32 * word + lane), own = number(chose);
+    const int32_t before = __shfl_sync(~0u, up_to - mine, word) + sum_up(own) - own;
+    if (chose == 0) continue;
+    choices.list[before & 0xffff] = (32 * word + lane) | chose << 16;
+    choices.before[before & 0xffff] = before >> 16;
+  }
+  const int32_t all = __shfl_sync(~0u, up_to, 31);
+  choices.n = all & 0xffff;
+  if (threadIdx.x == 0) choices.before[choices.n] = all >> 16;
+  __syncthreads();
   return choices;
 }
 
@@ -170,33 +176,20 @@ __device__ __forceinline__ Hits load_choosers(const tdm_choices_params& p, int32
   return Hits{count, true};
 }
 
-/* A warp's part of a ring that it fills by gathering: full[] hears of a stage once kLate further ones have been asked
- * for and its own copies are done, or at the end. The tensor cores read what plain copies wrote, hence the fence. */
-template <int kStages, int kLate> struct Gathering {
-  static_assert(kLate >= 1 && kLate < kStages, "else stages would wait for themselves");
+/* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done,
+ * and a second time for what it stored, if kStores. The tensor cores read what plain copies wrote: between full[] and
+ * them every thread of the warpgroup has a fence_async_shared. */
+template <int kStages, bool kStores> struct Gathering {
+  static constexpr uint32_t kArrivals = kStores ? 64 : 32;
   Ring<kStages> ring;
-  uint32_t told = 0, untold = 0; /* slot of the next to be told of; how many there are */
 
   __device__ __forceinline__ void begin(uint64_t (&empty)[kStages]) {
     mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
   }
   __device__ __forceinline__ void end(uint64_t (&full)[kStages]) {
-    copy_async_commit();
+    copy_async_arrive(&full[ring.slot]);
+    if constexpr (kStores) mbarrier_arrive(&full[ring.slot]);
     ring.advance();
-    if (++untold <= kLate) return;
-    copy_async_wait<kLate>();
-    tell(full);
-  }
-  __device__ __forceinline__ void finish(uint64_t (&full)[kStages]) {
-    copy_async_wait<0>();
-    while (untold > 0) tell(full);
-  }
-  __device__ __forceinline__ void tell(uint64_t (&full)[kStages]) {
-    fence_async_shared();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&full[told]);
-    told = told + 1 == kStages ? 0 : told + 1;
-    --untold;
   }
 };
 

@@ -18,7 +18,7 @@ typedef struct tdm_choices_params {
 /* Shared memory for `rows` rows of n_experts. */
 static inline uint32_t tdm_choices_bytes(int64_t n_experts, int64_t rows) {
   const int64_t experts = (n_experts + 31) / 32 * 32, words = (rows + 31) / 32;
-  return (uint32_t)(4 * (experts * words + 2 * experts + 4));
+  return (uint32_t)(4 * (experts * words + 2 * experts + experts / 32 + 1));
 }
 
 #endif

@@ -94,6 +94,13 @@ __device__ __forceinline__ void copy_async_4(void* shared, const void* global) {
       : "memory");
 }
 
+/* Arrives at the barrier, as one of those it counts, when all copies that this thread has asked for are done. */
+__device__ __forceinline__ void copy_async_arrive(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+               : "memory");
+}
+
 __device__ __forceinline__ void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

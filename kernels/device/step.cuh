@@ -84,6 +84,14 @@ __device__ __forceinline__ void await_signal(const tdm_step_sync& sync, uint32_t
   }
 }
 
+/* Whether a wait of this launch has run out of time, so that its results are void. */
+__device__ __forceinline__ bool launch_failed(const tdm_step_sync& sync) {
+  tdm_signal_board* board = sync.board;
+  if (board == nullptr) return false;
+  const volatile uint32_t *failed = &board->failed, *epoch = &board->epoch;
+  return *failed == *epoch;
+}
+
 /* Lets the next kernel of the lane begin as soon as there is room for it. */
 __device__ __forceinline__ void step_admit_next() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

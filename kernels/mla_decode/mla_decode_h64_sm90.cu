@@ -69,7 +69,7 @@ struct Shared {
   Note note;
   uint64_t q_full;
   uint64_t q_empty;
-  uint64_t note_full;
+  uint64_t note_full; /* all who write or read a note arrive: racecheck follows no arrival for others of the warp */
   uint64_t note_empty;
   uint64_t full[kStages];
   uint64_t empty[kStages];
@@ -214,14 +214,12 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
       } else {
         state &= ~kStartsLeaf;
       }
-      __syncwarp();
-      if (lane == 0) tdm::mbarrier_arrive(&shared.note_full);
+      tdm::mbarrier_arrive(&shared.note_full);
     }
   }
   tdm::mbarrier_wait(&shared.note_empty, note_parity);
   if (thread == 0) note.state = kNoMore;
-  __syncwarp();
-  if (lane == 0) tdm::mbarrier_arrive(&shared.note_full);
+  tdm::mbarrier_arrive(&shared.note_full);
 }
 
 /* Zeroes the rows from `valid` on in a warpgroup's columns of the page. A row of 128 bytes stays one under the swizzle.
@@ -291,8 +289,7 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
       probabilities[k][0] = v.x, probabilities[k][1] = v.y, probabilities[k][2] = v.z, probabilities[k][3] = v.w;
     }
     const float factor[2] = {note.factor[row], note.factor[row + 8]};
-    __syncwarp();
-    if (thread % 32 == 0) tdm::mbarrier_arrive(&shared.note_empty);
+    tdm::mbarrier_arrive(&shared.note_empty);
     uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)] + consumer * 4 * kChunkBytes;
     /* Over already, but each thread has to see it by itself to see what was copied. */
     tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
@@ -336,8 +333,8 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H64_THREADS, 1)
   if (threadIdx.x == 0) {
     tdm::mbarrier_init(&shared.q_full, 1);
     tdm::mbarrier_init(&shared.q_empty, 4);
-    tdm::mbarrier_init(&shared.note_full, 4);
-    tdm::mbarrier_init(&shared.note_empty, 8);
+    tdm::mbarrier_init(&shared.note_full, 128);
+    tdm::mbarrier_init(&shared.note_empty, 256);
     for (int i = 0; i < kStages; ++i) {
       tdm::mbarrier_init(&shared.full[i], 1);
       tdm::mbarrier_init(&shared.empty[i], 8);

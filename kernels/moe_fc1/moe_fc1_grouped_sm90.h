@@ -14,7 +14,7 @@ void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t in
 /* Kernel parameters of checked args with `chosen`. UNSUPPORTED as for the other kernels, and for more rows or experts
  * than there is room for. */
 tdm_status tdm_moe_fc1_grouped_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_fc1_sm90_plan* plan,
-                                           tdm_tensor_map_fn encode, void* encode_ctx,
+                                           void* partials, void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
                                            tdm_moe_fc1_grouped_params* out_params);
 
 #endif

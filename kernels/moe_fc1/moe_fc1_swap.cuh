@@ -9,6 +9,7 @@ namespace tdm {
 
 /* Where a tile's tokens come from: neighbouring rows, of which those before `live` count. */
 struct NextRows {
+  static constexpr bool kGathered = false;
   int32_t first, live;
 
   __device__ int32_t row(int32_t token) const {
@@ -94,12 +95,12 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   }
 
   /* c += (activation scale * weight scale) * acc. */
-  template <class Rows>
-  __device__ static __forceinline__ void promote(float (&c)[kCount], const float (&acc)[kCount], const float* scale,
+  template <int kN, class Rows>
+  __device__ static __forceinline__ void promote(float (&c)[kN / 2], const float (&acc)[kN / 2], const float* scale,
                                                  float w_scale, const Rows& rows) {
     const float* mine = scale + 2 * (threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < kTokens / 8; ++i) {
+    for (int i = 0; i < kN / 8; ++i) {
       if (!rows.counts_eight(i)) continue;
       const float2 s = *reinterpret_cast<const float2*>(mine + 8 * i);
 #pragma unroll
@@ -107,10 +108,11 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     }
   }
 
-  __device__ static __forceinline__ void issue(float (&acc)[kCount], const uint8_t* w, const uint8_t* x) {
+  template <int kN>
+  __device__ static __forceinline__ void issue(float (&acc)[kN / 2], const uint8_t* w, const uint8_t* x) {
     const uint64_t a = wgmma_descriptor(w), b = wgmma_descriptor(x);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(acc, a + 2 * k, b + 2 * k, k != 0);
+    for (int k = 0; k < 4; ++k) wgmma_e4m3<kN>::issue(acc, a + 2 * k, b + 2 * k, k != 0);
     wgmma_commit();
   }
 
@@ -128,23 +130,40 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   template <bool kSegmented = false, class Rows>
   __device__ static __forceinline__ void multiply_tile(const tdm_moe_fc1_params& p, Memory& shared, Ring<kStages>& ring,
                                                        int32_t tile, const Rows& rows, uint32_t consumer) {
+    float gate[kCount] = {}, up[kCount] = {};
+    if constexpr (kSegmented) {
+      float gates[kCount], ups[kCount];
+      for (int32_t segment = 0; segment < p.segments; ++segment) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
+        add_blocks<kTokens>(p, shared, ring, tile, rows, consumer, segment_begin(segment, p.segments, p.k_blocks, 1),
+                            segment_begin(segment + 1, p.segments, p.k_blocks, 1), gate, up);
+        add_in_turn(gates, gate, segment == 0);
+        add_in_turn(ups, up, segment == 0);
+      }
+    } else {
+      add_blocks<kTokens>(p, shared, ring, tile, rows, consumer, 0, p.k_blocks, gate, up);
+    }
+    store<kTokens>(p, shared, gate, up, rows, tile, consumer);
+  }
+
+  /* Blocks `begin` to `end` - 1, of the first kN of a tile's tokens. */
+  template <int kN, class Rows>
+  __device__ static __forceinline__ void add_blocks(const tdm_moe_fc1_params& p, Memory& shared, Ring<kStages>& ring,
+                                                    int32_t tile, const Rows& rows, uint32_t consumer, int32_t begin,
+                                                    int32_t end, float (&gate)[kN / 2], float (&up)[kN / 2]) {
     const uint32_t lane = threadIdx.x % 32;
     /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
     const float* w_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
     const auto fetch = [&](int32_t batch) {
       const int32_t block = batch + static_cast<int32_t>(lane);
-      if (block >= p.k_blocks) return make_float2(0.0f, 0.0f);
+      if (block >= end) return make_float2(0.0f, 0.0f);
       return make_float2(__ldg(w_scales + block), __ldg(w_scales + p.w_scale_stride + block));
     };
-    float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
-
-    float gate[kCount], up[kCount], acc[2][kCount];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-    float gates[kSegmented ? kCount : 1], ups[kSegmented ? kCount : 1];
-    int32_t segment = 0;
-    for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
-      const int32_t in_batch = kb % 32;
+    float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(begin);
+    float acc[2][kN / 2];
+    for (int32_t kb = begin; kb < end; ++kb) {
+      const int32_t in_batch = (kb - begin) % 32;
       if (in_batch == 0) {
         scales = next_scales;
         next_scales = fetch(kb + 32);
@@ -153,46 +172,38 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       const uint8_t *w = shared.w[ring.slot] + consumer * 64 * 128, *x = shared.x[ring.slot];
       const float* scale = shared.scale[ring.parity][ring.slot];
       mbarrier_wait(&shared.full[ring.slot], ring.parity);
+      if constexpr (Rows::kGathered) fence_async_shared();
       wgmma_fence();
-      issue(acc[0], w, x);
-      issue(acc[1], w + 128 * 128, x);
+      issue<kN>(acc[0], w, x);
+      issue<kN>(acc[1], w + 128 * 128, x);
       wgmma_wait<1>();
       wgmma_settle(acc[0]);
-      promote(gate, acc[0], scale, gate_scale, rows);
+      promote<kN>(gate, acc[0], scale, gate_scale, rows);
       wgmma_wait<0>();
       wgmma_settle(acc[1]);
-      promote(up, acc[1], scale, up_scale, rows);
+      promote<kN>(up, acc[1], scale, up_scale, rows);
       __syncwarp();
       if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
       ring.advance();
-      if constexpr (kSegmented) {
-        if (kb + 1 < segment_begin(segment + 1, p.segments, p.k_blocks, 1)) continue;
-        add_in_turn(gates, gate, segment == 0);
-        add_in_turn(ups, up, segment == 0);
-        if (++segment == p.segments) break;
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-      }
     }
-    store(p, shared, gate, up, rows, tile, consumer);
   }
 
-  template <class Rows>
-  __device__ static void store(const tdm_moe_fc1_params& p, Memory& shared, float (&gate)[kCount],
-                               const float (&up)[kCount], const Rows& rows, int32_t tile, uint32_t consumer) {
+  template <int kN, class Rows>
+  __device__ static void store(const tdm_moe_fc1_params& p, Memory& shared, float (&gate)[kN / 2],
+                               const float (&up)[kN / 2], const Rows& rows, int32_t tile, uint32_t consumer) {
     const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread % 128 / 32;
-    float(&v)[kCount] = gate;
-    uint32_t amax[kTokens / 4];
+    float(&v)[kN / 2] = gate;
+    uint32_t amax[kN / 4];
 #pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) amax[i] = 0;
+    for (int i = 0; i < kN / 4; ++i) amax[i] = 0;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i < kN / 2; ++i) {
       v[i] = swiglu_quick(gate[i], up[i], p.swiglu_limit);
       uint32_t& largest = amax[2 * (i / 4) + i % 2];
       largest = max(largest, magnitude(v[i]));
     }
 #pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) {
+    for (int i = 0; i < kN / 4; ++i) {
 #pragma unroll
       for (int distance = 4; distance < 32; distance *= 2)
         amax[i] = max(amax[i], __shfl_xor_sync(~0u, amax[i], distance));
@@ -201,7 +212,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     named_barrier_sync(kBothConsumers, 256);
     const int32_t row = 64 * static_cast<int32_t>(consumer) + 16 * warp + lane / 4;
 #pragma unroll
-    for (int i = 0; i < kTokens / 4; ++i) {
+    for (int i = 0; i < kN / 4; ++i) {
       const int32_t token = 8 * (i / 2) + 2 * (lane % 4) + i % 2;
       uint32_t largest = 0;
 #pragma unroll
@@ -216,7 +227,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
         p.out_scale[tile * p.out_scale_stride + rows.row(token)] = rows.counts(token) ? quantiser.scale : 0.0f;
     }
     named_barrier_sync(kBothConsumers, 256);
-    for (int32_t chunk = thread; chunk < kTokens * 8; chunk += 256) {
+    for (int32_t chunk = thread; chunk < kN * 8; chunk += 256) {
       const int32_t token = chunk / 8;
       if (!rows.counts(token)) break;
       const uint8_t* source = shared.staged + token * TDM_MOE_FC1_STAGED_ROW_BYTES + chunk % 8 * 16;

@@ -50,7 +50,7 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
   using Memory = Shared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC2_GROUPED_SHARED(kTokens, kStages), "launch size");
   using Ring = tdm::Ring<kStages>;
-  using Gathering = tdm::Gathering<kStages, 2>;
+  using Gathering = tdm::Gathering<kStages, true>;
   static constexpr uint32_t kBothConsumers = 1;
 
   /* Rows from a multiple of kTokens on, columns of a tile, experts of a segment. */
@@ -127,47 +127,57 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
       }
       gathering.end(shared.full);
     });
-    gathering.finish(shared.full);
   }
 
-  /* Sums of a thread: of tokens 8 i + 2 (lane % 4) and the next, of columns lane / 4 and 8 further of the warp's 16.
-   * Elements lie at [token][column ^ 8 (token % 4)], against bank conflicts. */
   __device__ static void multiply(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices, const Work& work,
                                   Memory& shared, Ring& ring, uint32_t consumer) {
+    for (int32_t index = work.begin; index < work.end; ++index) {
+      const int32_t rows = choices.rows(index);
+      for (int32_t first = 0; first < rows; first += kGroup) {
+        const int32_t count = min(rows - first, kGroup);
+        if (count <= 8)
+          add_group<8>(p, shared, ring, count, consumer);
+        else
+          add_group<kGroup>(p, shared, ring, count, consumer);
+      }
+    }
+  }
+
+  /* An expert's blocks for a group of `count` tokens, kN at most; two products are under way. Sums of a thread: of
+   * tokens 8 i + 2 (lane % 4) and the next, of columns lane / 4 and 8 further of the warp's 16. Elements lie at
+   * [token][column ^ 8 (token % 4)], against bank conflicts. */
+  template <int kN>
+  __device__ static __forceinline__ void add_group(const tdm_moe_fc2_grouped_params& p, Memory& shared, Ring& ring,
+                                                   int32_t count, uint32_t consumer) {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const int32_t column = static_cast<int32_t>(64 * consumer + 16 * warp + lane / 4);
-    int32_t places[kGroup / 4]; /* -1: no token */
-    float weights[kGroup / 4], c[kGroup / 2];
-    each_stage(p, choices, work, [&](int32_t, int32_t, int32_t count, int32_t block, int32_t) {
-      tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
-      const Note& note = shared.notes[ring.parity][ring.slot];
-      float acc[kGroup / 2];
-      const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot] + consumer * 64 * 128);
-      const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot]);
+    const auto token_of = [&](int i) { return 8 * (i / 2) + static_cast<int32_t>(2 * (lane % 4)) + i % 2; };
+    int32_t places[kN / 4]; /* -1: no token */
+    float weights[kN / 4], c[kN / 2], even[kN / 2], odd[kN / 2];
+    Ring asked = ring;
+    const auto issue = [&](float(&acc)[kN / 2]) {
+      tdm::mbarrier_wait(&shared.full[asked.slot], asked.parity);
+      tdm::fence_async_shared();
+      const uint64_t w = tdm::wgmma_descriptor(shared.w[asked.slot] + consumer * 64 * 128);
+      const uint64_t x = tdm::wgmma_descriptor(shared.x[asked.slot]);
       tdm::wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<kGroup>::issue(acc, w + 2 * k, x + 2 * k, k != 0);
+      for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<kN>::issue(acc, w + 2 * k, x + 2 * k, k != 0);
       tdm::wgmma_commit();
-      if (block == 0) {
-#pragma unroll
-        for (int i = 0; i < kGroup / 4; ++i) {
-          const int32_t token = 8 * (i / 2) + static_cast<int32_t>(2 * (lane % 4)) + i % 2;
-          const int32_t row = note.rows[token];
-          places[i] = row < 0 ? -1 : row * 128 + (column ^ 8 * (row % 4));
-          weights[i] = note.alpha[token];
-          const int first = 4 * (i / 2) + i % 2;
-          c[first] = row < 0 ? 0.0f : shared.sums[places[i]];
-          c[first + 2] = row < 0 ? 0.0f : shared.sums[places[i] ^ 8];
-        }
-      }
-      tdm::wgmma_wait<0>();
-      tdm::wgmma_settle(acc);
+      asked.advance();
+    };
+    const auto finish = [&](auto pending, float(&acc)[kN / 2]) {
+      const Note& note = shared.notes[ring.parity][ring.slot];
       const float w_scale = note.w_scale;
+      float scales[kN / 4];
 #pragma unroll
-      for (int i = 0; i < kGroup / 4; ++i) {
+      for (int i = 0; i < kN / 4; ++i) scales[i] = note.scale[token_of(i)];
+      tdm::wgmma_wait<decltype(pending)::value>();
+      tdm::wgmma_settle(acc);
+#pragma unroll
+      for (int i = 0; i < kN / 4; ++i) {
         if (8 * (i / 2) >= count) continue;
-        const int32_t token = 8 * (i / 2) + static_cast<int32_t>(2 * (lane % 4)) + i % 2;
-        const float folded = note.scale[token] * weights[i], scale = folded * w_scale;
+        const float folded = scales[i] * weights[i], scale = folded * w_scale;
         const int first = 4 * (i / 2) + i % 2;
         if (folded != 0.0f) { /* as the dense form passes over what has no weight */
           c[first] = fmaf(scale, acc[first], c[first]);
@@ -177,17 +187,42 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
       __syncwarp();
       if (lane == 0) tdm::mbarrier_arrive(&shared.empty[ring.slot]);
       ring.advance();
-      if (block + 1 == p.blocks) {
+    };
+    issue(even);
+    const Note& note = shared.notes[ring.parity][ring.slot];
 #pragma unroll
-        for (int i = 0; i < kGroup / 4; ++i) {
-          const int first = 4 * (i / 2) + i % 2;
-          if (places[i] < 0) continue;
-          shared.sums[places[i]] = c[first];
-          shared.sums[places[i] ^ 8] = c[first + 2];
-        }
-        __syncwarp(); /* another lane of this warp may have the token next */
-      }
-    });
+    for (int i = 0; i < kN / 4; ++i) {
+      const int32_t row = note.rows[token_of(i)];
+      places[i] = row < 0 ? -1 : row * 128 + (column ^ 8 * (row % 4));
+      weights[i] = note.alpha[token_of(i)];
+      const int first = 4 * (i / 2) + i % 2;
+      c[first] = row < 0 ? 0.0f : shared.sums[places[i]];
+      c[first + 2] = row < 0 ? 0.0f : shared.sums[places[i] ^ 8];
+    }
+    using One = tdm::Constant<1>;
+    using None = tdm::Constant<0>;
+    int32_t block = 1;
+    for (; block + 1 < p.blocks; block += 2) {
+      issue(odd);
+      finish(One(), even);
+      issue(even);
+      finish(One(), odd);
+    }
+    if (block < p.blocks) {
+      issue(odd);
+      finish(One(), even);
+      finish(None(), odd);
+    } else {
+      finish(None(), even);
+    }
+#pragma unroll
+    for (int i = 0; i < kN / 4; ++i) {
+      const int first = 4 * (i / 2) + i % 2;
+      if (places[i] < 0) continue;
+      shared.sums[places[i]] = c[first];
+      shared.sums[places[i] ^ 8] = c[first + 2];
+    }
+    __syncwarp(); /* another lane of this warp may have the token next */
   }
 
   /* Four columns of a token's sum. */
@@ -271,7 +306,7 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
     tdm::step_enter(sync);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
-        tdm::mbarrier_init(&shared.full[i], 2);
+        tdm::mbarrier_init(&shared.full[i], 1 + Gathering::kArrivals);
         tdm::mbarrier_init(&shared.empty[i], 8);
       }
       tdm::fence_barrier_init();

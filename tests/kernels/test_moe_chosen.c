@@ -392,8 +392,8 @@ Test(moe_chosen, plans_kernels) {
     int64_t m, experts, intermediate, hidden;
     const char *fc1, *fc2;
   } plans[] = {
-      {1, 257, 256, 7168, "tdm_moe_fc1_grouped_t8_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
-      {16, 257, 256, 7168, "tdm_moe_fc1_grouped_t16_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {1, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {16, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
       {17, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
       {129, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
       {1500, 257, 2048, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
