@@ -3,7 +3,7 @@
  * 1. A CTA has 128 columns of the output and a segment of the experts, and keeps the sums of up to kTokens tokens in
  * shared memory. It goes through the experts that somebody chose, ascending, a group of up to 32 of their tokens at a
  * time, and reads each expert's weights once for each group.
- * 2. Producers: a thread asks for weights, one block of 128 along K a stage, by TMA; a warp gathers the tokens' rows,
+ * 2. Producers: a thread asks for weights, one block of 128 along K a stage, by TMA; warps gather the tokens' rows,
  * scales and routing weights by plain asynchronous copies (device/choices.cuh).
  * 3. Consumers: each of two warpgroups has 64 columns. A token's sum comes to registers, takes the expert's blocks, and
  * goes back: the same operations in the same order as in the dense form, so the same bits. A warp owns its 16 columns
@@ -12,7 +12,7 @@
  * tokens, segments ascending.
  *
  *   warpgroup 0   thread 0: weights          stage:  w      [128][128] e4m3, swizzled     sums  [kTokens][128] f32
- *                 warp 1: tokens                     x      [32][128] e4m3, swizzled
+ *                 warps 1 to 3: tokens                    x      [32][128] e4m3, swizzled
  *   warpgroup 1   columns  0..63                     note   scales, weights and rows of 32 tokens
  *   warpgroup 2   columns 64..127
  *
@@ -23,7 +23,7 @@
 
 namespace {
 
-constexpr int kGroup = TDM_CHOICES_GROUP;
+constexpr int kGroup = TDM_CHOICES_GROUP, kGatherers = TDM_MOE_FC2_GATHERERS;
 
 /* What consumers read of a stage besides the tiles; rows and alpha with an expert's first block alone. */
 struct Note {
@@ -40,7 +40,7 @@ template <int kTokens, int kStages> struct Shared {
   alignas(1024) uint8_t x[kStages][kGroup * 128];
   alignas(16) float sums[kTokens * 128];
   Note notes[2][kStages]; /* twice: device/gemm.cuh, Ring */
-  int32_t gathered[kGroup];
+  int32_t gathered[kGatherers][kGroup];
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint32_t flag;
@@ -61,86 +61,93 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
     int32_t begin, end; /* of the list of choices */
   };
 
-  /* Calls body(index, first, count, block, kb) for each stage: an expert of the list, tokens first .. first + count - 1
-   * of those that chose it, and a block along K, of the expert and of all. */
+  /* Calls body(index, first, count) for each group: an expert of the list, tokens first .. first + count - 1 of those
+   * that chose it. A group takes p.blocks stages. */
   template <class Body>
-  __device__ static __forceinline__ void each_stage(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices,
-                                                    const Work& work, Body body) {
+  __device__ static __forceinline__ void each_group(const tdm::Choices& choices, const Work& work, Body body) {
     for (int32_t index = work.begin; index < work.end; ++index) {
-      const int32_t rows = choices.rows(index), kb = choices.expert(index) * p.blocks;
-      for (int32_t first = 0; first < rows; first += kGroup)
-        for (int32_t block = 0; block < p.blocks; ++block)
-          body(index, first, min(rows - first, kGroup), block, kb + block);
+      const int32_t rows = choices.rows(index);
+      for (int32_t first = 0; first < rows; first += kGroup) body(index, first, min(rows - first, kGroup));
     }
   }
 
   __device__ static void load_weights(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices,
                                       const Work& work, Memory& shared, Ring& ring) {
     const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
-    each_stage(p, choices, work, [&](int32_t index, int32_t, int32_t, int32_t, int32_t kb) {
-      tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-      tdm::mbarrier_arrive_expect(&shared.full[ring.slot], 128 * 128);
-      tdm::tma_load_3d(shared.w[ring.slot], &p.w, &shared.full[ring.slot], choices.rows(index) <= kGroup ? once : often,
-                       0, work.tile * 128, kb);
-      ring.advance();
+    each_group(choices, work, [&](int32_t index, int32_t, int32_t) {
+      const uint64_t policy = choices.rows(index) <= kGroup ? once : often;
+      int32_t kb = choices.expert(index) * p.blocks;
+      for (const int32_t end = kb + p.blocks; kb < end; ++kb) {
+        tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
+        tdm::mbarrier_arrive_expect(&shared.full[ring.slot], 128 * 128);
+        tdm::tma_load_3d(shared.w[ring.slot], &p.w, &shared.full[ring.slot], policy, 0, work.tile * 128, kb);
+        ring.advance();
+      }
     });
   }
 
-  /* A warp: 16 bytes of a row a lane, four rows at a time; lane r has the scale and the weight of token r. */
+  /* A warp, one of some that take groups in turn: 16 bytes of a row a lane, four rows at a time; lane r has the scale and
+   * the weight of token r. From a group to its next one a warp goes no further than once around the ring: two rounds
+   * ahead the parity of empty[] is the same as now. */
   __device__ static void gather_tokens(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices,
                                        const Work& work, Memory& shared, Gathering& gathering) {
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), mine = static_cast<int32_t>(threadIdx.x / 32) - 1;
     const uint32_t piece = threadIdx.x % 8;
     const float* const w_scale = p.w_scale + work.tile * p.w_scale_stride;
-    uint32_t from[kGroup / 4] = {};
-    int32_t row = -1;
-    each_stage(p, choices, work, [&](int32_t index, int32_t first, int32_t count, int32_t block, int32_t kb) {
-      if (block == 0) {
-        __syncwarp();
-        choices.place_rows(index, first, kGroup, shared.gathered);
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < kGroup / 4; ++i) {
-          const int32_t token = 4 * i + lane / 8;
-          from[i] = token < count ? static_cast<uint32_t>(shared.gathered[token] * p.x_stride) + piece * 16 : 0;
-        }
-        row = lane < count ? shared.gathered[lane] : -1;
+    const int32_t gatherers = min(kGatherers, 1 + (kStages - 1) / p.blocks);
+    if (mine >= gatherers) return;
+    int32_t* const gathered = shared.gathered[mine];
+    int32_t turn = 0;
+    each_group(choices, work, [&](int32_t index, int32_t first, int32_t count) {
+      if (turn++ % gatherers != mine) {
+        gathering.ring.advance_by(static_cast<uint32_t>(p.blocks));
+        return;
       }
-      gathering.begin(shared.empty);
-      const Ring& at = gathering.ring;
-      const uint8_t* x = p.x + int64_t{kb} * 128;
+      const int32_t expert = choices.expert(index);
+      __syncwarp();
+      choices.place_rows(index, first, kGroup, gathered);
+      __syncwarp();
+      uint32_t from[kGroup / 4];
 #pragma unroll
       for (int i = 0; i < kGroup / 4; ++i) {
         const int32_t token = 4 * i + lane / 8;
-        if (token < count)
-          tdm::copy_async_16(shared.x[at.slot] + tdm::swizzled(static_cast<uint32_t>(token), piece), x + from[i]);
+        from[i] = token < count ? static_cast<uint32_t>(gathered[token] * p.x_stride) + piece * 16 : 0;
       }
-      Note& note = shared.notes[at.parity][at.slot];
-      if (row >= 0) tdm::copy_async_4(&note.scale[lane], p.x_scale + kb * p.x_scale_stride + row);
-      if (lane == 0) tdm::copy_async_4(&note.w_scale, w_scale + kb);
-      if (block == 0) {
-        note.rows[lane] = row < 0 ? -1 : row - work.first_row;
-        if (row < 0 || p.alpha == nullptr)
-          note.alpha[lane] = 1.0f;
-        else
-          tdm::copy_async_4(&note.alpha[lane], p.alpha + row * p.alpha_stride + choices.expert(index));
+      const int32_t row = lane < count ? gathered[lane] : -1;
+      for (int32_t block = 0; block < p.blocks; ++block) {
+        const int32_t kb = expert * p.blocks + block;
+        gathering.begin(shared.empty);
+        const Ring& at = gathering.ring;
+        const uint8_t* x = p.x + int64_t{kb} * 128;
+#pragma unroll
+        for (int i = 0; i < kGroup / 4; ++i) {
+          const int32_t token = 4 * i + lane / 8;
+          if (token < count)
+            tdm::copy_async_16(shared.x[at.slot] + tdm::swizzled(static_cast<uint32_t>(token), piece), x + from[i]);
+        }
+        Note& note = shared.notes[at.parity][at.slot];
+        if (row >= 0) tdm::copy_async_4(&note.scale[lane], p.x_scale + kb * p.x_scale_stride + row);
+        if (lane == 0) tdm::copy_async_4(&note.w_scale, w_scale + kb);
+        if (block == 0) {
+          note.rows[lane] = row < 0 ? -1 : row - work.first_row;
+          if (row < 0 || p.alpha == nullptr)
+            note.alpha[lane] = 1.0f;
+          else
+            tdm::copy_async_4(&note.alpha[lane], p.alpha + row * p.alpha_stride + expert);
+        }
+        gathering.end(shared.full);
       }
-      gathering.end(shared.full);
     });
   }
 
   __device__ static void multiply(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices, const Work& work,
                                   Memory& shared, Ring& ring, uint32_t consumer) {
-    for (int32_t index = work.begin; index < work.end; ++index) {
-      const int32_t rows = choices.rows(index);
-      for (int32_t first = 0; first < rows; first += kGroup) {
-        const int32_t count = min(rows - first, kGroup);
-        if (count <= 8)
-          add_group<8>(p, shared, ring, count, consumer);
-        else
-          add_group<kGroup>(p, shared, ring, count, consumer);
-      }
-    }
+    each_group(choices, work, [&](int32_t, int32_t, int32_t count) {
+      if (count <= 8)
+        add_group<8>(p, shared, ring, count, consumer);
+      else
+        add_group<kGroup>(p, shared, ring, count, consumer);
+    });
   }
 
   /* An expert's blocks for a group of `count` tokens, kN at most; two products are under way. Sums of a thread: of
@@ -340,7 +347,7 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
         finish(p, work, shared, one_wave);
       } else if (threadIdx.x == 0) {
         load_weights(p, choices, work, shared, ring);
-      } else if (threadIdx.x / 32 == 1) {
+      } else if (threadIdx.x / 32 - 1 < kGatherers) {
         gather_tokens(p, choices, work, shared, gathering);
       }
       __syncthreads();
