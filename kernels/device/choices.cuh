@@ -140,42 +140,6 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
   return choices;
 }
 
-/* Of few rows, 32 at most: a bit a row for each expert. */
-__device__ __forceinline__ uint32_t* choosers() {
-  __shared__ uint32_t rows[Hits::kMost];
-  return rows;
-}
-
-/* As load_hits, from the rows' bits; fills choosers() too. */
-__device__ __forceinline__ Hits load_choosers(const tdm_choices_params& p, int32_t n_experts, int32_t live) {
-  __shared__ int32_t count;
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
-  const int32_t words = (min(n_experts, Hits::kMost) + 31) / 32, warps = static_cast<int32_t>(blockDim.x / 32);
-  for (int32_t word = warp; word < words; word += warps) {
-    const uint32_t row_bits = lane < live ? static_cast<uint32_t>(__ldcg(p.bits + lane * p.stride + word)) : 0;
-    uint32_t rows = 0;
-#pragma unroll 8
-    for (int bit = 0; bit < 32; ++bit) {
-      const uint32_t column = __ballot_sync(~0u, row_bits >> bit & 1);
-      rows = lane == bit ? column : rows;
-    }
-    choosers()[32 * word + lane] = 32 * word + lane < n_experts ? rows : 0;
-  }
-  __syncthreads();
-  if (warp == 0) {
-    int32_t n = 0;
-    for (int32_t expert = lane; expert < 32 * words; expert += 32) {
-      const bool present = choosers()[expert] != 0;
-      const uint32_t all = __ballot_sync(~0u, present);
-      if (present) Hits::list()[n + __popc(all & ((1u << lane) - 1))] = expert;
-      n += __popc(all);
-    }
-    if (lane == 0) count = n;
-  }
-  __syncthreads();
-  return Hits{count, true};
-}
-
 /* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done,
  * and a second time for what it stored, if kStores. The tensor cores read what plain copies wrote: between full[] and
  * them every thread of the warpgroup has a fence_async_shared. */

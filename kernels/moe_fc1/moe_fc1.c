@@ -6,6 +6,7 @@
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
 #include "kernels/moe_fc1/moe_fc1_bf16_sm90.h"
+#include "kernels/moe_fc1/moe_fc1_few_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_grouped_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/ops.h"
@@ -54,20 +55,26 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_fc1, args, NULL, NULL);
 }
 
-/* Whether a kernel gathers the rows that chose an expert; few rows are all computed, and what is not wanted is not
- * stored. */
+static bool chosen_by_few(const tdm_moe_fc1_args* args) {
+  return tdm_view_present(&args->chosen) &&
+         tdm_moe_fc1_few_sm90_suits(args->x.shape[0], args->w13.shape[0], args->w13.shape[1] / 2, args->x.shape[1]);
+}
+
+/* Whether a kernel gathers the rows that chose an expert. */
 static bool gathers(const tdm_moe_fc1_args* args) {
-  return tdm_view_present(&args->chosen) && args->x.shape[0] > TDM_MOE_FC1_FEW_ROWS;
+  return tdm_view_present(&args->chosen) && !chosen_by_few(args);
 }
 
 static void plan_sm90(const void* args_, int32_t sms, tdm_moe_fc1_sm90_plan* out_plan) {
   const tdm_moe_fc1_args* args = args_;
   const int64_t rows = args->x.shape[0], hidden = args->x.shape[1], experts = args->w13.shape[0];
-  const bool some = tdm_view_present(&args->hits) || tdm_view_present(&args->chosen);
-  if (gathers(args))
-    tdm_moe_fc1_grouped_sm90_make_plan(rows, experts, args->w13.shape[1] / 2, hidden, sms, out_plan);
+  const int64_t intermediate = args->w13.shape[1] / 2;
+  if (chosen_by_few(args))
+    tdm_moe_fc1_few_sm90_make_plan(rows, experts, intermediate, hidden, sms, out_plan);
+  else if (gathers(args))
+    tdm_moe_fc1_grouped_sm90_make_plan(rows, experts, intermediate, hidden, sms, out_plan);
   else
-    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, some, out_plan);
+    tdm_moe_fc1_sm90_make_plan(rows, args->out.shape[1], hidden, sms, tdm_view_present(&args->hits), out_plan);
 }
 
 static void plan_bf16(const void* args_, int32_t sms, tdm_moe_fc1_bf16_sm90_plan* out_plan) {

@@ -30,7 +30,7 @@ int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k) {
  * segments the sums are those of whole tiles. */
 static int32_t piece_of(int64_t m, int32_t segments, bool some) {
   if (segments > 1) return 64;
-  return !some || m > TDM_MOE_FC1_FEW_ROWS ? 0 : m > 1 ? 64 : 32;
+  return !some || m > 4 ? 0 : m > 1 ? 64 : 32;
 }
 
 void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool some,
@@ -75,7 +75,7 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                     "moe_fc1: experts of w13 (stride %lld) and w13_scale (stride %lld) must follow each other",
                     (long long)w->stride[0], (long long)w_scale->stride[0]);
   uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
-  uint32_t x_rows = (uint32_t)plan->tokens;
+  uint32_t x_rows = (uint32_t)plan->tokens, x_blocks = plan->x_blocks ? (uint32_t)plan->x_blocks : 1;
   if (plan->tokens >= 64) x_rows = tdm_gemm_loaded_rows(x->shape[0], plan->tokens);
   tdm_tensor_tile w_tile = {tdm_view_data(w),
                             TDM_E4M3,
@@ -86,13 +86,13 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                             true};
   tdm_tensor_tile x_tile = {
       tdm_view_data(x), TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},
-      {128, x_rows, 1}, true};
+      {128, x_rows, x_blocks}, true};
   tdm_tensor_tile scale_tile = {tdm_view_data(x_scale),
                                 TDM_F32,
                                 2,
                                 {(uint64_t)x->shape[0], k_blocks},
                                 {(uint64_t)x_scale->stride[0] * sizeof(float)},
-                                {x_rows, 1},
+                                {x_rows, x_blocks},
                                 false};
   if (args->out.stride[0] % 16 != 0 || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&x_tile) ||
       !tdm_tensor_tile_valid(&scale_tile))

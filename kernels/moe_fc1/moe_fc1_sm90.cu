@@ -19,7 +19,6 @@
  *
  * Limit: device bandwidth on w13 up to about 64 tokens; then L2, tensor cores and promotion. */
 
-#include "kernels/device/choices.cuh"
 #include "kernels/moe_fc1/moe_fc1_swap.cuh"
 
 namespace {
@@ -260,7 +259,7 @@ template <int kTokens, int kRows, int kStages> struct SplitShared {
 template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
   using Memory = SplitShared<kTokens, kRows, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_SPLIT_SHARED(kTokens, kRows, kStages), "launch size");
-  static_assert(sizeof(Memory) <= 232448 - 2 * 4 * tdm::Hits::kMost - 16, "shared memory of a Hopper CTA");
+  static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
   static constexpr bool kByRows = kTokens == 64; /* consumers divide the rows, not the tokens */
   static constexpr int kPieces = 128 / kRows, kN = kByRows ? kRows : 2 * kRows, kCount = kN / 2;
   static constexpr uint32_t kBothConsumers = 1;
@@ -435,13 +434,9 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
     }
     tdm::named_barrier_sync(kBothConsumers, 256);
     const uint32_t shares = shared.flag;
-    /* Of rows that chose experts neither what others have there nor the scales behind them are touched. */
-    const bool some = p.choices.bits != nullptr;
-    const uint32_t wanted = some ? tdm::choosers()[unit.n_tile / p.expert_tiles] : 0;
     for (int32_t part = 0; part < parts; ++part) {
       if ((shares >> part & 1) == 0) continue;
       for (int32_t token = part + parts * warp; token < (rows + 3) / 4 * 4; token += parts * 8) {
-        if (some && (token >= 32 || (wanted >> token & 1) == 0)) continue;
         quantise(p, partials + lane / (kRows / 4) * p.segments * kPart + token * kRows + lane % (kRows / 4) * 4, kPart,
                  kMatrix, m0 + token, token < rows, unit.n_tile);
       }
@@ -498,9 +493,6 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
     if (p.hits != nullptr) {
       tdm::step_wait(sync);
       hits = tdm::load_hits(p.hits, p.n_experts);
-    } else if (p.choices.bits != nullptr) {
-      tdm::step_wait(sync);
-      hits = tdm::load_choosers(p.choices, p.n_experts, tdm::live_rows(p.n_tokens, p.m));
     }
     if (threadIdx.x < 128) {
       tdm::registers_lower<56>();

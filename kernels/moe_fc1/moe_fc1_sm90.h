@@ -8,13 +8,11 @@
 #include "kernels/moe_fc1/moe_fc1_params.h"
 #include "tandem/ops.h"
 
-/* Up to so many rows the kernels for some experts take `chosen` too; above, moe_fc1_grouped_sm90.h. */
-enum { TDM_MOE_FC1_FEW_ROWS = 4 };
-
 typedef struct tdm_moe_fc1_sm90_plan {
   tdm_kernel_launch launch;
   int32_t piece;  /* few tiles: so many gate rows, their up rows, and a segment a unit; 0: a whole tile */
   int32_t tokens; /* of a tile */
+  int32_t x_blocks; /* along K that a copy of x brings; 0: one */
   int32_t segments;
   size_t partial_bytes; /* workspace, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */
@@ -24,8 +22,7 @@ typedef struct tdm_moe_fc1_sm90_plan {
  */
 int32_t tdm_moe_fc1_sm90_segments(int64_t n, int64_t k);
 
-/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs; `some`: of some experts, or of few
- * rows those that chose an expert. */
+/* For up to m rows, `n` = E*I output columns and k = H on `sms` SMs; `some`: of the experts of a list. */
 void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bool some,
                                 tdm_moe_fc1_sm90_plan* out_plan);
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/moe_fc1/moe_fc1_few_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_grouped_sm90.h"
 #include "kernels/moe_fc2/moe_fc2.h"
 #include "kernels/moe_fc2/moe_fc2_grouped_sm90.h"
@@ -392,7 +393,7 @@ Test(moe_chosen, plans_kernels) {
     int64_t m, experts, intermediate, hidden;
     const char *fc1, *fc2;
   } plans[] = {
-      {1, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {9, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
       {16, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
       {17, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
       {129, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
@@ -414,6 +415,20 @@ Test(moe_chosen, plans_kernels) {
     cr_expect_leq(fc1.launch.shared_bytes, TDM_SHARED_BYTES, "plan %zu: %u", i, fc1.launch.shared_bytes);
     cr_expect_leq(fc2.launch.shared_bytes, TDM_SHARED_BYTES, "plan %zu: %u", i, fc2.launch.shared_bytes);
   }
+}
+
+/* Few rows: one has pieces of 16 gate rows, others of 32; what has few tiles or is long along K is not for it. */
+Test(moe_chosen, plans_kernels_of_few_rows) {
+  tdm_moe_fc1_sm90_plan plan;
+  tdm_moe_fc1_few_sm90_make_plan(1, 257, 256, 7168, 132, &plan);
+  cr_expect_str_eq(plan.launch.kernel, "tdm_moe_fc1_few_n16_sm90");
+  tdm_moe_fc1_few_sm90_make_plan(8, 257, 256, 8192, 132, &plan);
+  cr_expect_str_eq(plan.launch.kernel, "tdm_moe_fc1_few_n32_sm90");
+  cr_expect_leq(plan.launch.shared_bytes, TDM_SHARED_BYTES, "%u", plan.launch.shared_bytes);
+  cr_expect(tdm_moe_fc1_few_sm90_suits(8, 257, 256, 8192));
+  cr_expect_not(tdm_moe_fc1_few_sm90_suits(9, 257, 256, 7168), "rows");
+  cr_expect_not(tdm_moe_fc1_few_sm90_suits(8, 257, 256, 8320), "blocks along K");
+  cr_expect_not(tdm_moe_fc1_few_sm90_suits(1, 4, 128, 7168), "tiles");
 }
 
 /* There are kernels for FP8 alone. */
