@@ -118,7 +118,7 @@ template <int kTokens, int kStages> struct BmmQuant {
   }
 
   __device__ static void run(const tdm_bmm_quant_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     Gemm::prepare(p.gemm, shared, sync);
     if (threadIdx.x < 128) {

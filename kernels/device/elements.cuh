@@ -28,23 +28,6 @@ __device__ __forceinline__ float round_element(float value, int32_t dtype) {
   return dtype == TDM_KERNEL_F32 ? value : __bfloat162float(__float2bfloat16_rn(value));
 }
 
-/* Volatile, lest the load be moved behind the test of the live count. */
-__device__ __forceinline__ uint4 fetch_16(const void* address) {
-  uint4 v;
-  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(address)
-               : "memory");
-  return v;
-}
-
-/* Likewise. */
-__device__ __forceinline__ int32_t fetch_i32(const int32_t* address) {
-  int32_t v;
-  asm volatile("ld.global.s32 %0, [%1];" : "=r"(v) : "l"(address) : "memory");
-  return v;
-}
-
 /* Elements index .. index + 7; with `vectors` the address is 16-byte aligned. */
 __device__ __forceinline__ void load_8(float (&v)[8], const void* data, int32_t dtype, int64_t index, bool vectors) {
   if (!vectors) {
@@ -105,34 +88,6 @@ __device__ __forceinline__ void store_bytes_8(uint8_t* target, uint2 bytes, bool
       target[4 + i] = static_cast<uint8_t>(bytes.y >> (8 * i));
     }
   }
-}
-
-/* 8 bytes, if `inside`: a predicate, no branch, so that what comes before and after can mix. */
-__device__ __forceinline__ void store_8_bytes_if(bool inside, void* target, uint2 bytes) {
-  asm volatile("{\n"
-               ".reg .pred p;\n"
-               "setp.ne.b32 p, %0, 0;\n"
-               "@p st.global.v2.b32 [%1], {%2, %3};\n"
-               "}\n" ::"r"(static_cast<int32_t>(inside)),
-               "l"(target), "r"(bytes.x), "r"(bytes.y)
-               : "memory");
-}
-
-/* 16 bytes from global to shared memory, past L1. The thread that asked waits until at most kGroups of its groups are
- * under way. */
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "l"(global)
-      : "memory");
-}
-
-__device__ __forceinline__ void copy_async_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int kGroups> __device__ __forceinline__ void copy_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 /* Live rows: the count in device memory, or `rows`. */

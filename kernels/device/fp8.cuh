@@ -5,26 +5,12 @@
 
 #include <cuda_bf16.h>
 
-#include <cstdint>
+#include "kernels/device/instructions.cuh"
 
 namespace tdm {
 
-/* Two floats to e4m3, `low` in the low byte: nearest, ties to even, saturating to 448; NaN gives 0x7f. */
-__device__ __forceinline__ uint16_t e4m3x2(float low, float high) {
-  uint16_t packed;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
 __device__ __forceinline__ uint32_t e4m3x4(float v0, float v1, float v2, float v3) {
   return static_cast<uint32_t>(e4m3x2(v0, v1)) | static_cast<uint32_t>(e4m3x2(v2, v3)) << 16;
-}
-
-/* Two floats to bf16, `low` in the low half: nearest, ties to even. */
-__device__ __forceinline__ uint32_t bf16x2(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
 }
 
 __device__ __forceinline__ float bf16_low(uint32_t packed) {
@@ -35,31 +21,11 @@ __device__ __forceinline__ float bf16_high(uint32_t packed) {
   return __uint_as_float(packed & 0xffff0000u);
 }
 
-/* The larger magnitude of either half; its sign is of no use. NaN wins over all. */
-__device__ __forceinline__ uint32_t bf16x2_largest(uint32_t a, uint32_t b) {
-  uint32_t largest;
-  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(largest) : "r"(a), "r"(b));
-  return largest;
-}
-
-__device__ __forceinline__ float f32_largest(float a, float b) {
-  float largest;
-  asm("max.NaN.xorsign.abs.f32 %0, %1, %2;" : "=f"(largest) : "f"(a), "f"(b));
-  return largest;
-}
-
 /* Scale of a block whose largest magnitude is `amax`; `broken`: the block holds NaN or infinity. */
 __device__ __forceinline__ float quant_scale(float amax, bool broken, float eps, bool pow2) {
   uint32_t bits = __float_as_uint(fmaxf(amax, eps) * (1.0f / 448.0f));
   if (pow2) bits = (bits + 0x007fffffu) & 0x7f800000u;
   return __uint_as_float(broken ? 0x7fc00000u : bits);
-}
-
-/* 1 / value to within a bit; value normal. */
-__device__ __forceinline__ float reciprocal_near(float value) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-  return result;
 }
 
 /* Values of a block over its scale. Not always the correctly rounded quotient, but always one that e4m3 cannot tell

@@ -15,16 +15,6 @@ namespace tdm {
 /* A number that a lambda can take as a compile-time constant. */
 template <int kValue> struct Constant { static constexpr int value = kValue; };
 
-/* No instruction: the compiler keeps the value in a register instead of computing it again in a loop. */
-template <class Value> __device__ __forceinline__ Value kept(Value value) {
-  if constexpr (sizeof(Value) == 8) {
-    asm volatile("" : "+l"(value));
-  } else {
-    asm volatile("" : "+r"(value));
-  }
-  return value;
-}
-
 /* Rows of a token tile that are loaded: not those that no batch of m tokens has, which the copy engine would fill. */
 __device__ __forceinline__ uint32_t loaded_rows(int32_t m, int32_t tile) {
   return static_cast<uint32_t>(min((m + 7) / 8 * 8, tile));

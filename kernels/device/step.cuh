@@ -26,6 +26,11 @@
 
 #include "runtime/step_sync.h"
 
+/* The CTA's dynamic shared memory, as an array `name` of `type`. */
+#define TDM_DYNAMIC_SHARED(type, name, alignment)                                                                      \
+  extern __shared__ __align__(alignment)                                                                               \
+  type name[]
+
 namespace tdm {
 
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* word) {

@@ -205,7 +205,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
 
   template <class More = NothingMore>
   __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync, const More& more = {}) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     constexpr bool kUneven = !kTwoCtas || More::kRegisters;
     prepare(p, shared, sync);

@@ -331,7 +331,7 @@ struct GemmFp8Plain {
 
   __device__ static void run(const tdm_gemm_fp8_params& p, const tdm_gemm_fp8_groups& groups,
                              const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     step_enter(sync);
     if (threadIdx.x == 0) {

@@ -232,7 +232,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
   }
 
   __device__ static void run(const tdm_gemm_fp8_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     step_enter(sync);
     if (threadIdx.x == 0) {

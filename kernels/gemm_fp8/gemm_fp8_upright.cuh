@@ -116,9 +116,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
   /* activation scale * weight scale, the order of the reference. Opaque, or the compiler multiplies once a predicate.
    */
   static __device__ __forceinline__ float product(float token, float weight) {
-    float value = token * weight;
-    asm volatile("" : "+f"(value));
-    return value;
+    return kept(token * weight);
   }
 
   static __device__ __forceinline__ void promote(float (&c)[kCount], const float (&acc)[kCount], const Scales& scales,
@@ -293,7 +291,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
   }
 
   __device__ static void run(const tdm_gemm_fp8_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     step_enter(sync);
     if (threadIdx.x == 0) {

@@ -210,7 +210,7 @@ struct Place {
 };
 
 template <bool kHalves> __device__ __forceinline__ void heads_of_512(const Params& p, const tdm_step_sync& sync) {
-  extern __shared__ __align__(128) uint8_t memory[];
+  TDM_DYNAMIC_SHARED(uint8_t, memory, 128);
   constexpr int kSlots = TDM_INVERSE_ROPE_QUANT_SLOTS, kSlotBytes = TDM_INVERSE_ROPE_QUANT_SLOT_BYTES;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32), runs = p.heads / warps;

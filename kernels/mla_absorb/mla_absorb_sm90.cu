@@ -48,7 +48,7 @@ template <int kRows, int kTokens, int kStages> struct MlaAbsorb {
   }
 
   __device__ static void run(const tdm_mla_absorb_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     if (threadIdx.x == 0) shared.taken = 0;
     Gemm::prepare(p.gemm, shared, sync);

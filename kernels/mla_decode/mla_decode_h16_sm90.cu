@@ -361,7 +361,7 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
     tdm_mla_decode_h16_sm90(const __grid_constant__ tdm_mla_decode_params p,
                             const __grid_constant__ tdm_step_sync sync) {
-  extern __shared__ __align__(1024) uint8_t memory[];
+  TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
     tdm::mbarrier_init(&shared.q_full, 1);

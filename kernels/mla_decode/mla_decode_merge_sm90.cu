@@ -144,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
 extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
     tdm_mla_decode_merge_many_sm90(const __grid_constant__ tdm_mla_decode_params p,
                                    const __grid_constant__ tdm_step_sync sync) {
-  extern __shared__ __align__(16) uint8_t memory[];
+  TDM_DYNAMIC_SHARED(uint8_t, memory, 16);
   tdm::step_begin(sync);
   merge_many(p, reinterpret_cast<Part(*)[32]>(memory));
   tdm::step_end(sync);

@@ -250,7 +250,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   }
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     tdm::step_enter(sync);
     if (threadIdx.x == 0) {
@@ -460,7 +460,7 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
   }
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     tdm::step_enter(sync);
     if (threadIdx.x == 0) {
@@ -730,7 +730,7 @@ template <int kTokens, int kStages> struct MoeFc1Split {
   }
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     tdm::step_enter(sync);
     if (threadIdx.x == 0) {

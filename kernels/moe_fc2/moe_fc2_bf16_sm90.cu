@@ -175,7 +175,7 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
   }
 
   __device__ static void run(const tdm_moe_fc2_bf16_params& p, const tdm_step_sync& sync) {
-    extern __shared__ __align__(1024) uint8_t memory[];
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     Gemm::prepare(p.gemm, shared, sync);
     tdm::Hits hits{p.n_experts, false};

@@ -28,8 +28,7 @@ __device__ __forceinline__ float sigmoid(float logit) {
   const double exponential =
       __hiloint2double(__double2hiint(sum) + __double2int_rn(k) * (1 << 20), __double2loint(sum));
   const double d = 1.0 + exponential;
-  double y;
-  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(d));
+  double y = reciprocal_near(d);
   y = fma(y, fma(-d, y, 1.0), y);
   y = fma(y, fma(-d, y, 1.0), y);
   return isnan(logit) ? logit : static_cast<float>(y);

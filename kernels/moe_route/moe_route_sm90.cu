@@ -107,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS, 1)
     return tdm::step_end(sync);
   }
   tdm::step_begin(sync);
-  extern __shared__ float memory[];
+  TDM_DYNAMIC_SHARED(float, memory, 4);
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   float* scores = memory + warp * TDM_MOE_ROUTE_FLOATS(p.experts, p.n_group);
   float *biased = scores + p.experts, *groups = biased + p.experts;

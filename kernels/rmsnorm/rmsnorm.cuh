@@ -140,7 +140,7 @@ __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, co
  * row in f32. */
 __device__ __forceinline__ void rmsnorm_rows(const tdm_rmsnorm_params& p, const tdm_step_sync& sync, int32_t cta,
                                              int32_t n_ctas) {
-  extern __shared__ float row_values[];
+  TDM_DYNAMIC_SHARED(float, row_values, 4);
   __shared__ float scratch[32];
   if (p.vectors != 0 && p.cols <= 8 * static_cast<int32_t>(blockDim.x)) {
     return rmsnorm_one_pass(p, sync, cta, n_ctas, scratch);

@@ -289,7 +289,7 @@ __device__ int32_t draw(const Row& row, Cut kept, bool all, uint32_t word, Scrat
 extern "C" __global__ void __launch_bounds__(TDM_SAMPLE_THREADS)
     tdm_sample_sm90(const __grid_constant__ tdm_sample_params p, const __grid_constant__ tdm_step_sync sync) {
   tdm::step_begin(sync);
-  extern __shared__ uint64_t histograms[];
+  TDM_DYNAMIC_SHARED(uint64_t, histograms, 8);
   __shared__ Scratch scratch;
   const int32_t live = tdm::live_rows(p.n_rows, p.rows);
   for (int32_t r = static_cast<int32_t>(blockIdx.x); r < live; r += static_cast<int32_t>(gridDim.x)) {
