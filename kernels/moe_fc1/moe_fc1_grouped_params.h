@@ -15,21 +15,10 @@ typedef struct tdm_moe_fc1_grouped_params {
 
 static_assert(sizeof(tdm_moe_fc1_grouped_params) == 640, "kernel ABI");
 
-enum {
-  TDM_MOE_FC1_GROUPED_CHUNKS = 8, /* of a tile that CTAs share */
-  TDM_MOE_FC1_GROUPED_QUEUE = 3
-};
-
-/* Tiles that are shared by so many CTAs, where there are as many: enough for a chunk to be done when its tile's next one
- * is drawn. At most one a CTA more. */
-#define TDM_MOE_FC1_GROUPED_DRAWN(ctas) ((ctas) + (ctas) / 2)
-
 /* Launch size of a variant, asserted in the kernel; the choices' bytes come on top. */
-#define TDM_MOE_FC1_GROUPED_SHARED(tokens, stages)                                                                     \
-  (TDM_MOE_FC1_SWAP_SHARED(tokens, stages) + 4 * (3 * (tokens) + 1 + TDM_MOE_FC1_GROUPED_QUEUE) +                      \
-   16 * TDM_MOE_FC1_GROUPED_QUEUE)
+#define TDM_MOE_FC1_GROUPED_SHARED(tokens, stages) (TDM_MOE_FC1_SWAP_SHARED(tokens, stages) + 4 * (3 * (tokens) + 4))
 
-/* What a chunk leaves of sums of 256 rows of weights. */
+/* What a CTA may leave for the next one of sums of 256 rows of weights. */
 #define TDM_MOE_FC1_GROUPED_SUM_BYTES(tokens) (256 * 4 * (tokens))
 
 #endif

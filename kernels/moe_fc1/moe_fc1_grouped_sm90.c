@@ -28,9 +28,8 @@ void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t in
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_grouped_%s_sm90", variants[v].name);
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   if (segments == 1 && m <= TDM_CHOICES_ROWS) { /* CTAs share tiles */
-    const size_t ctas = plan.launch.grid, shared = TDM_MOE_FC1_GROUPED_DRAWN(ctas) + ctas;
-    plan.partial_bytes = shared * TDM_MOE_FC1_GROUPED_SUM_BYTES((size_t)plan.tokens);
-    plan.counter_bytes = (3 + shared) * sizeof(uint32_t);
+    plan.partial_bytes = (size_t)plan.launch.grid * TDM_MOE_FC1_GROUPED_SUM_BYTES((size_t)plan.tokens);
+    plan.counter_bytes = (1 + (size_t)plan.launch.grid) * sizeof(uint32_t);
   }
   plan.launch.block = TDM_MOE_FC1_THREADS;
   const int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
@@ -53,7 +52,6 @@ tdm_status tdm_moe_fc1_grouped_sm90_params(const tdm_moe_fc1_args* args, const t
                                        .x_stride = stride,
                                        .x_scale = tdm_view_data(&args->x_scale),
                                        .x_scale_stride = args->x_scale.stride[0]};
-  if (plan->partial_bytes == 0) partials = counters = NULL; /* whole tiles */
   TDM_TRY(tdm_moe_fc1_sm90_params(args, plan, partials, counters, encode, encode_ctx, &params.fc1));
   *out_params = params;
   return TDM_OK;

@@ -71,15 +71,6 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
     }
   }
 
-  /* The first weights to L2: 192 KB, of all CTAs some 20 MB. */
-  __device__ static void fetch_ahead(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices,
-                                     const Work& work) {
-    const int32_t experts = (12 + p.blocks - 1) / p.blocks, end = min(work.end, work.begin + experts);
-    for (int32_t index = work.begin; index < end; ++index)
-      for (int32_t block = 0; block < min(p.blocks, 12); ++block)
-        tdm::tma_prefetch_3d(&p.w, 0, work.tile * 128, choices.expert(index) * p.blocks + block);
-  }
-
   __device__ static void load_weights(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices,
                                       const Work& work, Memory& shared, Ring& ring) {
     const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
@@ -329,10 +320,16 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
       tdm::tma_prefetch_map(&p.w);
     }
     __syncthreads();
-    const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens, n_tiles = (p.n + 127) / 128;
-    Work work;
-    const auto begin = [&](int32_t u, int32_t live, int32_t m_tiles) {
+    tdm::step_wait(sync);
+    const int32_t live = tdm::live_rows(p.n_tokens, p.m);
+    const int32_t m_tiles = (live + kTokens - 1) / kTokens, all_m_tiles = (p.m + kTokens - 1) / kTokens;
+    const int32_t n_tiles = (p.n + 127) / 128, units = m_tiles * n_tiles * p.segments;
+    const bool one_wave = units <= static_cast<int32_t>(gridDim.x);
+    Ring ring;
+    Gathering gathering;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < units; u += static_cast<int32_t>(gridDim.x)) {
       const tdm::Unit unit = tdm::unit_at(u, m_tiles, p.segments, n_tiles);
+      Work work;
       work.first_row = unit.m_tile * kTokens;
       work.rows = min(live - work.first_row, kTokens);
       work.tile = unit.n_tile;
@@ -342,21 +339,6 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
                                                      work.first_row, live, kGroup);
       work.begin = choices.below(tdm::segment_begin(unit.segment, p.segments, p.n_experts, 1));
       work.end = choices.below(tdm::segment_begin(unit.segment + 1, p.segments, p.n_experts, 1));
-      return choices;
-    };
-    if (sync.fetches_ahead != 0) { /* the choices are most likely there; where they are not, this is a guess */
-      const tdm::Choices choices = begin(static_cast<int32_t>(blockIdx.x), p.m, all_m_tiles);
-      if (threadIdx.x == 0) fetch_ahead(p, choices, work);
-      __syncthreads();
-    }
-    tdm::step_wait(sync);
-    const int32_t live = tdm::live_rows(p.n_tokens, p.m);
-    const int32_t m_tiles = (live + kTokens - 1) / kTokens, units = m_tiles * n_tiles * p.segments;
-    const bool one_wave = units <= static_cast<int32_t>(gridDim.x);
-    Ring ring;
-    Gathering gathering;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Choices choices = begin(u, live, m_tiles);
       if (threadIdx.x >= 128) {
         for (int32_t i = static_cast<int32_t>(threadIdx.x) - 128; i < work.rows * 32; i += 256)
           reinterpret_cast<float4*>(shared.sums)[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
