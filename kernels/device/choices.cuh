@@ -157,6 +157,28 @@ template <int kStages, bool kStores> struct Gathering {
   }
 };
 
+/* By one thread: load(slot, block) for blocks `begin` to `end` - 1, a stage of `bytes` each, two at a time where there
+ * are two: neighbours along K are neighbours in memory, which likes to hear of them together. */
+template <int kStages, class Load>
+__device__ __forceinline__ void load_in_pairs(Ring<kStages>& ring, uint64_t (&full)[kStages],
+                                              uint64_t (&empty)[kStages], uint32_t bytes, int32_t begin, int32_t end,
+                                              Load load) {
+  for (int32_t block = begin; block < end; block += 2) {
+    Ring<kStages> second = ring;
+    second.advance();
+    const bool two = block + 1 < end;
+    mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
+    if (two) mbarrier_wait(&empty[second.slot], second.parity ^ 1);
+    mbarrier_arrive_expect(&full[ring.slot], bytes);
+    load(ring.slot, block);
+    ring = second;
+    if (!two) return;
+    mbarrier_arrive_expect(&full[second.slot], bytes);
+    load(second.slot, block + 1);
+    ring.advance();
+  }
+}
+
 /* Where the 16-byte piece `piece` of row `row` of a tile with rows of 128 bytes lies under the 128-byte swizzle. */
 __device__ __forceinline__ uint32_t swizzled(uint32_t row, uint32_t piece) {
   return row * 128 + (piece ^ row % 8) * 16;

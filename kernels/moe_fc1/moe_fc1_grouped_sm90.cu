@@ -9,11 +9,12 @@
  * 2. A warp gathers the tokens' rows and scales into the stages by plain asynchronous copies.
  * 3. Results go to the rows they belong to; nothing else in an expert's columns is written.
  * 4. All tiles' blocks along K lie one behind the other and are divided evenly among the CTAs, so that it does not
- * matter how many tiles there are. A CTA begins with the first blocks of its last tile and leaves their sums to the next
- * CTA, which ends with the others and finds them there: every sum is still added up from the first block to the last.
+ * matter how many tiles there are. A CTA begins with the first blocks of its last tile and leaves their sums to the
+ * next CTA, which ends with the others and finds them there: every sum is still added up from the first block to the
+ * last.
  *
- * A CTA waits for the one before it, so their order is that in which they begin to run: they draw numbers. Notes of sums
- * bear the number of the launch, so that what a launch leaves that went wrong misleads nobody.
+ * A CTA waits for the one before it, so their order is that in which they begin to run: they draw numbers. Notes of
+ * sums bear the number of the launch, so that what a launch leaves that went wrong misleads nobody.
  *
  * More than 256 rows are gone through in turns, all weights once a turn, tile by tile. Where the dense form cuts K into
  * segments (few tiles), a CTA goes through all of them and adds them up in the same order.
@@ -114,8 +115,13 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
       const int32_t index = choices.holder(unit / p.expert_tiles);
       const int32_t before = choices.before[index], groups = choices.before[index + 1] - before;
       const int32_t place = unit - before * p.expert_tiles, first = place % groups * kTokens;
-      return Piece{index, first, min(choices.rows(index) - first, kTokens),
-                   choices.expert(index) * p.expert_tiles + place / groups, groups == 1, begin, end};
+      return Piece{index,
+                   first,
+                   min(choices.rows(index) - first, kTokens),
+                   choices.expert(index) * p.expert_tiles + place / groups,
+                   groups == 1,
+                   begin,
+                   end};
     }
   };
 
@@ -123,13 +129,11 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
     for (int32_t i = 0; i < walk.pieces; ++i) {
       const Piece piece = walk.at(i);
-      for (int32_t kb = piece.begin; kb < piece.end; ++kb) {
-        tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-        tdm::mbarrier_arrive_expect(&shared.full[ring.slot], 256 * 128);
-        tdm::tma_load_3d(shared.w[ring.slot], &walk.p.w, &shared.full[ring.slot], piece.alone ? once : often, 0,
-                         piece.tile * 256, kb);
-        ring.advance();
-      }
+      tdm::load_in_pairs(ring, shared.full, shared.empty, 256 * 128, piece.begin, piece.end,
+                         [&](uint32_t slot, int32_t kb) {
+                           tdm::tma_load_3d(shared.w[slot], &walk.p.w, &shared.full[slot], piece.alone ? once : often,
+                                            0, piece.tile * 256, kb);
+                         });
     }
   }
 
@@ -200,7 +204,8 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
       Swap::template store<kN>(p, shared, gate, up, chosen, piece.tile, consumer);
   }
 
-  /* Sums lie as [CTA][gate, up][kN / 8][256 threads] float4; counters as the numbers drawn, then a note for each CTA. */
+  /* Sums lie as [CTA][gate, up][kN / 8][256 threads] float4; counters as the numbers drawn, then a note for each CTA.
+   */
   template <int kN> __device__ static __forceinline__ float4* sums_of(const tdm_moe_fc1_params& p, int32_t cta) {
     return reinterpret_cast<float4*>(p.partials) + int64_t{cta} * (kTokens / 4 * 256) + threadIdx.x - 128;
   }

@@ -76,19 +76,16 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
     const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
     each_group(choices, work, [&](int32_t index, int32_t, int32_t) {
       const uint64_t policy = choices.rows(index) <= kGroup ? once : often;
-      int32_t kb = choices.expert(index) * p.blocks;
-      for (const int32_t end = kb + p.blocks; kb < end; ++kb) {
-        tdm::mbarrier_wait(&shared.empty[ring.slot], ring.parity ^ 1);
-        tdm::mbarrier_arrive_expect(&shared.full[ring.slot], 128 * 128);
-        tdm::tma_load_3d(shared.w[ring.slot], &p.w, &shared.full[ring.slot], policy, 0, work.tile * 128, kb);
-        ring.advance();
-      }
+      const int32_t kb = choices.expert(index) * p.blocks;
+      tdm::load_in_pairs(ring, shared.full, shared.empty, 128 * 128, kb, kb + p.blocks, [&](uint32_t slot, int32_t at) {
+        tdm::tma_load_3d(shared.w[slot], &p.w, &shared.full[slot], policy, 0, work.tile * 128, at);
+      });
     });
   }
 
-  /* A warp, one of some that take groups in turn: 16 bytes of a row a lane, four rows at a time; lane r has the scale and
-   * the weight of token r. From a group to its next one a warp goes no further than once around the ring: two rounds
-   * ahead the parity of empty[] is the same as now. */
+  /* A warp, one of some that take groups in turn: 16 bytes of a row a lane, four rows at a time; lane r has the scale
+   * and the weight of token r. From a group to its next one a warp goes no further than once around the ring: two
+   * rounds ahead the parity of empty[] is the same as now. */
   __device__ static void gather_tokens(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices,
                                        const Work& work, Memory& shared, Gathering& gathering) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), mine = static_cast<int32_t>(threadIdx.x / 32) - 1;
