@@ -137,14 +137,151 @@ template <int kTokens, int kStages> struct MoeFc2Grouped {
     });
   }
 
+  /* Goes through the groups as each_group does. */
+  struct Groups {
+    const tdm::Choices& choices;
+    int32_t index, end, rows, first;
+
+    __device__ Groups(const tdm::Choices& chosen, const Work& work)
+        : choices(chosen), index(work.begin), end(work.end), rows(0), first(0) {
+      if (index < end) rows = choices.rows(index);
+    }
+    __device__ __forceinline__ bool has() const {
+      return index < end;
+    }
+    __device__ __forceinline__ int32_t count() const {
+      return min(rows - first, kGroup);
+    }
+    __device__ __forceinline__ void advance() {
+      first += kGroup;
+      if (first < rows) return;
+      first = 0;
+      if (++index < end) rows = choices.rows(index);
+    }
+  };
+
+  /* Experts of up to two blocks, as those of a rank are, and up to eight tokens: a group's products are under way while
+   * the one before is added. */
   __device__ static void multiply(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& choices, const Work& work,
                                   Memory& shared, Ring& ring, uint32_t consumer) {
-    each_group(choices, work, [&](int32_t, int32_t, int32_t count) {
-      if (count <= 8)
-        add_group<8>(p, shared, ring, count, consumer);
-      else
-        add_group<kGroup>(p, shared, ring, count, consumer);
-    });
+    Groups groups(choices, work);
+    const auto small = [&] { return groups.has() && groups.count() <= 8 && p.blocks <= 2; };
+    while (groups.has()) {
+      if (small()) {
+        Few even, odd;
+        Ring asked = ring;
+        const auto issue = [&](Few& few) {
+          issue_few(few, p, shared, asked, consumer);
+          groups.advance();
+        };
+        issue(even);
+        for (;;) {
+          if (!small()) {
+            finish_few(tdm::Constant<0>(), even, p, shared, ring, consumer);
+            break;
+          }
+          issue(odd);
+          finish_few(tdm::Constant<1>(), even, p, shared, ring, consumer);
+          if (!small()) {
+            finish_few(tdm::Constant<0>(), odd, p, shared, ring, consumer);
+            break;
+          }
+          issue(even);
+          finish_few(tdm::Constant<1>(), odd, p, shared, ring, consumer);
+        }
+      } else {
+        const int32_t count = groups.count();
+        groups.advance();
+        if (count <= 8)
+          add_group<8>(p, shared, ring, count, consumer);
+        else
+          add_group<kGroup>(p, shared, ring, count, consumer);
+      }
+    }
+  }
+
+  struct Few {
+    float acc[2][4];
+  };
+
+  /* The second block's product is of a stage that may be another group's, or empty, where there is one block. */
+  __device__ static __forceinline__ void issue_few(Few& few, const tdm_moe_fc2_grouped_params& p, Memory& shared,
+                                                   Ring& asked, uint32_t consumer) {
+    Ring second = asked;
+    second.advance();
+    tdm::mbarrier_wait(&shared.full[asked.slot], asked.parity);
+    if (p.blocks > 1) tdm::mbarrier_wait(&shared.full[second.slot], second.parity);
+    tdm::fence_async_shared();
+    tdm::wgmma_fence();
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      const uint32_t slot = block == 0 ? asked.slot : second.slot;
+      const uint64_t w = tdm::wgmma_descriptor(shared.w[slot] + consumer * 64 * 128);
+      const uint64_t x = tdm::wgmma_descriptor(shared.x[slot]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<8>::issue(few.acc[block], w + 2 * k, x + 2 * k, k != 0);
+    }
+    tdm::wgmma_commit();
+    asked = second;
+    if (p.blocks > 1) asked.advance();
+  }
+
+  template <class Pending>
+  __device__ static __forceinline__ void finish_few(Pending, Few& few, const tdm_moe_fc2_grouped_params& p,
+                                                    Memory& shared, Ring& ring, uint32_t consumer) {
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const int32_t column = static_cast<int32_t>(64 * consumer + 16 * warp + lane / 4);
+    const int32_t token = static_cast<int32_t>(2 * (lane % 4));
+    const Ring first = ring;
+    ring.advance();
+    const Note &note = shared.notes[first.parity][first.slot], &other = shared.notes[ring.parity][ring.slot];
+    const int2 rows = *reinterpret_cast<const int2*>(&note.rows[token]);
+    const float2 weights = *reinterpret_cast<const float2*>(&note.alpha[token]);
+    const float2 scales = *reinterpret_cast<const float2*>(&note.scale[token]);
+    const float w_scale = note.w_scale;
+    float2 other_scales = make_float2(0.0f, 0.0f);
+    float other_w_scale = 0.0f;
+    if (p.blocks > 1) {
+      other_scales = *reinterpret_cast<const float2*>(&other.scale[token]);
+      other_w_scale = other.w_scale;
+    }
+    const int32_t row[2] = {rows.x, rows.y};
+    const float folded[2][2] = {{scales.x * weights.x, scales.y * weights.y},
+                                {other_scales.x * weights.x, other_scales.y * weights.y}};
+    const float scale[2][2] = {{folded[0][0] * w_scale, folded[0][1] * w_scale},
+                               {folded[1][0] * other_w_scale, folded[1][1] * other_w_scale}};
+    float* sums[2];
+    float c[4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sums[i] = shared.sums + max(row[i], 0) * 128 + (column ^ 8 * (row[i] & 3));
+      c[i] = row[i] < 0 ? 0.0f : *sums[i];
+      c[2 + i] = row[i] < 0 ? 0.0f : shared.sums[(sums[i] - shared.sums) ^ 8];
+    }
+    tdm::wgmma_wait<Pending::value>();
+    tdm::wgmma_settle(few.acc[0]);
+    tdm::wgmma_settle(few.acc[1]);
+#pragma unroll
+    for (int block = 0; block < 2; ++block)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (row[i] < 0 || folded[block][i] == 0.0f) continue; /* as the dense form passes over what has no weight */
+        c[i] = fmaf(scale[block][i], few.acc[block][i], c[i]);
+        c[2 + i] = fmaf(scale[block][i], few.acc[block][2 + i], c[2 + i]);
+      }
+    __syncwarp();
+    if (lane == 0) {
+      tdm::mbarrier_arrive(&shared.empty[first.slot]);
+      if (p.blocks > 1) tdm::mbarrier_arrive(&shared.empty[ring.slot]);
+    }
+    if (p.blocks > 1) ring.advance();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (row[i] < 0) continue;
+      *sums[i] = c[i];
+      shared.sums[(sums[i] - shared.sums) ^ 8] = c[2 + i];
+    }
+    __syncwarp(); /* another lane of this warp may have the token next */
   }
 
   /* An expert's blocks for a group of `count` tokens, kN at most; two products are under way. Sums of a thread: of
