@@ -51,7 +51,7 @@ bool tdm_moe_routes(const tdm_moe* moe);
 /* The weight that decides in which forms the block's input is wanted, x.plain for the router aside. */
 const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe);
 
-/* Dense, hits or grouped, and why, in a clause. Grouped only where it is `wanted`. */
+/* Dense, hits or grouped, and why, in a clause. */
 enum { TDM_MOE_REASON_BYTES = 160 };
 tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t rows, char reason[TDM_MOE_REASON_BYTES]);
 

@@ -116,8 +116,8 @@ static tdm_status encode_grouped(const void* args, const tdm_encode_env* env, td
   tdm_moe_fc1_sm90_plan kernel;
   tdm_moe_fc1_grouped_params params;
   plan_sm90(args, env->sms, &kernel);
-  TDM_TRY(tdm_moe_fc1_grouped_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map,
-                                          env->tensor_map_ctx, &params));
+  TDM_TRY(tdm_moe_fc1_grouped_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                          &params));
   return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }
 

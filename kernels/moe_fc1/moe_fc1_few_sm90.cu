@@ -202,7 +202,8 @@ template <int kRows> struct MoeFc1Few {
       if (real) {
         /* [tile][token][gate, up][128] */
         const int32_t row = unit.piece * kRows + warp % (kRows / 16) * 16 + lane / 4;
-        float* const mine = p.partials + ((int64_t{unit.tile} * kTokens + 2 * (lane % 4)) * 2 + (up ? 1 : 0)) * 128 + row;
+        float* const mine =
+            p.partials + ((int64_t{unit.tile} * kTokens + 2 * (lane % 4)) * 2 + (up ? 1 : 0)) * 128 + row;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           if (2 * (lane % 4) + j % 2 < p.m) __stcg(mine + j % 2 * 256 + j / 2 * 8, c[j]);
@@ -231,9 +232,9 @@ template <int kRows> struct MoeFc1Few {
       const float4* const from =
           reinterpret_cast<const float4*>(p.partials + (int64_t{unit.tile} * kTokens + token) * 256) + lane;
       const float4 gate = __ldcg(from), up = __ldcg(from + 32);
-      const float v[4] = {tdm::swiglu_quick(gate.x, up.x, p.swiglu_limit), tdm::swiglu_quick(gate.y, up.y, p.swiglu_limit),
-                          tdm::swiglu_quick(gate.z, up.z, p.swiglu_limit),
-                          tdm::swiglu_quick(gate.w, up.w, p.swiglu_limit)};
+      const float v[4] = {
+          tdm::swiglu_quick(gate.x, up.x, p.swiglu_limit), tdm::swiglu_quick(gate.y, up.y, p.swiglu_limit),
+          tdm::swiglu_quick(gate.z, up.z, p.swiglu_limit), tdm::swiglu_quick(gate.w, up.w, p.swiglu_limit)};
       uint32_t largest = 0;
 #pragma unroll
       for (int i = 0; i < 4; ++i) largest = max(largest, tdm::magnitude(v[i]));

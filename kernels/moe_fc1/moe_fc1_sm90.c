@@ -85,7 +85,7 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                             {128, plan->piece ? (uint32_t)plan->piece : 256, 1},
                             true};
   tdm_tensor_tile x_tile = {
-      tdm_view_data(x), TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},
+      tdm_view_data(x),        TDM_E4M3, 3, {128, (uint64_t)x->shape[0], k_blocks}, {(uint64_t)x->stride[0], 128},
       {128, x_rows, x_blocks}, true};
   tdm_tensor_tile scale_tile = {tdm_view_data(x_scale),
                                 TDM_F32,

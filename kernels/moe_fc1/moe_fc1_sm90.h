@@ -10,8 +10,8 @@
 
 typedef struct tdm_moe_fc1_sm90_plan {
   tdm_kernel_launch launch;
-  int32_t piece;  /* few tiles: so many gate rows, their up rows, and a segment a unit; 0: a whole tile */
-  int32_t tokens; /* of a tile */
+  int32_t piece;    /* few tiles: so many gate rows, their up rows, and a segment a unit; 0: a whole tile */
+  int32_t tokens;   /* of a tile */
   int32_t x_blocks; /* along K that a copy of x brings; 0: one */
   int32_t segments;
   size_t partial_bytes; /* workspace, any contents */

@@ -39,7 +39,7 @@ enum { TDM_MOE_FC2_GROUPED_THREADS = 384, TDM_MOE_FC2_GROUPED_NOTE_BYTES = 400, 
 /* Launch size of a variant: what sizeof gives in the kernel, asserted there; the choices' bytes come on top. */
 #define TDM_MOE_FC2_GROUPED_SHARED(tokens, stages)                                                                     \
   (((stages) * (128 * 128 + 128 * TDM_CHOICES_GROUP + 2 * TDM_MOE_FC2_GROUPED_NOTE_BYTES + 16) + 4 * 128 * (tokens) +  \
-    4 * TDM_CHOICES_GROUP * TDM_MOE_FC2_GATHERERS + 8 + 1023) /                                                                                \
+    4 * TDM_CHOICES_GROUP * TDM_MOE_FC2_GATHERERS + 8 + 1023) /                                                        \
    1024 * 1024)
 
 #endif
