@@ -34,8 +34,7 @@ static const struct argp_option options[] = {
      "signals",
      0},
     {"moe", 'e', DECODE_STEP_MOE, 0,
-     "which experts are computed: all, those that a token chose, or these and each for its tokens alone, on the host "
-     "device so far (default auto)",
+     "which experts are computed: all, those that a token chose, or these and each for its tokens alone (default auto)",
      0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"tokens", 'm', "A,B,...", 0, "sequences in the batch, one token each (default 1,16,64,128)", 0},

@@ -27,8 +27,7 @@ static const struct argp_option options[] = {
     {"strategy", 's', "serial|soft|split|green|signal", 0, "lanes, as in 02_decode_graph (default signal)", 0},
     {"side-sms", 'n', "N", 0, "SMs of the side lane (default 16)", 0},
     {"moe", 'e', DECODE_STEP_MOE, 0,
-     "which experts are computed: all, those that a token chose, or these and each for its tokens alone, on the host "
-     "device so far (default auto)",
+     "which experts are computed: all, those that a token chose, or these and each for its tokens alone (default auto)",
      0},
     {"tokens", 'm', "N", 0, "sequences in the batch, one token each (default 64)", 0},
     {"output", 'o', "DIR", 0, "folder for trace.svg and trace.json (default .)", 0},
