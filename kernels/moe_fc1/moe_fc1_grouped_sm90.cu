@@ -20,7 +20,6 @@
 
 #include "kernels/device/choices.cuh"
 #include "kernels/moe_fc1/moe_fc1_grouped_params.h"
-#include "kernels/moe_fc1/moe_fc1_shares.cuh"
 #include "kernels/moe_fc1/moe_fc1_swap.cuh"
 
 namespace {
@@ -48,7 +47,6 @@ struct ChosenRows {
 template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   using Swap = tdm::MoeFc1Swap<kTokens, kStages>;
   using Memory = typename Swap::Memory;
-  using Sums = tdm::Sums<kTokens, 256>;
   static constexpr bool kTwoCtas = kTokens <= 16;
 
   using Gathering = tdm::Gathering<kStages, false>;
@@ -57,8 +55,6 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   struct Places {
     int32_t multiplied[2][kTokens];
     int32_t gathered[kTokens];
-    tdm::Turn turn;
-    uint32_t padding[2];
   };
   static_assert(sizeof(Memory) + sizeof(Places) == TDM_MOE_FC1_GROUPED_SHARED(kTokens, kStages), "launch size");
 
@@ -141,8 +137,8 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     }
   }
 
-  __device__ static void multiply(const Walk& walk, const tdm::Turn& turn, Memory& shared, Places& places,
-                                  tdm::Ring<kStages>& ring, const tdm_step_sync& sync) {
+  __device__ static void multiply(const Walk& walk, Memory& shared, Places& places, tdm::Ring<kStages>& ring,
+                                  const tdm_step_sync& sync) {
     const uint32_t consumer = threadIdx.x / 128 - 1;
     for (int32_t i = 0; i < walk.share.pieces; ++i) {
       const Piece piece = walk.at(i);
@@ -151,27 +147,15 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
       if (threadIdx.x / 32 == 4) walk.choices.place_rows(piece.index, piece.first, kTokens, rows);
       const ChosenRows chosen{rows, piece.count};
       if constexpr (kSegmented) {
-        Swap::template multiply_tile<true>(walk.p, shared, ring, piece.tile, chosen, consumer);
+        Swap::multiply_segments(walk.p, shared, ring, piece.tile, chosen, consumer);
       } else if (piece.count <= 8) {
-        multiply_piece<8>(walk.p, turn, shared, ring, piece, chosen, consumer, sync);
+        Swap::template multiply_piece<8>(walk.p, shared, ring, piece.tile, chosen, consumer, piece.begin, piece.end,
+                                         sync);
       } else {
-        multiply_piece<kTokens>(walk.p, turn, shared, ring, piece, chosen, consumer, sync);
+        Swap::template multiply_piece<kTokens>(walk.p, shared, ring, piece.tile, chosen, consumer, piece.begin,
+                                               piece.end, sync);
       }
     }
-  }
-
-  template <int kN>
-  __device__ static __forceinline__ void multiply_piece(const tdm_moe_fc1_params& p, const tdm::Turn& turn,
-                                                        Memory& shared, tdm::Ring<kStages>& ring, const Piece& piece,
-                                                        const ChosenRows& chosen, uint32_t consumer,
-                                                        const tdm_step_sync& sync) {
-    float gate[kN / 2] = {}, up[kN / 2] = {};
-    if (piece.begin > 0) Sums::take_up(p, turn, gate, up, Swap::kBothConsumers, sync);
-    Swap::template add_blocks<kN>(p, shared, ring, piece.tile, chosen, consumer, piece.begin, piece.end, gate, up);
-    if (piece.end < p.k_blocks)
-      Sums::leave(p, turn, gate, up, Swap::kBothConsumers);
-    else
-      Swap::template store<kN>(p, shared, gate, up, chosen, piece.tile, consumer);
   }
 
   __device__ static void run(const tdm_moe_fc1_grouped_params& p, const tdm_step_sync& sync) {
@@ -190,18 +174,17 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     }
     __syncthreads();
     tdm::step_wait(sync);
-    if (threadIdx.x + 32 == blockDim.x) tdm::draw_turn(p.fc1, places.turn);
+    if (threadIdx.x + 32 == blockDim.x) tdm::draw_turn(p.fc1, shared.turn);
     const int32_t live = tdm::live_rows(p.fc1.n_tokens, p.fc1.m), rows = min(p.fc1.m, int32_t{TDM_CHOICES_ROWS});
     tdm::Ring<kStages> ring;
     Gathering gathering;
     for (int32_t first_row = 0; first_row < live; first_row += TDM_CHOICES_ROWS) {
       const tdm::Choices choices =
           tdm::load_choices(choices_memory, p.fc1.choices, p.fc1.n_experts, rows, first_row, live, kTokens);
-      const tdm::Turn turn = places.turn; /* behind a barrier */
-      const Walk walk(p.fc1, choices, turn);
+      const Walk walk(p.fc1, choices, shared.turn);
       if (threadIdx.x == 0) load_weights(walk, shared, ring);
       if (threadIdx.x / 32 == 1) gather_tokens(p, walk, shared, places.gathered, gathering);
-      if (threadIdx.x >= 128) multiply(walk, turn, shared, places, ring, sync);
+      if (threadIdx.x >= 128) multiply(walk, shared, places, ring, sync);
       __syncthreads();
     }
     tdm::step_end(sync);
