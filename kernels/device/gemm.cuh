@@ -119,7 +119,7 @@ __device__ __forceinline__ uint32_t fill_stages(const Walk& walk, uint64_t (&ful
   Ring<kStages> ring;
   uint32_t filled = 0;
   for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-    const Unit unit = walk.at(u);
+    const auto unit = walk.at(u);
     const int32_t end = walk.end(unit);
     for (int32_t block = walk.begin(unit); block < end; block += kBlocks) {
       mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
@@ -141,7 +141,7 @@ __device__ __forceinline__ void fill_weights(const tdm_step_sync& sync, bool ahe
                                              Fill fill) {
   uint32_t left = ahead ? kStages : 0;
   const uint32_t filled =
-      fill_stages<kStages, kBlocks>(walk, full, empty, bytes, [&](const Unit& unit, int32_t block, const auto& at) {
+      fill_stages<kStages, kBlocks>(walk, full, empty, bytes, [&](const auto& unit, int32_t block, const auto& at) {
         fill(unit, block, at);
         if (left == 0 || --left > 0) return true;
         step_wait(sync);

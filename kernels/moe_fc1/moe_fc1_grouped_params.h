@@ -16,9 +16,6 @@ typedef struct tdm_moe_fc1_grouped_params {
 static_assert(sizeof(tdm_moe_fc1_grouped_params) == 640, "kernel ABI");
 
 /* Launch size of a variant, asserted in the kernel; the choices' bytes come on top. */
-#define TDM_MOE_FC1_GROUPED_SHARED(tokens, stages) (TDM_MOE_FC1_SWAP_SHARED(tokens, stages) + 4 * (3 * (tokens) + 4))
-
-/* What a CTA may leave for the next one of sums of 256 rows of weights. */
-#define TDM_MOE_FC1_GROUPED_SUM_BYTES(tokens) (256 * 4 * (tokens))
+#define TDM_MOE_FC1_GROUPED_SHARED(tokens, stages) (TDM_MOE_FC1_SWAP_SHARED(tokens, stages) + 4 * 3 * (tokens))
 
 #endif

@@ -28,7 +28,7 @@ void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t in
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc1_grouped_%s_sm90", variants[v].name);
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   if (segments == 1 && m <= TDM_CHOICES_ROWS) { /* CTAs share tiles */
-    plan.partial_bytes = (size_t)plan.launch.grid * TDM_MOE_FC1_GROUPED_SUM_BYTES((size_t)plan.tokens);
+    plan.partial_bytes = (size_t)plan.launch.grid * TDM_MOE_FC1_SUM_BYTES((size_t)plan.tokens);
     plan.counter_bytes = (1 + (size_t)plan.launch.grid) * sizeof(uint32_t);
   }
   plan.launch.block = TDM_MOE_FC1_THREADS;

@@ -8,13 +8,7 @@
  * same weights meet in L2, then the expert's tiles.
  * 2. A warp gathers the tokens' rows and scales into the stages by plain asynchronous copies.
  * 3. Results go to the rows they belong to; nothing else in an expert's columns is written.
- * 4. All tiles' blocks along K lie one behind the other and are divided evenly among the CTAs, so that it does not
- * matter how many tiles there are. A CTA begins with the first blocks of its last tile and leaves their sums to the
- * next CTA, which ends with the others and finds them there: every sum is still added up from the first block to the
- * last.
- *
- * A CTA waits for the one before it, so their order is that in which they begin to run: they draw numbers. Notes of
- * sums bear the number of the launch, so that what a launch leaves that went wrong misleads nobody.
+ * 4. CTAs share tiles (moe_fc1_shares.cuh).
  *
  * More than 256 rows are gone through in turns, all weights once a turn, tile by tile. Where the dense form cuts K into
  * segments (few tiles), a CTA goes through all of them and adds them up in the same order.
@@ -61,16 +55,8 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   struct Places {
     int32_t multiplied[2][kTokens];
     int32_t gathered[kTokens];
-    uint32_t number; /* drawn */
-    uint32_t padding[3];
   };
   static_assert(sizeof(Memory) + sizeof(Places) == TDM_MOE_FC1_GROUPED_SHARED(kTokens, kStages), "launch size");
-
-  /* Of this CTA: its place in the order, and the number of the launch, never 0. */
-  struct Turn {
-    int32_t cta;
-    uint32_t launch;
-  };
 
   /* Blocks `begin` to `end` - 1 of a tile, for a group of its tokens. */
   struct Piece {
@@ -85,33 +71,13 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   struct Walk {
     const tdm_moe_fc1_params& p;
     const tdm::Choices& choices;
-    int32_t cta, units, pieces;
-    int32_t first_unit, first_block, last_unit, last_block; /* of an even share; last ones are not part of it */
+    const tdm::Share share;
 
-    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Choices& chosen, const Turn& turn)
-        : p(params), choices(chosen), cta(turn.cta), units(choices.before[choices.n] * p.expert_tiles) {
-      const int32_t ctas = static_cast<int32_t>(gridDim.x);
-      if (p.partials == nullptr) {
-        pieces = (units - cta + ctas - 1) / ctas;
-        return;
-      }
-      const int32_t sharing = min(ctas, units); /* each has a tile's blocks at least, so it waits for one other */
-      pieces = 0;
-      if (cta >= sharing) return;
-      const int64_t blocks = int64_t{units} * p.k_blocks, from = blocks * cta / sharing,
-                    to = blocks * (cta + 1) / sharing;
-      first_unit = static_cast<int32_t>(from / p.k_blocks), first_block = static_cast<int32_t>(from % p.k_blocks);
-      last_unit = static_cast<int32_t>(to / p.k_blocks), last_block = static_cast<int32_t>(to % p.k_blocks);
-      pieces = last_unit - first_unit + (last_block > 0);
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Choices& chosen, const tdm::Turn& turn)
+        : p(params), choices(chosen), share(params, turn, chosen.before[chosen.n] * params.expert_tiles) {
     }
-    /* The last tile's first blocks, whole tiles, the first tile's last blocks. */
-    __device__ Piece at(int32_t index) const {
-      if (p.partials == nullptr) return piece(cta + index * static_cast<int32_t>(gridDim.x), 0, p.k_blocks);
-      if (last_block > 0 && index-- == 0) return piece(last_unit, 0, last_block);
-      const int32_t unit = first_unit + (first_block > 0) + index;
-      return unit < last_unit ? piece(unit, 0, p.k_blocks) : piece(first_unit, first_block, p.k_blocks);
-    }
-    __device__ Piece piece(int32_t unit, int32_t begin, int32_t end) const {
+    __device__ Piece at(int32_t i) const {
+      const auto [unit, begin, end] = share.at(i);
       const int32_t index = choices.holder(unit / p.expert_tiles);
       const int32_t before = choices.before[index], groups = choices.before[index + 1] - before;
       const int32_t place = unit - before * p.expert_tiles, first = place % groups * kTokens;
@@ -127,7 +93,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
 
   __device__ static void load_weights(const Walk& walk, Memory& shared, tdm::Ring<kStages>& ring) {
     const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
-    for (int32_t i = 0; i < walk.pieces; ++i) {
+    for (int32_t i = 0; i < walk.share.pieces; ++i) {
       const Piece piece = walk.at(i);
       tdm::load_in_pairs(ring, shared.full, shared.empty, 256 * 128, piece.begin, piece.end,
                          [&](uint32_t slot, int32_t kb) {
@@ -142,7 +108,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
                                        int32_t* rows, Gathering& gathering) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     const uint32_t piece_of_row = threadIdx.x % 8;
-    for (int32_t i = 0; i < walk.pieces; ++i) {
+    for (int32_t i = 0; i < walk.share.pieces; ++i) {
       const Piece piece = walk.at(i);
       walk.choices.place_rows(piece.index, piece.first, kTokens, rows);
       __syncwarp();
@@ -171,77 +137,24 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     }
   }
 
-  __device__ static void multiply(const Walk& walk, const Turn& turn, Memory& shared, Places& places,
-                                  tdm::Ring<kStages>& ring, const tdm_step_sync& sync) {
+  __device__ static void multiply(const Walk& walk, Memory& shared, Places& places, tdm::Ring<kStages>& ring,
+                                  const tdm_step_sync& sync) {
     const uint32_t consumer = threadIdx.x / 128 - 1;
-    for (int32_t i = 0; i < walk.pieces; ++i) {
+    for (int32_t i = 0; i < walk.share.pieces; ++i) {
       const Piece piece = walk.at(i);
       /* Read behind a barrier of all consumers, of which each piece has one; the other place is read until then. */
       int32_t* rows = places.multiplied[i % 2];
       if (threadIdx.x / 32 == 4) walk.choices.place_rows(piece.index, piece.first, kTokens, rows);
       const ChosenRows chosen{rows, piece.count};
       if constexpr (kSegmented) {
-        Swap::template multiply_tile<true>(walk.p, shared, ring, piece.tile, chosen, consumer);
+        Swap::multiply_segments(walk.p, shared, ring, piece.tile, chosen, consumer);
       } else if (piece.count <= 8) {
-        multiply_piece<8>(walk.p, turn, shared, ring, piece, chosen, consumer, sync);
+        Swap::template multiply_piece<8>(walk.p, shared, ring, piece.tile, chosen, consumer, piece.begin, piece.end,
+                                         sync);
       } else {
-        multiply_piece<kTokens>(walk.p, turn, shared, ring, piece, chosen, consumer, sync);
+        Swap::template multiply_piece<kTokens>(walk.p, shared, ring, piece.tile, chosen, consumer, piece.begin,
+                                               piece.end, sync);
       }
-    }
-  }
-
-  template <int kN>
-  __device__ static __forceinline__ void multiply_piece(const tdm_moe_fc1_params& p, const Turn& turn, Memory& shared,
-                                                        tdm::Ring<kStages>& ring, const Piece& piece,
-                                                        const ChosenRows& chosen, uint32_t consumer,
-                                                        const tdm_step_sync& sync) {
-    float gate[kN / 2] = {}, up[kN / 2] = {};
-    if (piece.begin > 0) take_up<kN>(p, turn, gate, up, sync);
-    Swap::template add_blocks<kN>(p, shared, ring, piece.tile, chosen, consumer, piece.begin, piece.end, gate, up);
-    if (piece.end < p.k_blocks)
-      leave<kN>(p, turn, gate, up);
-    else
-      Swap::template store<kN>(p, shared, gate, up, chosen, piece.tile, consumer);
-  }
-
-  /* Sums lie as [CTA][gate, up][kN / 8][256 threads] float4; counters as the numbers drawn, then a note for each CTA.
-   */
-  template <int kN> __device__ static __forceinline__ float4* sums_of(const tdm_moe_fc1_params& p, int32_t cta) {
-    return reinterpret_cast<float4*>(p.partials) + int64_t{cta} * (kTokens / 4 * 256) + threadIdx.x - 128;
-  }
-
-  template <int kN>
-  __device__ static __forceinline__ void leave(const tdm_moe_fc1_params& p, const Turn& turn,
-                                               const float (&gate)[kN / 2], const float (&up)[kN / 2]) {
-    float4* const sums = sums_of<kN>(p, turn.cta);
-#pragma unroll
-    for (int i = 0; i < kN / 8; ++i) {
-      __stcg(sums + i * 256, make_float4(gate[4 * i], gate[4 * i + 1], gate[4 * i + 2], gate[4 * i + 3]));
-      __stcg(sums + (kN / 8 + i) * 256, make_float4(up[4 * i], up[4 * i + 1], up[4 * i + 2], up[4 * i + 3]));
-    }
-    __threadfence();
-    tdm::named_barrier_sync(Swap::kBothConsumers, 256);
-    if (threadIdx.x == 128) tdm::store_release(p.counters + 1 + turn.cta, turn.launch);
-  }
-
-  /* The CTA before this one began earlier, and with these sums: there is nothing that it waits for. Where it may have
-   * seen other choices, in a launch whose waits ran out of time, the sums may never come, and do not matter. */
-  template <int kN>
-  __device__ static __forceinline__ void take_up(const tdm_moe_fc1_params& p, const Turn& turn, float (&gate)[kN / 2],
-                                                 float (&up)[kN / 2], const tdm_step_sync& sync) {
-    if (threadIdx.x == 128) {
-      uint32_t* const note = p.counters + turn.cta;
-      while (tdm::load_acquire(note) != turn.launch && !tdm::launch_failed(sync)) {
-      }
-      *note = 0;
-    }
-    tdm::named_barrier_sync(Swap::kBothConsumers, 256);
-    const float4* const sums = sums_of<kN>(p, turn.cta - 1);
-#pragma unroll
-    for (int i = 0; i < kN / 8; ++i) {
-      const float4 g = __ldcg(sums + i * 256), u = __ldcg(sums + (kN / 8 + i) * 256);
-      gate[4 * i] = g.x, gate[4 * i + 1] = g.y, gate[4 * i + 2] = g.z, gate[4 * i + 3] = g.w;
-      up[4 * i] = u.x, up[4 * i + 1] = u.y, up[4 * i + 2] = u.z, up[4 * i + 3] = u.w;
     }
   }
 
@@ -261,23 +174,17 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     }
     __syncthreads();
     tdm::step_wait(sync);
-    /* The numbers of so many launches, then from 0 again. */
-    constexpr uint32_t kLaunches = 1u << 20;
-    if (p.fc1.partials != nullptr && threadIdx.x + 32 == blockDim.x)
-      places.number = atomicInc(p.fc1.counters, gridDim.x * kLaunches - 1);
+    if (threadIdx.x + 32 == blockDim.x) tdm::draw_turn(p.fc1, shared.turn);
     const int32_t live = tdm::live_rows(p.fc1.n_tokens, p.fc1.m), rows = min(p.fc1.m, int32_t{TDM_CHOICES_ROWS});
     tdm::Ring<kStages> ring;
     Gathering gathering;
     for (int32_t first_row = 0; first_row < live; first_row += TDM_CHOICES_ROWS) {
       const tdm::Choices choices =
           tdm::load_choices(choices_memory, p.fc1.choices, p.fc1.n_experts, rows, first_row, live, kTokens);
-      Turn turn{static_cast<int32_t>(blockIdx.x), 0};
-      if (p.fc1.partials != nullptr)
-        turn = Turn{static_cast<int32_t>(places.number % gridDim.x), places.number / gridDim.x + 1};
-      const Walk walk(p.fc1, choices, turn);
+      const Walk walk(p.fc1, choices, shared.turn);
       if (threadIdx.x == 0) load_weights(walk, shared, ring);
       if (threadIdx.x / 32 == 1) gather_tokens(p, walk, shared, places.gathered, gathering);
-      if (threadIdx.x >= 128) multiply(walk, turn, shared, places, ring, sync);
+      if (threadIdx.x >= 128) multiply(walk, shared, places, ring, sync);
       __syncthreads();
     }
     tdm::step_end(sync);

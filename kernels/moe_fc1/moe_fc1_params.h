@@ -16,7 +16,7 @@ typedef struct tdm_moe_fc1_params {
   float* out_scale; /* [E*I/128, M] */
   int64_t out_scale_stride;
   float* partials;            /* workspace of the plan; NULL where it is 0 bytes */
-  uint32_t* counters;         /* zero before the first launch; every launch leaves zeros */
+  uint32_t* counters;         /* zero before the first launch, then as the last one left them; NULL as partials */
   const int32_t* hits;        /* [1 + n_experts] how many experts, then which, ascending; NULL: all */
   tdm_choices_params choices; /* without bits: all rows of these experts */
   int32_t m;
@@ -44,11 +44,14 @@ enum {
 #define TDM_MOE_FC1_ROUND(bytes)        (((bytes) + 1023) / 1024 * 1024)
 #define TDM_MOE_FC1_SWAP_SHARED(tokens, stages)                                                                        \
   TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + 2 * TDM_MOE_FC1_SCALE_BYTES(tokens) + 16) +               \
-                    TDM_MOE_FC1_STAGED_ROW_BYTES * (tokens) + 8 * 4 * (tokens))
+                    TDM_MOE_FC1_STAGED_ROW_BYTES * (tokens) + 8 * 4 * (tokens) + 8)
 #define TDM_MOE_FC1_UPRIGHT_SHARED(tokens, stages)                                                                     \
   TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + 8 * (tokens) + 16) +                                      \
-                    8 * 16 * TDM_MOE_FC1_STAGED_ROW_BYTES + 16)
+                    8 * 16 * TDM_MOE_FC1_STAGED_ROW_BYTES + 24)
 #define TDM_MOE_FC1_SPLIT_SHARED(tokens, rows, stages)                                                                 \
   TDM_MOE_FC1_ROUND((stages) * (256 * (rows) + 128 * (tokens) + 8 * (tokens) + 16) + 8)
+
+/* What a CTA may leave for the next one of sums of a tile. */
+#define TDM_MOE_FC1_SUM_BYTES(tokens) (256 * 4 * (tokens))
 
 #endif

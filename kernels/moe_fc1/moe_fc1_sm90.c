@@ -54,6 +54,10 @@ void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bo
     plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
   }
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
+  if (!plan.piece && units > sms && (some || units % sms != 0)) { /* CTAs share tiles */
+    plan.partial_bytes = (size_t)plan.launch.grid * TDM_MOE_FC1_SUM_BYTES((size_t)plan.tokens);
+    plan.counter_bytes = (1 + (size_t)plan.launch.grid) * sizeof(uint32_t);
+  }
   plan.launch.block = TDM_MOE_FC1_THREADS;
   if (!plan.piece && plan.tokens <= 32) {
     int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
@@ -106,8 +110,8 @@ tdm_status tdm_moe_fc1_sm90_params(const tdm_moe_fc1_args* args, const tdm_moe_f
                                .out_stride = args->out.stride[0],
                                .out_scale = tdm_view_data(&args->out_scale),
                                .out_scale_stride = args->out_scale.stride[0],
-                               .partials = partials,
-                               .counters = counters,
+                               .partials = plan->partial_bytes > 0 ? partials : NULL,
+                               .counters = plan->counter_bytes > 0 ? counters : NULL,
                                .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
                                .n_experts = (int32_t)experts,
                                .expert_tiles = (int32_t)(rows / 256),

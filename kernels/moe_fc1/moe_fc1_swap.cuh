@@ -3,7 +3,7 @@
 
 /* Weights on the 64-row side of wgmma, up to 32 tokens. */
 
-#include "kernels/moe_fc1/moe_fc1.cuh"
+#include "kernels/moe_fc1/moe_fc1_shares.cuh"
 
 namespace tdm {
 
@@ -34,6 +34,7 @@ template <int kTokens, int kStages> struct MoeFc1SwapShared {
   alignas(128) float scale[2][kStages][TDM_MOE_FC1_SCALE_BYTES(kTokens) / 4];
   alignas(16) uint8_t staged[kTokens * TDM_MOE_FC1_STAGED_ROW_BYTES];
   uint32_t amax[8][kTokens];
+  Turn turn;
   uint64_t full[kStages];
   uint64_t empty[kStages];
 };
@@ -47,25 +48,8 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   static constexpr int kCount = kTokens / 2; /* elements of a fragment */
   static constexpr uint32_t kBothConsumers = 1;
 
-  struct Walk {
-    const tdm_moe_fc1_params& p;
-    const Hits hits;
-    int32_t live, m_tiles, n_tiles, units;
-
-    __device__ Walk(const tdm_moe_fc1_params& params, const Hits& experts, int32_t live_tokens)
-        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
-    }
-    __device__ Unit at(int32_t index) const {
-      return listed_unit(p, hits, unit_at(index, m_tiles, 1, n_tiles));
-    }
-    __device__ int32_t begin(const Unit&) const {
-      return 0;
-    }
-    __device__ int32_t end(const Unit&) const {
-      return p.k_blocks;
-    }
-  };
+  using Walk = DenseWalk<kTokens>;
+  using Sums = tdm::Sums<kTokens, 256>;
 
   __device__ static void load_weights(const tdm_moe_fc1_params& p, const Hits& hits, Memory& shared,
                                       const tdm_step_sync& sync) {
@@ -73,20 +57,20 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     const auto live = [&] { return live_rows(p.n_tokens, p.m); };
     const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) step_wait(sync);
-    const Walk walk(p, hits, ahead ? p.m : live());
+    const Walk walk(p, hits, ahead ? p.m : live(), shared.turn);
     fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
-                             [&](const Unit& unit, int32_t kb, const auto& at) {
-                               tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0, unit.n_tile * 256,
+                             [&](const DensePiece& piece, int32_t kb, const auto& at) {
+                               tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0, piece.n_tile * 256,
                                            kb);
                              });
   }
 
   __device__ static void load_tokens(const tdm_moe_fc1_params& p, const Hits& hits, Memory& shared) {
     const uint64_t often = l2_evict_last();
-    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m), shared.turn);
     fill_stages<kStages, 1>(walk, shared.full, shared.empty, 128 * kTokens + 4 * kTokens,
-                            [&](const Unit& unit, int32_t kb, const auto& at) {
-                              const int32_t m0 = unit.m_tile * kTokens;
+                            [&](const DensePiece& piece, int32_t kb, const auto& at) {
+                              const int32_t m0 = piece.m_tile * kTokens;
                               tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
                               tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot], often,
                                           m0, kb);
@@ -116,33 +100,46 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     wgmma_commit();
   }
 
-  __device__ static void multiply(const tdm_moe_fc1_params& p, const Hits& hits, Memory& shared, uint32_t consumer) {
-    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const Hits& hits, Memory& shared, uint32_t consumer,
+                                  const tdm_step_sync& sync) {
+    const Walk walk(p, hits, live_rows(p.n_tokens, p.m), shared.turn);
     Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const Unit unit = walk.at(u);
-      multiply_tile(p, shared, ring, unit.n_tile, NextRows{unit.m_tile * kTokens, walk.live}, consumer);
+    for (int32_t i = 0; i < walk.share.pieces; ++i) {
+      const DensePiece piece = walk.piece(i);
+      multiply_piece<kTokens>(p, shared, ring, piece.n_tile, NextRows{piece.m_tile * kTokens, walk.live}, consumer,
+                              piece.begin, piece.end, sync);
     }
   }
 
-  /* A warpgroup's half of a tile. kSegmented: p.segments runs of blocks are summed apart and added in ascending order,
-   * as MoeFc1Split does. */
-  template <bool kSegmented = false, class Rows>
-  __device__ static __forceinline__ void multiply_tile(const tdm_moe_fc1_params& p, Memory& shared, Ring<kStages>& ring,
-                                                       int32_t tile, const Rows& rows, uint32_t consumer) {
-    float gate[kCount] = {}, up[kCount] = {};
-    if constexpr (kSegmented) {
-      float gates[kCount], ups[kCount];
-      for (int32_t segment = 0; segment < p.segments; ++segment) {
+  /* A warpgroup's half of a tile, of it blocks `begin` to `end` - 1, for the first kN of its tokens. */
+  template <int kN, class Rows>
+  __device__ static __forceinline__ void multiply_piece(const tdm_moe_fc1_params& p, Memory& shared,
+                                                        Ring<kStages>& ring, int32_t tile, const Rows& rows,
+                                                        uint32_t consumer, int32_t begin, int32_t end,
+                                                        const tdm_step_sync& sync) {
+    float gate[kN / 2] = {}, up[kN / 2] = {};
+    if (begin > 0) Sums::take_up(p, shared.turn, gate, up, kBothConsumers, sync);
+    add_blocks<kN>(p, shared, ring, tile, rows, consumer, begin, end, gate, up);
+    if (end < p.k_blocks)
+      Sums::leave(p, shared.turn, gate, up, kBothConsumers);
+    else
+      store<kN>(p, shared, gate, up, rows, tile, consumer);
+  }
+
+  /* A warpgroup's half of a tile: p.segments runs of blocks are summed apart and added in ascending order, as
+   * MoeFc1Split does. */
+  template <class Rows>
+  __device__ static __forceinline__ void multiply_segments(const tdm_moe_fc1_params& p, Memory& shared,
+                                                           Ring<kStages>& ring, int32_t tile, const Rows& rows,
+                                                           uint32_t consumer) {
+    float gate[kCount], up[kCount], gates[kCount], ups[kCount];
+    for (int32_t segment = 0; segment < p.segments; ++segment) {
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
-        add_blocks<kTokens>(p, shared, ring, tile, rows, consumer, segment_begin(segment, p.segments, p.k_blocks, 1),
-                            segment_begin(segment + 1, p.segments, p.k_blocks, 1), gate, up);
-        add_in_turn(gates, gate, segment == 0);
-        add_in_turn(ups, up, segment == 0);
-      }
-    } else {
-      add_blocks<kTokens>(p, shared, ring, tile, rows, consumer, 0, p.k_blocks, gate, up);
+      for (int i = 0; i < kCount; ++i) gate[i] = up[i] = 0.0f;
+      add_blocks<kTokens>(p, shared, ring, tile, rows, consumer, segment_begin(segment, p.segments, p.k_blocks, 1),
+                          segment_begin(segment + 1, p.segments, p.k_blocks, 1), gate, up);
+      add_in_turn(gates, gate, segment == 0);
+      add_in_turn(ups, up, segment == 0);
     }
     store<kTokens>(p, shared, gate, up, rows, tile, consumer);
   }
@@ -252,6 +249,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       tma_prefetch_map(&p.x);
       tma_prefetch_map(&p.x_scale);
     }
+    if (threadIdx.x == 32) draw_turn(p, shared.turn);
     __syncthreads();
     Hits hits{p.n_experts, false};
     if (p.hits != nullptr) {
@@ -259,16 +257,16 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       hits = load_hits(p.hits, p.n_experts);
     }
     if (threadIdx.x < 128) {
-      if constexpr (!kTwoCtas) registers_lower<40>();
+      if constexpr (!kTwoCtas) registers_lower<56>();
       if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         step_wait(sync);
         load_tokens(p, hits, shared);
       }
     } else {
-      if constexpr (!kTwoCtas) registers_raise<232>();
+      if constexpr (!kTwoCtas) registers_raise<224>();
       step_wait(sync);
-      multiply(p, hits, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1, sync);
     }
     step_end(sync);
   }

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/ops.h"
 #include "tests/kernels/oracle.h"
 
@@ -372,5 +373,36 @@ Test(moe_fc1, plans_bf16_kernels) {
     cr_expect_eq(plan.scratch_bytes, plans[i].scratch, "plan %zu: %zu bytes of scratch", i, plan.scratch_bytes);
     cr_expect_eq(plan.state_bytes, plans[i].state, "plan %zu: %zu bytes of state", i, plan.state_bytes);
     test_rig_close(&rig);
+  }
+}
+
+/* FP8: CTAs share tiles, and have room for the sums of one each, unless whole tiles come out even for certain. */
+Test(moe_fc1, plans_fp8_kernels) {
+  static const struct {
+    int64_t m, n;
+    int32_t sms;
+    bool some;
+    const char* kernel;
+    uint32_t grid, shares; /* shares: so many CTAs */
+  } plans[] = {
+      {1, 131072, 132, false, "tdm_moe_fc1_swap_t8_sm90", 132, 132},
+      {16, 65536, 116, false, "tdm_moe_fc1_swap_t16_sm90", 116, 116},
+      {24, 65536, 132, true, "tdm_moe_fc1_swap_t24_sm90", 132, 132},
+      {32, 65536, 128, true, "tdm_moe_fc1_swap_t32_sm90", 128, 128}, /* the list may be shorter */
+      {32, 65536, 128, false, "tdm_moe_fc1_swap_t32_sm90", 128, 0},
+      {64, 65536, 132, false, "tdm_moe_fc1_t64_sm90", 132, 132},
+      {257, 65536, 132, false, "tdm_moe_fc1_t128_sm90", 132, 132},
+      {64, 65536, 1000, true, "tdm_moe_fc1_t64_sm90", 512, 0}, /* a tile each */
+  };
+  for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
+    tdm_moe_fc1_sm90_plan plan;
+    tdm_moe_fc1_sm90_make_plan(plans[i].m, plans[i].n, 7168, plans[i].sms, plans[i].some, &plan);
+    const size_t shares = plans[i].shares, sums = shares * 256 * (size_t)plan.tokens * sizeof(float);
+    cr_expect_str_eq(plan.launch.kernel, plans[i].kernel, "plan %zu", i);
+    cr_expect_eq(plan.segments, 1, "plan %zu: %d", i, plan.segments);
+    cr_expect_eq(plan.launch.grid, plans[i].grid, "plan %zu: %u", i, plan.launch.grid);
+    cr_expect_eq(plan.partial_bytes, sums, "plan %zu: %zu", i, plan.partial_bytes);
+    cr_expect_eq(plan.counter_bytes, shares > 0 ? (1 + shares) * 4 : 0, "plan %zu: %zu", i, plan.counter_bytes);
+    cr_expect_leq(plan.launch.shared_bytes, TDM_SHARED_BYTES, "plan %zu: %u", i, plan.launch.shared_bytes);
   }
 }
