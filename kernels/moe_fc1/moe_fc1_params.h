@@ -47,7 +47,7 @@ enum {
                     TDM_MOE_FC1_STAGED_ROW_BYTES * (tokens) + 8 * 4 * (tokens) + 8)
 #define TDM_MOE_FC1_UPRIGHT_SHARED(tokens, stages)                                                                     \
   TDM_MOE_FC1_ROUND((stages) * (256 * 128 + 128 * (tokens) + 8 * (tokens) + 16) +                                      \
-                    8 * 16 * TDM_MOE_FC1_STAGED_ROW_BYTES + 24)
+                    8 * 16 * TDM_MOE_FC1_STAGED_ROW_BYTES + 16)
 #define TDM_MOE_FC1_SPLIT_SHARED(tokens, rows, stages)                                                                 \
   TDM_MOE_FC1_ROUND((stages) * (256 * (rows) + 128 * (tokens) + 8 * (tokens) + 16) + 8)
 

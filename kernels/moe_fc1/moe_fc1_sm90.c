@@ -54,7 +54,7 @@ void tdm_moe_fc1_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, bo
     plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
   }
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
-  if (!plan.piece && units > sms && (some || units % sms != 0)) { /* CTAs share tiles */
+  if (!plan.piece && plan.tokens <= 32 && units > sms && (some || units % sms != 0)) { /* CTAs share tiles */
     plan.partial_bytes = (size_t)plan.launch.grid * TDM_MOE_FC1_SUM_BYTES((size_t)plan.tokens);
     plan.counter_bytes = (1 + (size_t)plan.launch.grid) * sizeof(uint32_t);
   }

@@ -2,8 +2,7 @@
  * block-scaled FP8 GEMM.
  *
  * 1. Persistent CTAs walk the tiles: 128 columns of the output (256 rows of w13: gate, then up) x kTokens. gridDim.x is
- * the SM budget. Tokens vary fastest, so that tiles of the same weights meet in L2. Where tiles do not come out even
- * CTAs share some (moe_fc1_shares.cuh).
+ * the SM budget. Tokens vary fastest, so that tiles of the same weights meet in L2.
  * 2. Producer: one lane keeps a ring of shared-memory stages filled by TMA, 32 KB of weights a stage.
  * 3. Consumers: each of two warpgroups has 64 gate rows and the 64 up rows that belong to them, so that gate and up of
  * a value are in one thread; promotion by the two scales after every block of 128, blocks ascending.
@@ -41,7 +40,6 @@ template <int kTokens, int kStages> struct UprightShared {
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint64_t order[2];
-  tdm::Turn turn;
 };
 
 template <int kTokens, int kStages> struct MoeFc1Upright {
@@ -50,8 +48,25 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
   static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
   static constexpr bool kTurns = kTokens == 64;
 
-  using Walk = tdm::DenseWalk<kTokens>;
-  using Sums = tdm::Sums<kTokens, kTurns ? 128 : 256>;
+  struct Walk {
+    const tdm_moe_fc1_params& p;
+    const tdm::Hits hits;
+    int32_t live, m_tiles, n_tiles, units;
+
+    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
+        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
+          n_tiles(listed_tiles(p, hits)), units(m_tiles * n_tiles) {
+    }
+    __device__ tdm::Unit at(int32_t index) const {
+      return listed_unit(p, hits, tdm::unit_at(index, m_tiles, 1, n_tiles));
+    }
+    __device__ int32_t begin(const tdm::Unit&) const {
+      return 0;
+    }
+    __device__ int32_t end(const tdm::Unit&) const {
+      return p.k_blocks;
+    }
+  };
 
   __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
                                       const tdm_step_sync& sync) {
@@ -59,20 +74,20 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
     const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
     if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, hits, ahead ? p.m : live(), shared.turn);
+    const Walk walk(p, hits, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 256 * 128,
-                                  [&](const tdm::DensePiece& piece, int32_t kb, const auto& at) {
+                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                     tdm::tma_load_3d(shared.w[at.slot], &p.w, &shared.full[at.slot], once, 0,
-                                                     piece.n_tile * 256, kb);
+                                                     unit.n_tile * 256, kb);
                                   });
   }
 
   __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m), shared.turn);
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
-                                 [&](const tdm::DensePiece& piece, int32_t kb, const auto& at) {
-                                   const int32_t m0 = piece.m_tile * kTokens;
+                                 [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
+                                   const int32_t m0 = unit.m_tile * kTokens;
                                    tdm::tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
                                    tdm::tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot],
                                                     often, m0, kb);
@@ -80,23 +95,23 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
                                  });
   }
 
-  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared, uint32_t consumer,
-                                  const tdm_step_sync& sync) {
-    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m), shared.turn);
+  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
+                                  uint32_t consumer) {
+    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     const uint32_t x_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.x[0] + first_token * 128));
     const uint32_t w_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.w[0]));
     tdm::Ring<kStages> ring;
-    uint32_t order_parity = consumer ^ 1;
-    const uint32_t barrier = kTurns ? 1 + consumer : 1;
-    for (int32_t index = 0; index < walk.share.pieces; ++index) {
-      const tdm::DensePiece piece = walk.piece(index);
-      if (kTurns && static_cast<uint32_t>(index) % 2 != consumer) {
-        ring.advance_by(static_cast<uint32_t>(piece.end - piece.begin));
+    uint32_t turn = 0, order_parity = consumer ^ 1;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units;
+         u += static_cast<int32_t>(gridDim.x), turn ^= 1) {
+      if (kTurns && turn != consumer) {
+        ring.advance_by(static_cast<uint32_t>(p.k_blocks));
         continue;
       }
-      const int32_t m0 = piece.m_tile * kTokens, tile = piece.n_tile;
+      const tdm::Unit unit = walk.at(u);
+      const int32_t m0 = unit.m_tile * kTokens, tile = unit.n_tile;
       /* Lane l holds the weight scales of block `batch + l`, handed around by shuffles. */
       const float* const gate_scales = p.w_scale + int64_t{2} * tile * p.w_scale_stride;
       const float* const up_scales = gate_scales + p.w_scale_stride;
@@ -104,18 +119,17 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
         const int32_t block = min(batch + static_cast<int32_t>(lane), p.k_blocks - 1);
         return make_float2(__ldg(gate_scales + block), __ldg(up_scales + block));
       };
-      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(piece.begin);
+      float2 scales = make_float2(0.0f, 0.0f), next_scales = fetch(0);
       int32_t in_batch = 32;
 
       float c[2][64], acc[64]; /* gate and up */
 #pragma unroll
       for (int i = 0; i < 64; ++i) c[0][i] = c[1][i] = 0.0f;
-      if (piece.begin > 0) Sums::take_up(p, shared.turn, c[0], c[1], barrier, sync);
       if (kTurns) {
         tdm::mbarrier_wait(&shared.order[consumer], order_parity);
         order_parity ^= 1;
       }
-      for (int32_t kb = piece.begin; kb < piece.end; ++kb) {
+      for (int32_t kb = 0; kb < p.k_blocks; ++kb) {
         if (in_batch == 32) {
           in_batch = 0;
           scales = next_scales;
@@ -147,10 +161,6 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
         ring.advance();
       }
       if (kTurns && lane == 0) tdm::mbarrier_arrive(&shared.order[consumer ^ 1]);
-      if (piece.end < p.k_blocks) {
-        Sums::leave(p, shared.turn, c[0], c[1], barrier);
-        continue;
-      }
       store(p, c, walk.live, m0 + static_cast<int32_t>(first_token + 16 * warp), tile,
             shared.staged[4 * consumer + warp]);
     }
@@ -208,7 +218,6 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
       tdm::tma_prefetch_map(&p.x);
       tdm::tma_prefetch_map(&p.x_scale);
     }
-    if (threadIdx.x == 32) tdm::draw_turn(p, shared.turn);
     __syncthreads();
     tdm::Hits hits{p.n_experts, false};
     if (p.hits != nullptr) {
@@ -216,16 +225,16 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
       hits = tdm::load_hits(p.hits, p.n_experts);
     }
     if (threadIdx.x < 128) {
-      tdm::registers_lower<56>();
+      tdm::registers_lower<40>();
       if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
         load_tokens(p, hits, shared);
       }
     } else {
-      tdm::registers_raise<224>();
+      tdm::registers_raise<232>();
       tdm::step_wait(sync);
-      multiply(p, hits, shared, threadIdx.x / 128 - 1, sync);
+      multiply(p, hits, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
   }

@@ -390,9 +390,9 @@ Test(moe_fc1, plans_fp8_kernels) {
       {24, 65536, 132, true, "tdm_moe_fc1_swap_t24_sm90", 132, 132},
       {32, 65536, 128, true, "tdm_moe_fc1_swap_t32_sm90", 128, 128}, /* the list may be shorter */
       {32, 65536, 128, false, "tdm_moe_fc1_swap_t32_sm90", 128, 0},
-      {64, 65536, 132, false, "tdm_moe_fc1_t64_sm90", 132, 132},
-      {257, 65536, 132, false, "tdm_moe_fc1_t128_sm90", 132, 132},
-      {64, 65536, 1000, true, "tdm_moe_fc1_t64_sm90", 512, 0}, /* a tile each */
+      {64, 65536, 132, false, "tdm_moe_fc1_t64_sm90", 132, 0}, /* upright: whole tiles */
+      {257, 65536, 132, false, "tdm_moe_fc1_t128_sm90", 132, 0},
+      {32, 65536, 1000, true, "tdm_moe_fc1_swap_t32_sm90", 512, 0}, /* a tile each */
   };
   for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
     tdm_moe_fc1_sm90_plan plan;
