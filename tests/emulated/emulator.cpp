@@ -1,5 +1,8 @@
+#undef _FORTIFY_SOURCE /* which takes a longjmp to another stack for an error */
+
 #include "tests/emulated/emulator.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <condition_variable>
@@ -55,7 +58,9 @@ template <class Work> struct Groups {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context; /* where it begins */
+  jmp_buf at;         /* where it goes on: without a call of the system, which swapcontext makes */
+  bool begun;
   std::unique_ptr<char[]> stack;
   bool done;
   const uint32_t* word; /* goes on when this is no longer `value`; NULL: at once */
@@ -81,12 +86,20 @@ struct TileCopy {
   int64_t x[3];
 };
 
+/* Arrives at the barrier when a thread's copies are done. */
+struct Arrival {
+  unsigned thread;
+  std::vector<Copy> copies;
+  const uint64_t* barrier;
+};
+
 enum {
   STACK_BYTES = 128 * 1024,
   MOST_SHARED = 256 * 1024,
   GUARD_BYTES = 4096,
   NAMED_BARRIERS = 16,
   MOST_RESIDENT = 12,
+  MOST_POLLS = 1 << 18,
   NOBODY = -1
 };
 
@@ -98,11 +111,12 @@ struct Cta {
   Meeting named[NAMED_BARRIERS];
   std::unordered_map<const uint64_t*, Barrier> barriers;
   std::vector<TileCopy> tile_copies;
-  ucontext_t scheduler;
+  std::vector<Arrival> arrivals;
+  jmp_buf scheduler;
   uint64_t progress; /* waits that came to an end, copies that arrived, threads that ended */
   int behind;        /* a warp that is left behind for so many turns */
   uint64_t turns_behind;
-  bool polls; /* looks at a clock, so perhaps waits for another CTA */
+  bool polls; /* perhaps waits for another CTA */
 };
 
 const Kernels* known;
@@ -111,18 +125,31 @@ void (*body)(const void*);
 const void* parameters;
 const tdm_kernel_launch* launched;
 std::vector<unsigned> waiting; /* CTAs that are not resident yet */
+uint32_t polls;                /* of the launch */
 __thread Cta* here;
 
 /* One CTA runs at a time, each in a thread of the system, so that static shared memory is thread_local. */
 std::mutex mutex;
 std::condition_variable handed_on;
 std::vector<int> resident;
-int running;
+int running, behind; /* one is left behind for a while */
+uint64_t turns_behind;
 __thread int me;
+
+int anybody() {
+  if (turns_behind == 0) {
+    behind = resident[chance() % resident.size()];
+    turns_behind = 1 + chance() % 64;
+  }
+  --turns_behind;
+  int id = resident[chance() % resident.size()];
+  while (id == behind && resident.size() > 1) id = resident[chance() % resident.size()];
+  return id;
+}
 
 void hand_on() {
   std::unique_lock<std::mutex> lock(mutex);
-  running = resident[chance() % resident.size()];
+  running = anybody();
   if (running == me) return;
   handed_on.notify_all();
   handed_on.wait(lock, [] { return running == me; });
@@ -133,7 +160,14 @@ Fiber& self() {
 }
 
 void let_others() {
-  swapcontext(&self().context, &here->scheduler);
+  if (_setjmp(self().at) == 0) _longjmp(here->scheduler, 1);
+}
+
+void go_on(Fiber& fiber) {
+  if (_setjmp(here->scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.at, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
 }
 
 /* Where other threads may come in between. */
@@ -176,6 +210,10 @@ void end_phase(Barrier& barrier) {
   barrier.phase ^= 1;
   barrier.pending = barrier.count;
   ++here->progress;
+}
+
+void perform(const Copy& copy) {
+  memcpy(copy.to, copy.from, copy.bytes);
 }
 
 size_t swizzled(size_t address) {
@@ -295,7 +333,7 @@ void prepare() {
   if (c.fibers.size() < block) c.fibers.resize(block);
   for (unsigned i = 0; i < block; ++i) {
     Fiber& fiber = c.fibers[i];
-    fiber.done = false;
+    fiber.done = fiber.begun = false;
     fiber.word = nullptr;
     if (!fiber.stack) fiber.stack.reset(new char[STACK_BYTES]);
     getcontext(&fiber.context);
@@ -322,9 +360,33 @@ bool take_turns(std::vector<unsigned>& order) {
     left = true;
     if (static_cast<int>(i / 32) == c.behind || (fiber.word && *fiber.word == fiber.value)) continue;
     thread.x = i;
-    swapcontext(&c.scheduler, &fiber.context);
+    go_on(fiber);
   }
   return left;
+}
+
+void arrive(const uint64_t* address) {
+  Barrier& barrier = barrier_at(address);
+  if (barrier.pending == 0) refuse("arrives once too often at an mbarrier");
+  --barrier.pending;
+  end_phase(barrier);
+}
+
+/* Those of a thread in order, as it asked for them. */
+void arrive_some(bool all) {
+  std::vector<Arrival> left;
+  std::vector<bool> held(here->fibers.size());
+  for (Arrival& arrival : here->arrivals) {
+    if (held[arrival.thread] || (!all && chance() % 3 != 0)) {
+      held[arrival.thread] = true;
+      left.push_back(std::move(arrival));
+      continue;
+    }
+    for (const Copy& copy : arrival.copies) perform(copy);
+    arrive(arrival.barrier);
+    ++here->progress;
+  }
+  here->arrivals = std::move(left);
 }
 
 void deliver_some(bool all) {
@@ -338,6 +400,7 @@ void deliver_some(bool all) {
     copies.erase(copies.begin() + static_cast<long>(i));
     deliver(copy);
   }
+  if (!here->arrivals.empty()) arrive_some(all);
 }
 
 [[noreturn]] void stuck() {
@@ -365,11 +428,11 @@ void run_cta(unsigned index) {
     if (c.behind != NOBODY) {
       c.behind = NOBODY;
     } else {
-      if (c.tile_copies.empty()) stuck();
+      if (c.tile_copies.empty() && c.arrivals.empty()) stuck();
       deliver_some(true);
     }
   }
-  if (!c.tile_copies.empty()) refuse("ends under a copy");
+  if (!c.tile_copies.empty() || !c.arrivals.empty()) refuse("ends under a copy");
   for (unsigned i = 0; i < launched->block; ++i)
     if (!c.fibers[i].copies.empty() || !c.fibers[i].products.empty()) refuse("ends with copies or products under way");
   for (int i = 0; i < GUARD_BYTES; ++i)
@@ -391,7 +454,7 @@ void run_ctas(int id, Cta* room) {
   }
   std::unique_lock<std::mutex> lock(mutex);
   resident.erase(std::find(resident.begin(), resident.end(), id));
-  running = resident.empty() ? NOBODY : resident[chance() % resident.size()];
+  running = resident.empty() ? NOBODY : anybody();
   handed_on.notify_all();
 }
 
@@ -424,11 +487,8 @@ void mbarrier_init(const uint64_t* barrier, uint32_t count) {
 }
 
 void mbarrier_arrive(const uint64_t* address, uint32_t expected_bytes) {
-  Barrier& barrier = barrier_at(address);
-  if (barrier.pending == 0) refuse("arrives once too often at an mbarrier");
-  --barrier.pending;
-  barrier.bytes += expected_bytes;
-  end_phase(barrier);
+  barrier_at(address).bytes += expected_bytes;
+  arrive(address);
   hesitate();
 }
 
@@ -458,7 +518,14 @@ void copy_commit() {
 }
 
 void copy_wait(size_t most) {
-  self().copies.wait(most, [](const Copy& copy) { memcpy(copy.to, copy.from, copy.bytes); });
+  self().copies.wait(most, perform);
+}
+
+void copy_arrive(const uint64_t* barrier) {
+  Arrival arrival = {thread.x, {}, barrier};
+  self().copies.commit();
+  self().copies.wait(0, [&](const Copy& copy) { arrival.copies.push_back(copy); });
+  here->arrivals.push_back(std::move(arrival));
 }
 
 void multiply(float* d, int n, uint64_t a, uint64_t b, bool accumulate, bool bf16, bool transposed_a) {
@@ -486,11 +553,16 @@ uint8_t to_e4m3(float value) {
   return sign | nearest;
 }
 
-int64_t clock() {
-  static int64_t now;
+void poll() {
+  if (++polls > MOST_POLLS) refuse("waits without end for another CTA");
   here->polls = true;
   ++here->progress;
   let_others();
+}
+
+int64_t clock() {
+  static int64_t now;
+  poll();
   return now += chance() % 256 == 0 ? 1000000 : 200;
 }
 
@@ -521,6 +593,8 @@ extern "C" bool emulated_launch(const tdm_encoded_launch* encoded, uint64_t seed
   ctas.x = launched->grid;
   threads.x = launched->block;
   chance.seed(seed);
+  polls = 0;
+  turns_behind = 0;
   step = {};
   step.publishes = -1;
   step.fetches_ahead = chance() % 2;

@@ -70,11 +70,15 @@ void copy_tile(void* to, const tdm_tensor_map* map, const uint64_t* barrier, int
 void copy_async(void* to, const void* from, size_t bytes);
 void copy_commit();
 void copy_wait(size_t most);
+/* Arrives, as one that the barrier counts, when the fiber's copies so far are done. */
+void copy_arrive(const uint64_t* barrier);
 /* Of e4m3 with K = 32, or of bf16 with K = 16; operands are descriptors, K-major unless `a` is transposed. */
 void multiply(float* d, int n, uint64_t a, uint64_t b, bool accumulate, bool bf16, bool transposed_a);
 void multiply_commit();
 void multiply_wait(size_t most);
 uint8_t to_e4m3(float value);
+/* In a loop that waits for another CTA: others go on. */
+void poll();
 /* In clocks, which jump at times, so that nobody waits long for a CTA that comes later. */
 int64_t clock();
 
@@ -141,6 +145,15 @@ inline uint32_t __reduce_min_sync(uint32_t, uint32_t value) {
   emulator::exchange(value, all);
   return *std::min_element(all, all + 32);
 }
+template <class Value> Value __reduce_add_sync(uint32_t, Value value) {
+  uint32_t all[32], sum = 0;
+  emulator::exchange(static_cast<uint32_t>(value), all);
+  for (const uint32_t part : all) sum += part;
+  return static_cast<Value>(sum);
+}
+inline int __clz(int value) {
+  return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value));
+}
 inline int __popc(uint32_t value) {
   return __builtin_popcount(value);
 }
@@ -166,6 +179,12 @@ inline uint32_t atomicAdd(uint32_t* word, uint32_t value) {
 inline uint32_t atomicOr(uint32_t* word, uint32_t value) {
   const uint32_t before = *word;
   *word |= value;
+  return before;
+}
+/* Up to `last`, then from 0 again. */
+inline uint32_t atomicInc(uint32_t* word, uint32_t last) {
+  const uint32_t before = *word;
+  *word = before >= last ? 0 : before + 1;
   return before;
 }
 inline uint32_t atomicExch(uint32_t* word, uint32_t value) {

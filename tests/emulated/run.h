@@ -26,6 +26,7 @@ typedef struct emulated_call {
   const char* kernel;     /* a part of the name of the last kernel that is launched: which of them the case is for */
   const char* few_kernel; /* the same in the runs that follow the first; NULL: `kernel` */
   int32_t sms[EMULATED_RUNS]; /* zeros: 132, 5 and 2 */
+  bool counts_launches;       /* counters go on from launch to launch; then there are two of each */
   emulated_encode_fn encode;  /* NULL: the op's */
   size_t memory_bytes;        /* scratch and counters for `encode` */
 } emulated_call;
@@ -34,5 +35,8 @@ typedef struct emulated_call {
  * in other orders, which must give the same bits. Outputs are 0xff before each run, memory that is no output's element
  * must end as the reference leaves it, and counters as zeros. */
 void emulated_compare(test_rig* rig, const emulated_call* call);
+
+/* Runs the kernels alone, as on 132 SMs. */
+void emulated_run(test_rig* rig, const emulated_call* call);
 
 #endif

@@ -12,7 +12,8 @@ enum {
   BIAS = 1,
   LIST = 2,   /* of hit experts */
   BROKEN = 4, /* NaN in row 1 and infinity in row 2 of what is read, where there are such rows */
-  TIED = 8    /* many equal logits */
+  TIED = 8,   /* many equal logits */
+  BITS = 16   /* of what each row chose */
 };
 
 typedef struct route_case {
@@ -29,16 +30,16 @@ typedef struct route_case {
 static const route_case route_cases[] = {
     /* in registers */
     {1, 1, 256, 0, HITS, 8, 8, 4, 1, BIAS | LIST},
-    {7, 5, 384, 0, HITS, 6, 1, 1, 1, BIAS | LIST | BROKEN},
-    {37, 37, 256, 0, ROUTE, 8, 1, 1, 0, BROKEN},
-    {9, 9, 384, 0, HITS, 32, 12, 5, 3, BIAS | LIST},
+    {7, 5, 384, 0, HITS, 6, 1, 1, 1, BIAS | LIST | BROKEN | BITS},
+    {37, 37, 256, 0, ROUTE, 8, 1, 1, 0, BROKEN | BITS},
+    {9, 9, 384, 0, HITS, 32, 12, 5, 35, BIAS | LIST | BITS},
     {21, 19, 256, 0, HITS, 8, 8, 4, 1, LIST | TIED},
-    {6, 0, 256, 0, HITS, 8, 8, 4, 1, BIAS | LIST},
+    {6, 0, 256, 0, HITS, 8, 8, 4, 1, BIAS | LIST | BITS},
     /* in shared memory */
     {3, 3, 8, 0, HITS, 3, 4, 2, 1, BIAS | LIST | BROKEN},
-    {17, 16, 7, 0, ROUTE, 2, 7, 3, 1, BIAS},
+    {17, 16, 7, 0, ROUTE, 2, 7, 3, 33, BIAS | BITS},
     {5, 5, 1, 0, HITS, 1, 1, 1, 0, LIST},
-    {40, 33, 160, 0, HITS, 6, 8, 3, 2, BIAS | LIST | BROKEN},
+    {40, 33, 160, 0, HITS, 6, 8, 3, 2, BIAS | LIST | BROKEN | BITS},
     {19, 19, 160, 0, HITS, 6, 8, 3, 2, LIST | TIED},
     {4, 4, 1020, 0, HITS, 32, 15, 2, 3, BIAS | LIST},
 };
@@ -55,16 +56,16 @@ static const route_case router_cases[] = {
 
 static const route_case gate_cases[] = {
     {1, 1, 256, 1024, "moe_gate_t8", 8, 8, 4, 1, BIAS | LIST},
-    {7, 5, 384, 960, "moe_gate_t8", 6, 1, 1, 1, BIAS | LIST | BROKEN},
+    {7, 5, 384, 960, "moe_gate_t8", 6, 1, 1, 1, BIAS | LIST | BROKEN | BITS},
     {8, 0, 256, 512, "moe_gate_t8", 8, 8, 4, 2, BIAS | LIST},
-    {16, 16, 256, 64, "moe_gate_t16", 8, 1, 1, 0, 0},
-    {17, 17, 384, 128, "moe_gate_t24", 32, 12, 5, 3, BIAS | LIST | BROKEN},
+    {16, 16, 256, 64, "moe_gate_t16", 8, 1, 1, 0, BITS},
+    {17, 17, 384, 128, "moe_gate_t24", 32, 12, 5, 35, BIAS | LIST | BROKEN | BITS},
     {32, 27, 256, 2048, "moe_gate_t32", 8, 8, 4, 1, BIAS | LIST},
     {64, 50, 256, 1536, "moe_gate_t64", 8, 8, 4, 1, BIAS | LIST | BROKEN},
-    {128, 113, 384, 768, "moe_gate_t128", 8, 1, 1, 1, BIAS | LIST},
+    {128, 113, 384, 768, "moe_gate_t128", 8, 1, 1, 1, BIAS | LIST | BITS},
 };
 
-enum { LOGITS, IDS, WEIGHTS, ALPHA, HITS_LIST, OUTPUTS };
+enum { LOGITS, IDS, WEIGHTS, ALPHA, HITS_LIST, CHOSEN, OUTPUTS };
 
 static void begin(test_rig* rig, const char* op, const route_case* c) {
   test_rig_open(rig);
@@ -108,6 +109,8 @@ static void make_outputs(test_rig* rig, const route_case* c, emulated_output* ou
   outputs[IDS] = (emulated_output){make_output(rig, c, "ids", TDM_I32, c->top_k), true};
   outputs[WEIGHTS] = (emulated_output){make_output(rig, c, "weights", TDM_F32, c->top_k), exact};
   outputs[ALPHA] = (emulated_output){make_output(rig, c, "alpha", TDM_F32, wide), exact};
+  if (c->with & BITS)
+    outputs[CHOSEN] = (emulated_output){make_output(rig, c, "chosen", TDM_I32, (wide + 31) / 32), true};
   if (!(c->with & LIST)) return;
   outputs[HITS_LIST].tensor = test_rig_tensor(rig, "hits", TDM_I32, 1, (int64_t[]){1 + wide});
   test_tensor_allow(outputs[HITS_LIST].tensor, &outputs[HITS_LIST].tensor->view);
@@ -145,6 +148,7 @@ static void run_route(const route_case* c) {
                                    .weights = view_of(&outputs[WEIGHTS]),
                                    .alpha = view_of(&outputs[ALPHA]),
                                    .hits = view_of(&outputs[HITS_LIST]),
+                                   .chosen = view_of(&outputs[CHOSEN]),
                                    .top_k = c->top_k,
                                    .n_group = c->n_group,
                                    .topk_group = c->topk_group,
@@ -182,6 +186,7 @@ static void expect_routed(test_rig* rig, const route_case* c, const tdm_moe_gate
   route.weights = view_of(&want[WEIGHTS]);
   route.alpha = view_of(&want[ALPHA]);
   route.hits = view_of(&want[HITS_LIST]);
+  route.chosen = view_of(&want[CHOSEN]);
   cr_assert_eq(test_rig_run_direct(rig, &tdm_op_moe_route, &route), TDM_OK, "%s", tdm_last_error()->message);
   for (int i = IDS; i < OUTPUTS; i++)
     if (want[i].tensor) oracle_expect_same_bits(rig->label, &outputs[i].tensor->view, &want[i].tensor->view);
@@ -207,6 +212,7 @@ static void run_gate(const route_case* c) {
                                   .weights = view_of(&outputs[WEIGHTS]),
                                   .alpha = view_of(&outputs[ALPHA]),
                                   .hits = view_of(&outputs[HITS_LIST]),
+                                  .chosen = view_of(&outputs[CHOSEN]),
                                   .top_k = c->top_k,
                                   .n_group = c->n_group,
                                   .topk_group = c->topk_group,

@@ -35,6 +35,12 @@ inline void store_8_bytes_if(bool inside, void* target, uint2 bytes) {
 inline void copy_async_16(void* shared, const void* global) {
   emulator::copy_async(shared, global, 16);
 }
+inline void copy_async_4(void* shared, const void* global) {
+  emulator::copy_async(shared, global, 4);
+}
+inline void copy_async_arrive(uint64_t* barrier) {
+  emulator::copy_arrive(barrier);
+}
 inline void copy_async_commit() {
   emulator::copy_commit();
 }

@@ -10,6 +10,16 @@
 
 namespace tdm {
 
+inline uint32_t load_acquire(const uint32_t* word) {
+  emulator::poll();
+  return *word;
+}
+inline void store_release(uint32_t* word, uint32_t value) {
+  *word = value;
+}
+inline bool launch_failed(const tdm_step_sync&) {
+  return false;
+}
 inline void step_admit_next() {
 }
 inline void step_enter(const tdm_step_sync&) {
