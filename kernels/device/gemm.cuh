@@ -216,6 +216,7 @@ __device__ __forceinline__ uint32_t add_segments(float (&c)[kCount], float* part
                                                  int32_t segment, int32_t segments, bool waits, uint32_t* flag,
                                                  uint32_t barrier) {
   constexpr int kGroups = kCount < 8 ? 1 : kCount / 8, kVectors = kCount / kGroups / 4;
+  constexpr int kBatch = kVectors > 2 ? 3 : 4; /* segments that are asked for at once: as registers allow */
   const uint32_t thread = threadIdx.x % 128;
   float4* const first = reinterpret_cast<float4*>(partials) + tile * segments * (kCount / 4 * 128) + thread;
   float4* const mine = first + int64_t{segment} * (kCount / 4 * 128);
@@ -238,14 +239,26 @@ __device__ __forceinline__ uint32_t add_segments(float (&c)[kCount], float* part
     groups |= 1u << group;
 #pragma unroll
     for (int i = 0; i < 4 * kVectors; ++i) c[4 * kVectors * group + i] = 0.0f;
-#pragma unroll 4
-    for (int32_t s = 0; s < segments; ++s) {
-      const float4* partial = first + int64_t{s} * (kCount / 4 * 128) + group * kVectors * 128;
+    for (int32_t batch = 0; batch < segments; batch += kBatch) {
+      /* Without a branch between them, behind which they would be moved, one wait for L2 after the other. */
+      float4 values[kBatch][kVectors];
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const float4 v = __ldcg(partial + i * 128);
-        float* to = &c[4 * (kVectors * group + i)];
-        to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
+      for (int s = 0; s < kBatch; ++s) {
+        const float4* partial =
+            first + int64_t{min(batch + s, segments - 1)} * (kCount / 4 * 128) + group * kVectors * 128;
+#pragma unroll
+        for (int i = 0; i < kVectors; ++i) values[s][i] = __ldcg(partial + i * 128);
+      }
+#pragma unroll
+      for (int s = 0; s < kBatch; ++s) {
+        const bool inside = batch + s < segments;
+        const auto part = [&](float value) { return inside ? value : 0.0f; }; /* no sum is -0, so 0 changes none */
+#pragma unroll
+        for (int i = 0; i < kVectors; ++i) {
+          const float4& v = values[s][i];
+          float* to = &c[4 * (kVectors * group + i)];
+          to[0] += part(v.x), to[1] += part(v.y), to[2] += part(v.z), to[3] += part(v.w);
+        }
       }
     }
   }

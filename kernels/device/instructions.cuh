@@ -109,6 +109,12 @@ template <int kGroups> __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
+/* Orders what this thread did and saw, in device memory, on both sides for all threads of the GPU: a release before a
+ * relaxed store or atomic, an acquire after a load. Lighter than __threadfence, which is sequentially consistent. */
+__device__ __forceinline__ void fence_gpu() {
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
 /* No instruction: the compiler keeps the value in a register instead of computing it again in a loop, or where it would
  * come in later. */
 template <class Value> __device__ __forceinline__ Value kept(Value value) {

@@ -245,8 +245,10 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
  * segments, meet in the workspace as f32 rows, and each quantises its share of the tokens, a warp a token, four columns
  * a lane.
  *
- *   kTokens = 64    warpgroup 1 gate, 2 up            partials  [tile][piece][segment][gate, up][kTokens][kRows]
- *   kTokens = 128   warpgroups 1, 2: 64 tokens each */
+ *   warp 0, 1, 2     weights; tokens; the tile's counter
+ *   kTokens = 64     warpgroup 1 gate, 2 up            partials  [tile][piece][segment][gate, up][kTokens][kRows]
+ *   kTokens = 128    warpgroups 1, 2: 64 tokens each   of 16 columns the order is that of the fragments:
+ *                                                      lane q of four has 2 q, 2 q + 1, 2 q + 8, 2 q + 9 */
 template <int kTokens, int kRows, int kStages> struct SplitShared {
   alignas(1024) uint8_t w[kStages][2 * kRows * 128];
   alignas(1024) uint8_t x[kStages][kTokens * 128];
@@ -254,6 +256,7 @@ template <int kTokens, int kRows, int kStages> struct SplitShared {
   uint64_t full[kStages];
   uint64_t empty[kStages];
   uint32_t flag;
+  int32_t n_hits;
 };
 
 template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
@@ -262,7 +265,9 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
   static_assert(sizeof(Memory) <= 232448 - 4 * tdm::Hits::kMost, "shared memory of a Hopper CTA");
   static constexpr bool kByRows = kTokens == 64; /* consumers divide the rows, not the tokens */
   static constexpr int kPieces = 128 / kRows, kN = kByRows ? kRows : 2 * kRows, kCount = kN / 2;
-  static constexpr uint32_t kBothConsumers = 1;
+  static constexpr int kSides = kByRows ? 1 : 2;                           /* of gate and up, what a consumer has */
+  static constexpr int64_t kMatrix = kTokens * kRows, kPart = 2 * kMatrix; /* elements */
+  static constexpr uint32_t kLeft = 1, kMet = 2, kMeeting = 256 + 32;      /* named barriers and their threads */
 
   /* Tokens vary fastest, then the parts of a tile, so that they end close together: what other walks call a segment is
    * a part here, the segments of the first piece, then those of the next. */
@@ -271,9 +276,10 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
     const tdm::Hits hits;
     int32_t live, m_tiles, n_tiles, parts, units;
 
-    __device__ Walk(const tdm_moe_fc1_params& params, const tdm::Hits& experts, int32_t live_tokens)
-        : p(params), hits(experts), live(live_tokens), m_tiles((live + kTokens - 1) / kTokens),
-          n_tiles(listed_tiles(p, hits)), parts(kPieces * p.segments), units(m_tiles * n_tiles * parts) {
+    __device__ Walk(const tdm_moe_fc1_params& params, const Memory& shared, int32_t live_tokens)
+        : p(params), hits{p.hits != nullptr ? shared.n_hits : p.n_experts, p.hits != nullptr}, live(live_tokens),
+          m_tiles((live + kTokens - 1) / kTokens), n_tiles(listed_tiles(p, hits)), parts(kPieces * p.segments),
+          units(m_tiles * n_tiles * parts) {
     }
     __device__ tdm::Unit at(int32_t index) const {
       return listed_unit(p, hits, tdm::unit_at(index, m_tiles, parts, n_tiles));
@@ -284,15 +290,19 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
     __device__ int32_t end(const tdm::Unit& unit) const {
       return tdm::segment_begin(unit.segment % p.segments + 1, p.segments, p.k_blocks, 1);
     }
+    /* Of the workspace and of the counters. */
+    __device__ int64_t tile(const tdm::Unit& unit) const {
+      const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
+      return unit.n_tile * all_m_tiles + unit.m_tile;
+    }
   };
 
-  __device__ static void load_weights(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
-                                      const tdm_step_sync& sync) {
+  __device__ static void load_weights(const tdm_moe_fc1_params& p, Memory& shared, const tdm_step_sync& sync) {
     const uint64_t once = tdm::l2_evict_first();
     const auto live = [&] { return tdm::live_rows(p.n_tokens, p.m); };
-    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && !hits.listed;
+    const bool ahead = sync.fetches_ahead != 0 && p.m <= kTokens && p.hits == nullptr;
     if (!ahead) tdm::step_wait(sync);
-    const Walk walk(p, hits, ahead ? p.m : live());
+    const Walk walk(p, shared, ahead ? p.m : live());
     tdm::fill_weights<kStages, 1>(sync, ahead, walk, live, shared.full, shared.empty, 2 * kRows * 128,
                                   [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                     const int32_t n0 = unit.n_tile * 256 + unit.segment / p.segments * kRows;
@@ -303,9 +313,9 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
                                   });
   }
 
-  __device__ static void load_tokens(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared) {
+  __device__ static void load_tokens(const tdm_moe_fc1_params& p, Memory& shared) {
     const uint64_t often = tdm::l2_evict_last();
-    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
+    const Walk walk(p, shared, tdm::live_rows(p.n_tokens, p.m));
     tdm::fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * tdm::loaded_rows(p.m, kTokens),
                                  [&](const tdm::Unit& unit, int32_t kb, const auto& at) {
                                    const int32_t m0 = unit.m_tile * kTokens;
@@ -316,162 +326,225 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
                                  });
   }
 
-  /* A warpgroup: multiplies its units, two accumulators in turn as in gemm_fp8_upright.cuh. */
-  __device__ static void multiply(const tdm_moe_fc1_params& p, const tdm::Hits& hits, Memory& shared,
-                                  uint32_t consumer) {
-    const Walk walk(p, hits, tdm::live_rows(p.n_tokens, p.m));
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-    const uint32_t first_token = kByRows ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
-    const uint32_t first_row = kByRows ? kRows * consumer : 0;
-    tdm::Ring<kStages> ring;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = walk.at(u);
-      const int32_t begin = walk.begin(unit), end = walk.end(unit);
-      /* Lanes l and 16 + l hold the weight scales of block `batch + l`, gate and up, handed around by shuffles. */
-      const float* w_scales = p.w_scale + (2 * unit.n_tile + static_cast<int32_t>(lane / 16)) * p.w_scale_stride;
-      const auto fetch = [&](int32_t batch) {
-        const int32_t block = batch + static_cast<int32_t>(lane % 16);
-        return block < end ? __ldg(w_scales + block) : 0.0f;
-      };
-      float w_scale = 0.0f, next_w_scale = fetch(begin);
+  /* The weight scales of the first unit are on their way to L2 before the steps before this one are done. */
+  __device__ static void prefetch_scales(const tdm_moe_fc1_params& p, const Memory& shared) {
+    const Walk walk(p, shared, p.m);
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), u = static_cast<int32_t>(blockIdx.x);
+    if (lane >= 4 || u >= walk.units) return;
+    const tdm::Unit unit = walk.at(u);
+    tdm::l2_prefetch(p.w_scale + (2 * unit.n_tile + lane % 2) * p.w_scale_stride +
+                     (lane < 2 ? walk.begin(unit) : walk.end(unit) - 1));
+  }
 
-      struct Product {
-        float acc[kCount];
-        float upper[2], lower[2]; /* a token's scale times gate's and up's */
+  /* A warpgroup: multiplies its units, two accumulators in turn as in gemm_fp8_upright.cuh. For them to fit, what a
+   * unit is is worked out again behind the products, and a block's scales are read when it is promoted. */
+  __device__ static void multiply(const tdm_moe_fc1_params& p, Memory& shared, uint32_t consumer) {
+    const int32_t live = tdm::live_rows(p.n_tokens, p.m);
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    const uint32_t first_token = kByRows ? 0 : 64 * consumer;
+    const uint32_t first_row = kByRows ? kRows * consumer : 0;
+    const uint32_t x_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.x[0] + first_token * 128));
+    const uint32_t w_tiles = tdm::kept(tdm::wgmma_descriptor_lower(shared.w[0] + first_row * 128));
+    const uint32_t token_bytes = tdm::kept(4 * (first_token + 16 * warp + lane / 4));
+    tdm::Ring<kStages> issued, promoted;
+    const auto walk_again = [&] { return Walk(p, shared, tdm::kept(live)); };
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk_again().units; u += static_cast<int32_t>(gridDim.x)) {
+      int32_t kb, end, live_below; /* live tokens from the thread's upper one on */
+      uint32_t mine;               /* where the thread's partials begin, in units of four */
+      const float* w_scales;
+      {
+        const Walk walk = walk_again();
+        const tdm::Unit unit = walk.at(u);
+        kb = walk.begin(unit);
+        end = walk.end(unit);
+        const int32_t first = static_cast<int32_t>(first_token + 16 * warp + lane / 4);
+        live_below = tdm::kept(walk.live - unit.m_tile * kTokens - first);
+        mine = tdm::kept(static_cast<uint32_t>(((walk.tile(unit) * walk.parts + unit.segment) * kPart +
+                                                (kByRows ? consumer * kMatrix : 0) + first * kRows) /
+                                                   4 +
+                                               lane % 4));
+        w_scales = tdm::kept(p.w_scale + (2 * unit.n_tile + static_cast<int32_t>(lane / 16)) * p.w_scale_stride);
+      }
+      /* Lanes l and 16 + l hold the weight scales of block `batch + l`, gate and up, handed around by shuffles. */
+      const auto fetch = [&](int32_t batch) {
+        return __ldg(w_scales + min(batch + static_cast<int32_t>(lane % 16), end - 1));
       };
-      float c[kCount];
-      Product products[kByRows ? 2 : 1]; /* at 128 tokens registers allow one */
+      float w_scale = 0.0f, next_w_scale = fetch(kb);
+      int32_t in_batch = 16;
+
+      float c[kCount], acc[2][kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
-      uint32_t slot = ring.slot; /* of the block that is promoted next */
-      const auto issue = [&](int32_t kb, Product& to) {
-        const int32_t in_batch = (kb - begin) % 16;
-        if (in_batch == 0) {
-          w_scale = next_w_scale;
-          next_w_scale = fetch(kb + 16);
-        }
-        const float gate_scale = __shfl_sync(~0u, w_scale, in_batch),
-                    up_scale = __shfl_sync(~0u, w_scale, 16 + in_batch);
-        tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot] + first_token * 128);
-        const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot] + first_row * 128);
+      const auto issue = [&](float(&to)[kCount]) {
+        const uint32_t x = x_tiles + issued.slot * (kTokens * 8), w = w_tiles + issued.slot * (2 * kRows * 8);
+        tdm::mbarrier_wait(&shared.full[issued.slot], issued.parity);
         tdm::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) tdm::wgmma_e4m3<kN>::issue(to.acc, x + 2 * k, w + 2 * k, k != 0);
+        for (uint32_t k = 0; k < 4; ++k)
+          tdm::wgmma_e4m3<kN>::issue(to, tdm::wgmma_descriptor_whole(x + 2 * k), tdm::wgmma_descriptor_whole(w + 2 * k),
+                                     k != 0);
         tdm::wgmma_commit();
-        const float upper = shared.scale[ring.parity][ring.slot][token],
-                    lower = shared.scale[ring.parity][ring.slot][token + 8];
-        const float first_scale = kByRows && consumer == 1 ? up_scale : gate_scale;
-        to.upper[0] = upper * first_scale, to.lower[0] = lower * first_scale;
-        to.upper[1] = upper * up_scale, to.lower[1] = lower * up_scale;
-        ring.advance();
+        issued.advance();
       };
-      const auto finish = [&](auto pending, Product& from) {
-        tdm::wgmma_wait<decltype(pending)::value>();
-        tdm::wgmma_settle(from.acc);
-        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[slot]);
-        if (++slot == kStages) slot = 0;
+      const auto finish =
+          [&](auto pending,
+              float(&from)[kCount]) { /* block kb */
+                                      if (in_batch == 16) {
+                                        in_batch = 0;
+                                        w_scale = next_w_scale;
+                                        next_w_scale = fetch(kb + 16);
+                                      }
+                                      const float* const scale = reinterpret_cast<const float*>(
+                                          reinterpret_cast<const char*>(shared.scale[promoted.parity][promoted.slot]) +
+                                          token_bytes);
+                                      float upper[kSides], lower[kSides];
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-          const int up = i / (kRows / 2); /* always 0 where consumers divide the rows */
-          c[i] = fmaf(i / 2 % 2 == 0 ? from.upper[up] : from.lower[up], from.acc[i], c[i]);
-        }
-      };
+                                      for (int side = 0; side < kSides; ++side) {
+                                        const int first_lane = 16 * (kByRows ? static_cast<int>(consumer) : side);
+                                        const float weight = __shfl_sync(~0u, w_scale, first_lane + in_batch);
+                                        upper[side] = tdm::kept(scale[0] * weight),
+                                        lower[side] = tdm::kept(scale[8] * weight);
+                                      }
+                                      ++in_batch;
+                                      tdm::wgmma_wait<decltype(pending)::value>();
+                                      tdm::wgmma_settle(from);
+                                      if (lane == 0) tdm::mbarrier_arrive(&shared.empty[promoted.slot]);
+                                      promoted.advance();
+                                      ++kb;
+#pragma unroll
+                                      for (int i = 0; i < kCount; ++i) {
+                                        const int side = i / (kRows / 2); /* always 0 where consumers divide the rows */
+                                        c[i] = fmaf(i / 2 % 2 == 0 ? upper[side] : lower[side], from[i], c[i]);
+                                      }
+          };
       using One = tdm::Constant<1>;
       using None = tdm::Constant<0>;
-      if constexpr (kByRows) {
-        issue(begin, products[0]);
-        int32_t kb = begin + 1;
-        for (; kb + 1 < end; kb += 2) {
-          issue(kb, products[1]);
-          finish(One(), products[0]);
-          issue(kb + 1, products[0]);
-          finish(One(), products[1]);
-        }
-        if (kb < end) {
-          issue(kb, products[1]);
-          finish(One(), products[0]);
-          finish(None(), products[1]);
-        } else {
-          finish(None(), products[0]);
-        }
-      } else {
-        for (int32_t kb = begin; kb < end; ++kb) {
-          issue(kb, products[0]);
-          finish(None(), products[0]);
-        }
+      issue(acc[0]);
+      while (kb + 2 < end) {
+        issue(acc[1]);
+        finish(One(), acc[0]);
+        issue(acc[0]);
+        finish(One(), acc[1]);
       }
-      meet(p, shared, c, walk, unit, consumer);
+      if (kb + 1 < end) {
+        issue(acc[1]);
+        finish(One(), acc[0]);
+        finish(None(), acc[1]);
+      } else {
+        finish(None(), acc[0]);
+      }
+      leave(reinterpret_cast<float4*>(p.partials) + mine, c, live_below);
+      tdm::named_barrier_sync(kLeft, kMeeting);
+      const Walk walk = walk_again();
+      const tdm::Unit unit = walk.at(u);
+      tdm::named_barrier_sync(kMet, kMeeting);
+      add_up(p, shared.flag, walk, unit);
     }
   }
 
-  /* The partials of a unit go to the workspace; this part's share of the tokens comes back, is added up in ascending
-   * order and stored. */
-  __device__ static void meet(const tdm_moe_fc1_params& p, Memory& shared, const float (&c)[kCount], const Walk& walk,
-                              const tdm::Unit& unit, uint32_t consumer) {
-    constexpr int64_t kMatrix = kTokens * kRows, kPart = 2 * kMatrix; /* elements */
-    const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, lane = thread % 32, warp = thread / 32;
-    const int32_t parts = walk.parts, m0 = unit.m_tile * kTokens, rows = min(walk.live - m0, kTokens);
-    const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens, tile = unit.n_tile * all_m_tiles + unit.m_tile;
-    float* const partials = p.partials + tile * parts * kPart;
-    float* mine = partials + unit.segment * kPart;
-    if (kByRows) mine += consumer * kMatrix;
+  /* A thread's partials of a unit go to the workspace, four values of a token a store. */
+  __device__ static void leave(float4* to, const float (&c)[kCount], int32_t live_below) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int32_t token = (kByRows ? 0 : 64 * static_cast<int32_t>(consumer)) + warp % 4 * 16 + lane / 4 + 8 * half;
-      if (token >= rows) continue;
+      if (8 * half >= live_below) continue;
 #pragma unroll
-      for (int i = 0; i < kCount; i += 4) {
-        float* to = mine + i / (kRows / 2) * kMatrix + token * kRows + i % (kRows / 2) * 2 + 2 * (lane % 4);
-        __stcg(reinterpret_cast<float2*>(to), make_float2(c[i + 2 * half], c[i + 2 * half + 1]));
-      }
+      for (int i = 0; i < kCount; i += 8)
+        __stcg(to + (i / (kRows / 2) * kMatrix + 8 * half * kRows + i % (kRows / 2) * 2) / 4,
+               make_float4(c[i + 2 * half], c[i + 2 * half + 1], c[i + 2 * half + 4], c[i + 2 * half + 5]));
     }
-    __threadfence();
-    tdm::named_barrier_sync(kBothConsumers, 256);
-    if (thread == 0) {
-      shared.flag = tdm::meet(p.counters + tile, unit.segment, parts, walk.units <= static_cast<int32_t>(gridDim.x));
-      __threadfence();
-    }
-    tdm::named_barrier_sync(kBothConsumers, 256);
-    const uint32_t shares = shared.flag;
-    for (int32_t part = 0; part < parts; ++part) {
-      if ((shares >> part & 1) == 0) continue;
-      for (int32_t token = part + parts * warp; token < (rows + 3) / 4 * 4; token += parts * 8) {
-        quantise(p, partials + lane / (kRows / 4) * p.segments * kPart + token * kRows + lane % (kRows / 4) * 4, kPart,
-                 kMatrix, m0 + token, token < rows, unit.n_tile);
-      }
-    }
-    if (thread == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(p.counters + tile, parts);
   }
 
-  /* A warp: row m of a tile; `from` is the lane's four columns of the gate of the first segment. */
-  __device__ static void quantise(const tdm_moe_fc1_params& p, const float* from, int64_t part, int64_t matrix,
-                                  int32_t m, bool live, int32_t tile) {
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-    float* const scale = p.out_scale + tile * p.out_scale_stride + m;
-    if (!live) {
-      if (lane == 0) *scale = 0.0f;
-      return;
+  /* A warp beside the consumers: arrives at the tile's counter when all partials of a unit are in the workspace, and
+   * says which shares of the tokens this CTA adds up. It leaves while they do that. */
+  __device__ static void meet(const tdm_moe_fc1_params& p, Memory& shared) {
+    const Walk walk(p, shared, tdm::live_rows(p.n_tokens, p.m));
+    const bool first = threadIdx.x % 32 == 0;
+    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
+      const tdm::Unit unit = walk.at(u);
+      uint32_t* const counter = p.counters + walk.tile(unit);
+      uint32_t shares = 0;
+      tdm::named_barrier_sync(kLeft, kMeeting);
+      if (first) {
+        tdm::fence_gpu();
+        shares = tdm::meet(counter, unit.segment, walk.parts, walk.units <= static_cast<int32_t>(gridDim.x));
+        tdm::fence_gpu();
+        shared.flag = shares;
+      }
+      __syncwarp();
+      tdm::named_barrier_sync(kMet, kMeeting);
+      if ((shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(counter, walk.parts);
+      __syncwarp();
     }
-    float gate[4] = {}, up[4] = {};
-#pragma unroll 4
-    for (int32_t s = 0; s < p.segments; ++s) {
-      const float4 g = __ldcg(reinterpret_cast<const float4*>(from + s * part));
-      const float4 h = __ldcg(reinterpret_cast<const float4*>(from + s * part + matrix));
-      gate[0] += g.x, gate[1] += g.y, gate[2] += g.z, gate[3] += g.w;
-      up[0] += h.x, up[1] += h.y, up[2] += h.z, up[3] += h.w;
+  }
+
+  /* The consumers: this CTA's shares of the tokens, in ascending order of segments, to the output. */
+  __device__ static void add_up(const tdm_moe_fc1_params& p, uint32_t shares, const Walk& walk, const tdm::Unit& unit) {
+    const int32_t warp = static_cast<int32_t>(threadIdx.x) / 32 - 4;
+    const int32_t parts = walk.parts, m0 = unit.m_tile * kTokens, rows = min(walk.live - m0, kTokens);
+    const float* const partials = p.partials + walk.tile(unit) * parts * kPart;
+    for (uint32_t left = shares & ~tdm::kMeetingLeaves; left != 0; left &= left - 1) {
+      const int32_t part = __ffs(static_cast<int>(left)) - 1;
+      for (int32_t token = part + parts * warp; token < (rows + 3) / 4 * 4; token += kAtOnce * parts * 8)
+        quantise(p, partials, token, 8 * parts, m0, rows, unit.n_tile);
     }
-    uint32_t largest = 0;
+  }
+
+  /* What a warp asks for at once, of tokens and of segments: each wait for L2 is part of the launch's time. */
+  static constexpr int kAtOnce = kTokens / 64, kBatch = 4;
+
+  /* A warp: rows `token`, `token + step`, ... of a tile, as many as are loaded at once; those from `rows` on have only
+   * their scale set to zero. */
+  __device__ static void quantise(const tdm_moe_fc1_params& p, const float* partials, int32_t token, int32_t step,
+                                  int32_t m0, int32_t rows, int32_t tile) {
+    constexpr int kLanes = kRows / 4; /* of a piece */
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), piece = lane / kLanes, inside = lane % kLanes;
+    const float* const from = partials + piece * p.segments * kPart + 4 * inside;
+    float gate[kAtOnce][4] = {}, up[kAtOnce][4] = {};
+    for (int32_t batch = 0; batch < p.segments; batch += kBatch) {
+      /* Without a branch between them, behind which they would be moved, one wait after the other. */
+      float4 values[kBatch][kAtOnce][2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      gate[i] = tdm::swiglu_quick(gate[i], up[i], p.swiglu_limit);
-      largest = max(largest, magnitude(gate[i]));
+      for (int s = 0; s < kBatch; ++s) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const float* row = from + min(batch + s, p.segments - 1) * kPart + min(token + i * step, rows - 1) * kRows;
+          values[s][i][0] = __ldcg(reinterpret_cast<const float4*>(row));
+          values[s][i][1] = __ldcg(reinterpret_cast<const float4*>(row + kMatrix));
+        }
+      }
+#pragma unroll
+      for (int s = 0; s < kBatch; ++s) {
+        const bool inside = batch + s < p.segments;
+        const auto part = [&](float value) { return inside ? value : 0.0f; }; /* no sum is -0, so 0 changes none */
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const float4 &g = values[s][i][0], &h = values[s][i][1];
+          gate[i][0] += part(g.x), gate[i][1] += part(g.y), gate[i][2] += part(g.z), gate[i][3] += part(g.w);
+          up[i][0] += part(h.x), up[i][1] += part(h.y), up[i][2] += part(h.z), up[i][3] += part(h.w);
+        }
+      }
     }
-    const Quantiser quantiser(p, __reduce_max_sync(~0u, largest));
-    if (lane == 0) *scale = quantiser.scale;
-    *reinterpret_cast<uint32_t*>(p.out + m * p.out_stride + int64_t{tile} * 128 + lane * 4) =
-        static_cast<uint32_t>(quantiser.pair(gate[0], gate[1])) |
-        static_cast<uint32_t>(quantiser.pair(gate[2], gate[3])) << 16;
+    /* After an exchange between neighbours a lane has four columns that follow each other. */
+    const int32_t odd = inside % 2, column = piece * kRows + inside / 4 * 16 + inside % 4 * 2 + 6 * odd;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int32_t row = token + i * step, m = m0 + row;
+      if (row >= (rows + 3) / 4 * 4) break;
+      uint32_t largest = 0;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        gate[i][k] = tdm::swiglu_quick(gate[i][k], up[i][k], p.swiglu_limit);
+        largest = max(largest, magnitude(gate[i][k]));
+      }
+      const Quantiser quantiser(p, __reduce_max_sync(~0u, largest));
+      const uint32_t mine = static_cast<uint32_t>(quantiser.pair(gate[i][0], gate[i][1])) |
+                            static_cast<uint32_t>(quantiser.pair(gate[i][2], gate[i][3])) << 16;
+      const uint32_t other = __shfl_xor_sync(~0u, mine, 1);
+      if (lane == 0) p.out_scale[tile * p.out_scale_stride + m] = row < rows ? quantiser.scale : 0.0f;
+      if (row < rows)
+        *reinterpret_cast<uint32_t*>(p.out + m * p.out_stride + int64_t{tile} * 128 + column) =
+            odd != 0 ? other >> 16 | (mine & 0xffff0000u) : (mine & 0xffffu) | other << 16;
+    }
   }
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
@@ -489,22 +562,28 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
       tdm::tma_prefetch_map(&p.x_scale);
     }
     __syncthreads();
-    tdm::Hits hits{p.n_experts, false};
     if (p.hits != nullptr) {
       tdm::step_wait(sync);
-      hits = tdm::load_hits(p.hits, p.n_experts);
+      const int32_t n_hits = tdm::load_hits(p.hits, p.n_experts).count;
+      if (threadIdx.x == 0) shared.n_hits = n_hits;
+      __syncthreads();
     }
     if (threadIdx.x < 128) {
-      tdm::registers_lower<56>();
-      if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
+      tdm::registers_lower<40>();
+      if (threadIdx.x == 0) load_weights(p, shared, sync);
       if (threadIdx.x == 32) {
         tdm::step_wait(sync);
-        load_tokens(p, hits, shared);
+        load_tokens(p, shared);
+      }
+      if (threadIdx.x / 32 == 2) {
+        prefetch_scales(p, shared);
+        tdm::step_wait(sync);
+        meet(p, shared);
       }
     } else {
-      tdm::registers_raise<224>();
+      tdm::registers_raise<232>();
       tdm::step_wait(sync);
-      multiply(p, hits, shared, threadIdx.x / 128 - 1);
+      multiply(p, shared, threadIdx.x / 128 - 1);
     }
     tdm::step_end(sync);
   }

@@ -47,6 +47,8 @@ inline void copy_async_commit() {
 template <int kGroups> void copy_async_wait() {
   emulator::copy_wait(kGroups);
 }
+inline void fence_gpu() {
+}
 template <class Value> Value kept(Value value) {
   return value;
 }
