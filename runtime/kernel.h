@@ -28,6 +28,7 @@ typedef struct tdm_kernel_launch {
   uint32_t grid;
   uint32_t block;
   uint32_t shared_bytes; /* dynamic */
+  bool admits_late;      /* the lane's next kernel begins only when this one's CTAs have waited for the steps before */
 } tdm_kernel_launch;
 
 enum { TDM_KERNEL_PARAMS_BYTES = 1024, TDM_STEP_LAUNCHES = 2 };

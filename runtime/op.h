@@ -17,17 +17,21 @@ typedef struct tdm_operand {
   bool optional;
   bool early; /* CUDA kernels may read it before the steps before theirs are done, unless a step of the program writes
                  it */
+  bool ahead; /* likewise while the step before theirs runs, if that one admits them late and does not write it */
 } tdm_operand;
 
 #define TDM_OPERAND(args_type, member, access)                                                                         \
-  { #member, offsetof(args_type, member), access, false, false }
+  { #member, offsetof(args_type, member), access, false, false, false }
 /* Weights, which kernels fetch ahead. */
 #define TDM_WEIGHT_OPERAND(args_type, member)                                                                          \
-  { #member, offsetof(args_type, member), TDM_READ, false, true }
+  { #member, offsetof(args_type, member), TDM_READ, false, true, false }
 #define TDM_OPTIONAL_WEIGHT_OPERAND(args_type, member)                                                                 \
-  { #member, offsetof(args_type, member), TDM_READ, true, true }
+  { #member, offsetof(args_type, member), TDM_READ, true, true, false }
 #define TDM_OPTIONAL_OPERAND(args_type, member, access)                                                                \
-  { #member, offsetof(args_type, member), access, true, false }
+  { #member, offsetof(args_type, member), access, true, false, false }
+/* What routing says, which kernels look at while FC1 runs. */
+#define TDM_OPTIONAL_AHEAD_OPERAND(args_type, member)                                                                  \
+  { #member, offsetof(args_type, member), TDM_READ, true, false, true }
 
 /* What `plan` decides from shapes and the SM budget, before anything runs. Pure data, printable. */
 typedef struct tdm_plan {

@@ -15,7 +15,9 @@
  *
  * A kernel is launched with programmatic stream serialisation where it directly follows another on its lane: its CTAs
  * may be resident while the one before still runs, and step_begin waits until that one is complete and its stores are
- * visible. Every kernel calls it, so completion is transitive: what came before the one before is complete too.
+ * visible. Every kernel calls it, so completion is transitive: what came before the one before is complete too. A
+ * kernel that lets the next one begin only behind its own wait (tdm_kernel_launch.admits_late) so lets it read, at
+ * once, what earlier steps wrote; sync.reads_ahead says that the operands meant for this are such.
  *
  * Signals (runtime/step_sync.h) wait for steps of other lanes. A wait that runs out of time leaves a note and goes on,
  * as do all further waits of that launch: steps then work on memory that is theirs, with contents that are not. Kernels
@@ -105,9 +107,9 @@ __device__ __forceinline__ void trace_resident(const tdm_step_sync& sync) {
   sync.trace[blockIdx.x].sm = sm;
 }
 
-/* First of all, all threads. */
-__device__ __forceinline__ void step_enter(const tdm_step_sync& sync) {
-  step_admit_next();
+/* First of all, all threads. `admits`: else the kernel calls step_admit_next itself. */
+__device__ __forceinline__ void step_enter(const tdm_step_sync& sync, bool admits = true) {
+  if (admits) step_admit_next();
   trace_resident(sync);
 }
 

@@ -22,26 +22,19 @@
 
 namespace {
 
-constexpr int kTokens = TDM_MOE_FC1_FEW_TOKENS, kEngines = 2, kStages = TDM_MOE_FC1_FEW_STAGES;
+constexpr int kTokens = TDM_MOE_FC1_FEW_TOKENS, kEngines = 2;
 
-struct Engine {
-  alignas(1024) uint8_t w[kStages][TDM_MOE_FC1_FEW_STAGE_BYTES];
-};
+template <int kStages> struct Engine { alignas(1024) uint8_t w[kStages][TDM_MOE_FC1_FEW_STAGE_BYTES]; };
 
 /* Followed by x [K / 128][kTokens][128] e4m3, swizzled, and scale [K / 128][kTokens]. */
-struct Shared {
-  Engine engine[kEngines];
-};
-static_assert(sizeof(Shared) == TDM_MOE_FC1_FEW_RING_BYTES, "launch size");
+template <int kStages> struct Shared { Engine<kStages> engine[kEngines]; };
 
-struct Barriers {
+template <int kStages> struct Barriers {
   uint64_t full[kEngines][kStages];
   uint64_t empty[kEngines][kStages];
   uint64_t x_full;
   uint32_t last[kEngines];
 };
-static_assert(sizeof(Barriers) <= TDM_MOE_FC1_FEW_BARRIER_BYTES, "launch size");
-
 /* A warp's: lane l has experts 32 l to 32 l + 31. */
 struct Chosen {
   uint32_t rows[kTokens]; /* of token r */
@@ -85,7 +78,14 @@ struct Chosen {
 template <int kRows> struct MoeFc1Few {
   static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
   static constexpr int kBlocks = TDM_MOE_FC1_FEW_STAGE_BYTES / kBlockBytes;
+  static constexpr int kStages = TDM_MOE_FC1_FEW_STAGES(kRows);
   using Ring = tdm::Ring<kStages>;
+  using Engine = ::Engine<kStages>;
+  using Shared = ::Shared<kStages>;
+  using Barriers = ::Barriers<kStages>;
+  static_assert(sizeof(Shared) == TDM_MOE_FC1_FEW_RING_BYTES(kRows) &&
+                    sizeof(Barriers) <= TDM_MOE_FC1_FEW_BARRIER_BYTES,
+                "launch size");
 
   struct Unit {
     int32_t tile, piece;
@@ -251,7 +251,7 @@ template <int kRows> struct MoeFc1Few {
     uint8_t* const x = memory + sizeof(Shared);
     float* const scale = reinterpret_cast<float*>(x + p.k_blocks * kTokens * 128);
     Barriers& barriers = *reinterpret_cast<Barriers*>(reinterpret_cast<uint8_t*>(scale) + p.k_blocks * kTokens * 4);
-    tdm::step_enter(sync);
+    tdm::step_enter(sync, false);
     if (threadIdx.x == 0) {
       for (int e = 0; e < kEngines; ++e)
         for (int i = 0; i < kStages; ++i) {
@@ -266,6 +266,7 @@ template <int kRows> struct MoeFc1Few {
     }
     __syncthreads();
     tdm::step_wait(sync);
+    tdm::step_admit_next(); /* late: FC2 may then look at what routing chose */
     const int32_t warp = static_cast<int32_t>(threadIdx.x / 32), engine = warp < 8 ? warp / 4 : warp - 8;
     if (threadIdx.x == 256) {
       const uint64_t often = tdm::l2_evict_last();
@@ -287,7 +288,7 @@ template <int kRows> struct MoeFc1Few {
 } // namespace
 
 #define FEW(rows)                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_FEW_THREADS, 1) tdm_moe_fc1_few_n##rows##_sm90(             \
+  extern "C" __global__ void __maxnreg__(88) tdm_moe_fc1_few_n##rows##_sm90(                                           \
       const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
     MoeFc1Few<rows>::run(p, sync);                                                                                     \
   }

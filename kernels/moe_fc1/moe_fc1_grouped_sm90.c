@@ -11,16 +11,21 @@ static const struct {
   const char* name;
   bool segmented;
 } variants[] = {
-#define GROUPED(tokens, stages, name, segmented) {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages), #name, segmented},
+#define GROUPED(tokens, stages, registers, name, segmented)                                                            \
+  {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages), #name, segmented},
 #include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"
 #undef GROUPED
 };
 
+/* Of so few rows an expert hardly has more than 16, and stages are smaller. */
+enum { FEW_ROWS = 32 };
+
 void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t intermediate, int64_t k, int32_t sms,
                                         tdm_moe_fc1_sm90_plan* out_plan) {
   const int32_t segments = tdm_moe_fc1_sm90_segments(n_experts * intermediate, k);
+  const int32_t tokens = segments > 1 || m > FEW_ROWS ? 32 : 16;
   size_t v = 0;
-  while (variants[v].segmented != (segments > 1)) v++;
+  while (variants[v].segmented != (segments > 1) || variants[v].tokens != tokens) v++;
   const int64_t rows = m < TDM_CHOICES_ROWS ? m : TDM_CHOICES_ROWS;
   const int64_t groups = (rows + variants[v].tokens - 1) / variants[v].tokens;
   const int64_t units = n_experts * (intermediate / 128) * groups; /* at most */
@@ -32,6 +37,7 @@ void tdm_moe_fc1_grouped_sm90_make_plan(int64_t m, int64_t n_experts, int64_t in
     plan.counter_bytes = (1 + (size_t)plan.launch.grid) * sizeof(uint32_t);
   }
   plan.launch.block = TDM_MOE_FC1_THREADS;
+  plan.launch.admits_late = true;
   const int64_t waves = (units + plan.launch.grid - 1) / plan.launch.grid;
   plan.launch.shared_bytes = variants[v].shared_bytes + tdm_choices_bytes(n_experts, rows);
   plan.launch.shared_bytes = tdm_gemm_shared_bytes(plan.launch.shared_bytes, waves * (k / 128) * 4);

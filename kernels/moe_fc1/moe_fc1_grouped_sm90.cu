@@ -47,7 +47,6 @@ struct ChosenRows {
 template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   using Swap = tdm::MoeFc1Swap<kTokens, kStages>;
   using Memory = typename Swap::Memory;
-  static constexpr bool kTwoCtas = kTokens <= 16;
 
   using Gathering = tdm::Gathering<kStages, false>;
 
@@ -163,7 +162,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     Places& places = *reinterpret_cast<Places*>(memory + sizeof(Memory));
     void* const choices_memory = memory + TDM_MOE_FC1_GROUPED_SHARED(kTokens, kStages);
-    tdm::step_enter(sync);
+    tdm::step_enter(sync, false);
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         tdm::mbarrier_init(&shared.full[i], 1 + Gathering::kArrivals);
@@ -172,9 +171,10 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
       tdm::fence_barrier_init();
       tdm::tma_prefetch_map(&p.fc1.w);
     }
+    if (threadIdx.x == 32) tdm::draw_turn(p.fc1.counters, shared.turn);
     __syncthreads();
     tdm::step_wait(sync);
-    if (threadIdx.x + 32 == blockDim.x) tdm::draw_turn(p.fc1, shared.turn);
+    tdm::step_admit_next(); /* late: FC2 may then look at what routing chose */
     const int32_t live = tdm::live_rows(p.fc1.n_tokens, p.fc1.m), rows = min(p.fc1.m, int32_t{TDM_CHOICES_ROWS});
     tdm::Ring<kStages> ring;
     Gathering gathering;
@@ -193,11 +193,9 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
 
 } // namespace
 
-#define GROUPED(tokens, stages, name, segmented)                                                                       \
-  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_THREADS,                                                    \
-                                               MoeFc1Grouped<tokens, stages, segmented>::kTwoCtas ? 2 : 1)             \
-      tdm_moe_fc1_grouped_##name##_sm90(const __grid_constant__ tdm_moe_fc1_grouped_params p,                          \
-                                        const __grid_constant__ tdm_step_sync sync) {                                  \
+#define GROUPED(tokens, stages, registers, name, segmented)                                                            \
+  extern "C" __global__ void __maxnreg__(registers) tdm_moe_fc1_grouped_##name##_sm90(                                 \
+      const __grid_constant__ tdm_moe_fc1_grouped_params p, const __grid_constant__ tdm_step_sync sync) {              \
     MoeFc1Grouped<tokens, stages, segmented>::run(p, sync);                                                            \
   }
 #include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"

@@ -9,33 +9,13 @@
  * next CTA, which ends with the others and finds them there: every sum is still added up from the first block to the
  * last.
  *
- * A CTA waits for the one before it, so their order is that in which they begin to run: they draw numbers. Notes of
- * sums bear the number of the launch, so that what a launch leaves that went wrong misleads nobody.
- *
- *   counters  [1 + CTAs] numbers drawn, then a note for each CTA
+ *   counters  those of device/turns.cuh
  *   partials  [CTA][gate, up][elements / 4][threads] float4 */
 
+#include "kernels/device/turns.cuh"
 #include "kernels/moe_fc1/moe_fc1.cuh"
 
 namespace tdm {
-
-/* Of a CTA: its place in the order, and the number of the launch, never 0. */
-struct Turn {
-  uint32_t cta;
-  uint32_t launch;
-};
-
-/* By one thread, into shared memory. Before step_wait or behind it: counters are this step's alone, and its last launch
- * is complete. */
-__device__ __forceinline__ void draw_turn(const tdm_moe_fc1_params& p, Turn& turn) {
-  constexpr uint32_t kLaunches = 1u << 20; /* then from 0 again */
-  if (p.partials == nullptr) {
-    turn = Turn{blockIdx.x, 0};
-    return;
-  }
-  const uint32_t number = atomicInc(p.counters, gridDim.x * kLaunches - 1);
-  turn = Turn{number % gridDim.x, number / gridDim.x + 1};
-}
 
 /* Blocks `begin` to `end` - 1 of a unit: a tile of weights, for some tokens. */
 struct Piece {
@@ -138,20 +118,14 @@ template <int kTokens, int kThreads> struct Sums {
     }
     __threadfence();
     named_barrier_sync(barrier, kThreads);
-    if (thread() == 0) store_release(p.counters + 1 + turn.cta, turn.launch);
+    if (thread() == 0) tell_next(p.counters, turn);
   }
 
-  /* The CTA before this one began earlier, and with these sums: there is nothing that it waits for. Where it may have
-   * seen other units, in a launch whose waits ran out of time, the sums may never come, and do not matter. */
+  /* The CTA before this one began with these sums: there is nothing that it waits for. */
   template <int kCount>
   __device__ static __forceinline__ void take_up(const tdm_moe_fc1_params& p, const Turn& turn, float (&gate)[kCount],
                                                  float (&up)[kCount], uint32_t barrier, const tdm_step_sync& sync) {
-    if (thread() == 0) {
-      uint32_t* const note = p.counters + turn.cta;
-      while (load_acquire(note) != turn.launch && !launch_failed(sync)) {
-      }
-      *note = 0;
-    }
+    if (thread() == 0) await_previous(p.counters, turn, sync);
     named_barrier_sync(barrier, kThreads);
     const float4* const sums = of(p, turn.cta - 1);
 #pragma unroll

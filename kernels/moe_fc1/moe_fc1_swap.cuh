@@ -43,9 +43,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   using Memory = MoeFc1SwapShared<kTokens, kStages>;
   static_assert(sizeof(Memory) == TDM_MOE_FC1_SWAP_SHARED(kTokens, kStages), "launch size");
   static constexpr bool kTwoCtas = kTokens <= 24; /* on an SM, as in gemm_fp8_swap.cuh */
-  static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448 - 4 * Hits::kMost),
-                "shared memory of a Hopper CTA, or of half an SM");
-  static constexpr int kCount = kTokens / 2; /* elements of a fragment */
+  static constexpr int kCount = kTokens / 2;      /* elements of a fragment */
   static constexpr uint32_t kBothConsumers = 1;
 
   using Walk = DenseWalk<kTokens>;
@@ -236,6 +234,8 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   }
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
+    static_assert(sizeof(Memory) <= (kTwoCtas ? 115712 : 232448 - 4 * Hits::kMost),
+                  "shared memory of a Hopper CTA, or of half an SM");
     TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
     step_enter(sync);
@@ -249,7 +249,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       tma_prefetch_map(&p.x);
       tma_prefetch_map(&p.x_scale);
     }
-    if (threadIdx.x == 32) draw_turn(p, shared.turn);
+    if (threadIdx.x == 32) draw_turn(p.counters, shared.turn);
     __syncthreads();
     Hits hits{p.n_experts, false};
     if (p.hits != nullptr) {

@@ -5,7 +5,7 @@
 
 /* Strides count elements. */
 typedef struct tdm_moe_fc2_grouped_params {
-  tdm_tensor_map w;     /* w2 as e4m3 [E*I/128][H][128] */
+  tdm_tensor_map w;     /* w2 as e4m3 [E*I/128][H][128], boxes of a stage */
   const uint8_t* x;     /* [M, E*I] e4m3 */
   int64_t x_stride;     /* M times it is below 2^32 */
   const float* x_scale; /* [E*I/128, M] */
@@ -21,7 +21,7 @@ typedef struct tdm_moe_fc2_grouped_params {
   void* out; /* [M, H] */
   int64_t out_stride;
   float* partials;    /* workspace of the plan; NULL where it is 0 bytes */
-  uint32_t* counters; /* zero before the first launch; every launch leaves zeros */
+  uint32_t* counters; /* zero before the first launch, then as the last one left them; NULL: CTAs have whole tiles */
   int32_t addend_dtype;
   int32_t out_dtype;
   int32_t m;
@@ -29,17 +29,35 @@ typedef struct tdm_moe_fc2_grouped_params {
   int32_t n_experts;
   int32_t blocks; /* of an expert */
   int32_t segments;
-  int32_t padding[13];
+  int32_t tokens;     /* whose sums a CTA keeps, a multiple of 8 */
+  int32_t stages;     /* of weights in shared memory */
+  int32_t x_stages;   /* of tokens */
+  int32_t prefetches; /* stages of weights to bring to L2 while the step before runs */
+  int32_t padding[9];
 } tdm_moe_fc2_grouped_params;
 
 static_assert(sizeof(tdm_moe_fc2_grouped_params) == 384, "kernel ABI");
 
-enum { TDM_MOE_FC2_GROUPED_THREADS = 384, TDM_MOE_FC2_GROUPED_NOTE_BYTES = 400, TDM_MOE_FC2_GATHERERS = 3 };
+enum {
+  TDM_MOE_FC2_GROUPED_COLUMNS = 64,  /* of a tile */
+  TDM_MOE_FC2_GROUPED_TOKENS = 256,  /* the most that `tokens` is */
+  TDM_MOE_FC2_GROUPED_SEGMENTS = 16, /* the most */
+  TDM_MOE_FC2_GROUPED_W_BYTES = 2 * 64 * 128
+};
 
-/* Launch size of a variant: what sizeof gives in the kernel, asserted there; the choices' bytes come on top. */
-#define TDM_MOE_FC2_GROUPED_SHARED(tokens, stages)                                                                     \
-  (((stages) * (128 * 128 + 128 * TDM_CHOICES_GROUP + 2 * TDM_MOE_FC2_GROUPED_NOTE_BYTES + 16) + 4 * 128 * (tokens) +  \
-    4 * TDM_CHOICES_GROUP * TDM_MOE_FC2_GATHERERS + 8 + 1023) /                                                        \
-   1024 * 1024)
+#define TDM_MOE_FC2_GROUPED_NOTE_BYTES(group) (16 * (group) + 16)
+
+/* Warpgroups that multiply, a warp that asks for weights, and one or more that gather. */
+#define TDM_MOE_FC2_GROUPED_GATHERERS(group, consumers) ((consumers) == 1 ? 1 : (group) == 8 ? 2 : 3)
+#define TDM_MOE_FC2_GROUPED_THREADS(group, consumers)                                                                  \
+  (128 * (consumers) + 32 * (1 + TDM_MOE_FC2_GROUPED_GATHERERS(group, consumers)))
+
+/* Shared memory before the choices: tiles, then sums, notes, barriers and the rest, as the kernel has them. */
+static inline uint32_t tdm_moe_fc2_grouped_bytes(int32_t tokens, int32_t group, int32_t stages, int32_t x_stages) {
+  const int32_t x_stage = 2 * 128 * group + 2 * TDM_MOE_FC2_GROUPED_NOTE_BYTES(group) + 2 * 8;
+  const int32_t rest = 8 * 8 + 8 + 4 + 4 * (TDM_MOE_FC2_GROUPED_SEGMENTS + 1);
+  return (uint32_t)(stages * (TDM_MOE_FC2_GROUPED_W_BYTES + 2 * 8) + x_stages * x_stage +
+                    (tokens + group) * TDM_MOE_FC2_GROUPED_COLUMNS * 4 + rest);
+}
 
 #endif

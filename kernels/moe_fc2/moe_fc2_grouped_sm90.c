@@ -6,36 +6,55 @@
 #include "runtime/op.h"
 #include "runtime/status.h"
 
-static const struct {
-  int32_t tokens;
-  uint32_t shared_bytes;
-} variants[] = {
-#define GROUPED(tokens, stages) {tokens, TDM_MOE_FC2_GROUPED_SHARED(tokens, stages)},
-#include "kernels/moe_fc2/moe_fc2_grouped_variants.inc"
-#undef GROUPED
+enum {
+  FEW = 8,      /* tokens that leave a CTA so little to do that sharing tiles costs more */
+  EIGHTS = 128, /* up to so many tokens an expert rarely has more than eight of them */
+  MOST_STAGES = 10,
+  X_STAGES = 8,
+  /* For one token beside FC1's CTA: 228 KB of an SM less 1 KB a CTA and what that has. */
+  BESIDE_BYTES = 71 * 1024,
+  BESIDE_X_STAGES = 8
 };
 
-static uint32_t shared_bytes(size_t variant, int64_t m, int64_t n_experts) {
-  const int64_t tokens = variants[variant].tokens;
-  return variants[variant].shared_bytes + tdm_choices_bytes(n_experts, m < tokens ? m : tokens);
+static uint32_t shared_bytes(const tdm_moe_fc2_grouped_sm90_plan* plan, int64_t m, int64_t n_experts, int32_t stages) {
+  return tdm_moe_fc2_grouped_bytes(plan->tokens, plan->group, stages, plan->x_stages) +
+         tdm_choices_bytes(n_experts, m < plan->tokens ? m : plan->tokens);
+}
+
+/* As many as fit in, at least one. */
+static void choose_stages(tdm_moe_fc2_grouped_sm90_plan* plan, int64_t m, int64_t n_experts, uint32_t room) {
+  for (plan->stages = 1; plan->stages < MOST_STAGES; plan->stages++)
+    if (shared_bytes(plan, m, n_experts, plan->stages + 1) > room) break;
+  plan->launch.shared_bytes = shared_bytes(plan, m, n_experts, plan->stages);
 }
 
 void tdm_moe_fc2_grouped_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_experts, int64_t intermediate, int32_t sms,
                                         tdm_moe_fc2_grouped_sm90_plan* out_plan) {
-  size_t v = 0; /* the largest that there is room for, or one for all rows */
-  while (v + 1 < sizeof variants / sizeof *variants && variants[v].tokens < m &&
-         shared_bytes(v + 1, m, n_experts) <= TDM_SHARED_BYTES)
-    v++;
-  tdm_moe_fc2_grouped_sm90_plan plan = {.tokens = variants[v].tokens,
+  const int64_t most = TDM_MOE_FC2_GROUPED_TOKENS, columns = TDM_MOE_FC2_GROUPED_COLUMNS;
+  const int64_t tiles = (hidden + columns - 1) / columns, rows = m < most ? (m + 7) / 8 * 8 : most;
+  const bool beside = m == 1;
+  const int64_t passes = (m + rows - 1) / rows;
+  tdm_moe_fc2_grouped_sm90_plan plan = {.tokens = (int32_t)rows,
+                                        .group = m <= EIGHTS ? 8 : 16,
+                                        .stage_blocks = intermediate / 128 % 2 == 0 ? 2 : 1,
+                                        .prefetches = beside ? 16 : 0,
                                         .segments = tdm_moe_fc2_splits(n_experts, hidden, intermediate, true)};
-  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc2_grouped_t%d_sm90", plan.tokens);
-  const int64_t tiles = (m + plan.tokens - 1) / plan.tokens * ((hidden + 127) / 128), units = tiles * plan.segments;
+  const bool shares = passes == 1 && (m > FEW || tiles < sms / 2);
+  const int64_t units = shares ? tiles * plan.segments : tiles * passes;
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
-  plan.launch.block = TDM_MOE_FC2_GROUPED_THREADS;
-  plan.launch.shared_bytes = shared_bytes(v, m, n_experts);
-  if (plan.segments > 1) {
-    plan.partial_bytes = (size_t)(units * 128 * plan.tokens) * sizeof(float);
-    plan.counter_bytes = (size_t)tiles * sizeof(uint32_t);
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc2_grouped_b%d_%s_sm90", plan.stage_blocks,
+                 beside            ? "few"
+                 : plan.group == 8 ? "t8"
+                                   : "t16");
+  plan.launch.block = (uint32_t)(TDM_MOE_FC2_GROUPED_THREADS(plan.group, beside ? 1 : 2));
+  plan.x_stages = beside ? BESIDE_X_STAGES : X_STAGES;
+  choose_stages(&plan, m, n_experts, beside ? BESIDE_BYTES : TDM_SHARED_BYTES);
+  const size_t sums_bytes = (size_t)(rows * columns) * sizeof(float);
+  if (shares) {
+    plan.partial_bytes = sums_bytes * (plan.launch.grid + (plan.segments > 1 ? (size_t)units : 0));
+    plan.counter_bytes = (1 + plan.launch.grid + (size_t)tiles) * sizeof(uint32_t);
+  } else if (plan.segments > 1) {
+    plan.partial_bytes = sums_bytes * plan.launch.grid * (size_t)plan.segments;
   }
   *out_plan = plan;
 }
@@ -67,7 +86,7 @@ tdm_status tdm_moe_fc2_grouped_sm90_params(const tdm_moe_fc2_args* args, const t
                             3,
                             {128, (uint64_t)w->shape[0], (uint64_t)w->shape[1] / 128},
                             {(uint64_t)w->stride[0], 128},
-                            {128, 128, 1},
+                            {128, TDM_MOE_FC2_GROUPED_COLUMNS, (uint32_t)plan->stage_blocks},
                             true};
   if (stride % 16 != 0 || !tdm_tensor_tile_valid(&w_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,
@@ -88,14 +107,18 @@ tdm_status tdm_moe_fc2_grouped_sm90_params(const tdm_moe_fc2_args* args, const t
                                        .out = tdm_view_data(&args->out),
                                        .out_stride = args->out.stride[0],
                                        .partials = partials,
-                                       .counters = counters,
+                                       .counters = plan->counter_bytes > 0 ? counters : NULL,
                                        .addend_dtype = (int32_t)args->addend.dtype,
                                        .out_dtype = (int32_t)args->out.dtype,
                                        .m = (int32_t)rows,
                                        .n = (int32_t)w->shape[0],
                                        .n_experts = args->n_experts,
                                        .blocks = (int32_t)(x->shape[1] / 128 / args->n_experts),
-                                       .segments = plan->segments};
+                                       .segments = plan->segments,
+                                       .tokens = plan->tokens,
+                                       .stages = plan->stages,
+                                       .x_stages = plan->x_stages,
+                                       .prefetches = plan->prefetches};
   TDM_TRY(encode(encode_ctx, &w_tile, &params.w));
   *out_params = params;
   return TDM_OK;

@@ -47,10 +47,9 @@ static tdm_status encode_tensor_map(void* ctx, const tdm_tensor_tile* tile, tdm_
   const CUtensorMapDataType type = tile->dtype == TDM_BF16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                    : tile->dtype == TDM_F32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                                                             : CU_TENSOR_MAP_DATA_TYPE_UINT8;
-  /* Where 256 bytes do not divide a row, asking L2 for 256 at a time costs 7 % of the bandwidth: the latent cache in
-   * rows of 1152 bytes, 4.10 against 4.40 TB/s (H200, 2026-11-22). */
-  const CUtensorMapL2promotion promotion =
-      tile->stride_bytes[0] % 256 == 0 ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
+  /* Boxes are rows of 128 bytes. To ask L2 for 256 at a time costs 2 to 7 % of the bandwidth with weights, 7 where 256
+   * does not divide a row (docs/kernels/gemm_fp8_swap.md). */
+  const CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
   const cuuint32_t ones[3] = {1, 1, 1};
   cuuint64_t dims[3], strides[2];
   for (int i = 0; i < 3; i++) dims[i] = tile->dim[i];
@@ -97,23 +96,52 @@ static tdm_status encode_steps(tdm_program* program, cuda_program* own) {
   return TDM_OK;
 }
 
+/* Whether the step writes any of the view's memory. */
+static bool writes(const tdm_step* step, const tdm_view* view) {
+  tdm_use read = {0}, use = {0};
+  tdm_use_describe(view, (uint64_t)(uintptr_t)view->buffer->data, &read);
+  for (int32_t i = 0; i < step->op->n_operands; i++) {
+    const tdm_view* written = tdm_step_operand(step, i);
+    if (step->op->operands[i].access == TDM_READ || !tdm_view_present(written)) continue;
+    tdm_use_describe(written, (uint64_t)(uintptr_t)written->buffer->data, &use);
+    if (use.begin < read.end && read.begin < use.end) return true;
+  }
+  return false;
+}
+
 /* Whether no step of the program writes what the step's kernels fetch ahead. Temporaries are always written. */
 static bool may_fetch_ahead(const tdm_program* program, int64_t index) {
   const tdm_step* step = &program->steps[index];
   for (int32_t i = 0; i < step->op->n_operands; i++) {
     const tdm_view* view = tdm_step_operand(step, i);
-    tdm_use early = {0};
     if (!step->op->operands[i].early || !tdm_view_present(view)) continue;
     if (view->buffer->temp >= 0) return false;
-    tdm_use_describe(view, (uint64_t)(uintptr_t)view->buffer->data, &early);
     for (int64_t other = 0; other < program->n_steps; other++)
-      for (int32_t k = 0; k < program->steps[other].op->n_operands; k++) {
-        const tdm_view* written = tdm_step_operand(&program->steps[other], k);
-        tdm_use use = {0};
-        if (program->steps[other].op->operands[k].access == TDM_READ || !tdm_view_present(written)) continue;
-        tdm_use_describe(written, (uint64_t)(uintptr_t)written->buffer->data, &use);
-        if (use.begin < early.end && early.begin < use.end) return false;
-      }
+      if (writes(&program->steps[other], view)) return false;
+  }
+  return true;
+}
+
+/* Whether the step before `index`, in every order of issue, comes after all that write the view for it. */
+static bool written_before(const tdm_program* program, const tdm_view* view, int64_t index) {
+  for (int64_t other = 0; other < index; other++)
+    if (writes(&program->steps[other], view) &&
+        !tdm_schedule_ordered(&program->schedule, program->lane_of, (int32_t)other, (int32_t)index - 1))
+      return false;
+  return true;
+}
+
+/* Whether the step's kernels, begun while those of the step before still run, may read what is meant for that: the step
+ * before is the same in every order of issue, admits them late, and has waited for those that write it. */
+static bool may_read_ahead(const tdm_program* program, const cuda_program* own, int64_t index) {
+  if (index == 0 || program->lane_of[index - 1] != program->lane_of[index] || !may_fetch_ahead(program, index))
+    return false;
+  const tdm_step* step = &program->steps[index];
+  const tdm_encoded_step* launched = &own->steps[index - 1].encoded;
+  if (launched->n_launches == 0 || !launched->launches[launched->n_launches - 1].launch.admits_late) return false;
+  for (int32_t i = 0; i < step->op->n_operands; i++) {
+    const tdm_view* view = tdm_step_operand(step, i);
+    if (step->op->operands[i].ahead && tdm_view_present(view) && !written_before(program, view, index)) return false;
   }
   return true;
 }
@@ -131,10 +159,11 @@ static void connect_steps(const tdm_program* program, cuda_program* own) {
   int64_t slot = 0;
   for (int64_t i = 0; i < program->n_steps; i++) {
     cuda_step* step = &own->steps[i];
-    const bool fetches_ahead = may_fetch_ahead(program, i);
+    const bool fetches_ahead = may_fetch_ahead(program, i), reads_ahead = may_read_ahead(program, own, i);
     for (int32_t k = 0; k < step->encoded.n_launches; k++) {
       step->sync[k] = tdm_cuda_signals_of(&own->signals, (int32_t)i, k == 0, k + 1 == step->encoded.n_launches);
       step->sync[k].fetches_ahead = fetches_ahead;
+      step->sync[k].reads_ahead = k == 0 && reads_ahead;
       if (own->slots) step->sync[k].trace = own->slots + slot;
       slot += step->encoded.launches[k].launch.grid;
     }

@@ -598,6 +598,7 @@ extern "C" bool emulated_launch(const tdm_encoded_launch* encoded, uint64_t seed
   step = {};
   step.publishes = -1;
   step.fetches_ahead = chance() % 2;
+  step.reads_ahead = step.fetches_ahead != 0 && chance() % 2 != 0;
   waiting.resize(launched->grid);
   for (unsigned i = 0; i < launched->grid; ++i) waiting[i] = i;
   std::shuffle(waiting.begin(), waiting.end(), chance);

@@ -96,6 +96,8 @@ int64_t clock();
 #define __shared__ static thread_local
 #undef __launch_bounds__
 #define __launch_bounds__(...)
+#undef __maxnreg__
+#define __maxnreg__(...)
 #ifndef __grid_constant__
 #define __grid_constant__
 #endif

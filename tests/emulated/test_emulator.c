@@ -12,7 +12,7 @@ static int right_sums(flaw which) {
   static float x[ROWS][FLAWED_COLUMNS], out[FLAWED_COLUMNS];
   const tdm_tensor_tile tile = {x, TDM_F32, 2, {FLAWED_COLUMNS, ROWS}, {sizeof x[0]}, {FLAWED_COLUMNS, 1}, false};
   flawed_params params = {.out = out, .rows = ROWS, .flaw = which};
-  tdm_encoded_launch launch = {{"flawed_sum", 1, FLAWED_THREADS, FLAWED_SHARED_BYTES}, sizeof params, {0}};
+  tdm_encoded_launch launch = {{"flawed_sum", 1, FLAWED_THREADS, FLAWED_SHARED_BYTES, false}, sizeof params, {0}};
   for (int i = 0; i < ROWS * FLAWED_COLUMNS; i++) x[i / FLAWED_COLUMNS][i % FLAWED_COLUMNS] = (float)(i * i % 251);
   cr_assert_eq(emulated_encode(NULL, &tile, &params.x), TDM_OK);
   memcpy(launch.params, &params, sizeof params);
@@ -71,6 +71,6 @@ Test(emulator, copies_past_shared_memory, .signal = SIGABRT) {
 }
 
 Test(emulator, knows_no_other_kernels) {
-  const tdm_encoded_launch launch = {{"tdm_rmsnorm_sm90", 1, 32, 0}, 0, {0}};
+  const tdm_encoded_launch launch = {{"tdm_rmsnorm_sm90", 1, 32, 0, false}, 0, {0}};
   cr_expect_not(emulated_launch(&launch, 0));
 }

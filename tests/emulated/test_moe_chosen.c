@@ -39,15 +39,15 @@ static const chosen_case deep_cases[] = {
 };
 
 static const chosen_case fc1_cases[] = {
-    {9, 9, 5, 128, 384, 2, .kernel = "moe_fc1_grouped_t32"},
-    {16, 11, 33, 128, 384, 4, 5.0f, .kernel = "moe_fc1_grouped_t32"},
+    {9, 9, 5, 128, 384, 2, .kernel = "moe_fc1_grouped_t16"},
+    {16, 11, 33, 128, 384, 4, 5.0f, .kernel = "moe_fc1_grouped_t16"},
     {37, 37, 6, 256, 256, 3, .kernel = "moe_fc1_grouped_t32"},
     {70, 66, 40, 128, 256, 3, .kernel = "moe_fc1_grouped_t32"},
     {129, 129, 5, 128, 384, 2, 5.0f, .kernel = "moe_fc1_grouped_t32"},
     {256, 200, 4, 128, 128, 1, .kernel = "moe_fc1_grouped_t32"},
     {300, 300, 4, 128, 128, 2, .kernel = "moe_fc1_grouped_t32"},
     {300, 31, 4, 128, 256, 2, .kernel = "moe_fc1_grouped_t32"},
-    {20, 0, 4, 128, 256, 2, .kernel = "moe_fc1_grouped_t32"},
+    {20, 0, 4, 128, 256, 2, .kernel = "moe_fc1_grouped_t16"},
 };
 
 static const chosen_case fc1_segment_cases[] = {
@@ -57,21 +57,23 @@ static const chosen_case fc1_segment_cases[] = {
 };
 
 static const chosen_case fc2_cases[] = {
-    {1, 1, 5, 128, 384, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_t128"},
-    {7, 5, 9, 384, 200, 3, .out = F, .addend = F, .kernel = "moe_fc2_grouped_t128"},
-    {16, 16, 35, 128, 136, 4, .out = B, .addend = B, .kernel = "moe_fc2_grouped_t128"},
-    {65, 65, 5, 256, 320, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_t128"},
-    {128, 100, 4, 128, 200, 2, .out = B, .addend = 0, .kernel = "moe_fc2_grouped_t128"},
-    {129, 129, 5, 128, 136, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_t256"},
-    {300, 270, 4, 256, 264, 2, .out = B, .addend = F, .kernel = "moe_fc2_grouped_t256"},
-    {20, 0, 4, 128, 200, 2, .out = F, .addend = F, .kernel = "moe_fc2_grouped_t128"},
-    {6, 6, 3, 1280, 200, 1, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_t128"}, /* once around the ring */
+    {1, 1, 5, 128, 384, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b1_few"},
+    {7, 5, 9, 384, 200, 3, .out = F, .addend = F, .kernel = "moe_fc2_grouped_b1_t8"},
+    {16, 16, 35, 128, 136, 4, .out = B, .addend = B, .kernel = "moe_fc2_grouped_b1_t8"},
+    {65, 65, 5, 256, 320, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_b2_t8"},
+    {128, 100, 4, 128, 200, 2, .out = B, .addend = 0, .kernel = "moe_fc2_grouped_b1_t8"},
+    {129, 129, 5, 128, 136, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b1_t16"},
+    {300, 270, 4, 256, 264, 2, .out = B, .addend = F, .kernel = "moe_fc2_grouped_b2_t16"},
+    {20, 0, 4, 128, 200, 2, .out = F, .addend = F, .kernel = "moe_fc2_grouped_b1_t8"},
+    {6, 6, 3, 1280, 200, 1, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b2_t8"}, /* once around the ring */
 };
 
 static const chosen_case fc2_segment_cases[] = {
-    {3, 3, 24, 128, 200, 4, .out = F, .addend = F, .kernel = "moe_fc2_grouped_t128"},
-    {50, 33, 25, 128, 136, 5, .out = B, .addend = 0, .kernel = "moe_fc2_grouped_t128"},
-    {140, 140, 24, 128, 136, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_t256"},
+    {3, 3, 24, 128, 200, 4, .out = F, .addend = F, .kernel = "moe_fc2_grouped_b1_t8"},
+    {50, 33, 25, 128, 136, 5, .out = B, .addend = 0, .kernel = "moe_fc2_grouped_b1_t8"},
+    {140, 140, 24, 128, 136, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_b1_t16"},
+    {20, 20, 16, 256, 200, 3, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b2_t8"},
+    {300, 290, 24, 128, 136, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_b1_t16"},
 };
 
 /* Expert 0 is nobody's, expert 1 every third row's, expert 2 the last live row's alone, the last one everybody's. */
@@ -263,9 +265,12 @@ static void run_fc2(const chosen_case* c) {
     test_tensor_allow(out, &live);
   }
   const emulated_output output = {out, false};
-  emulated_compare(
-      &rig,
-      &(emulated_call){.op = &tdm_op_moe_fc2, .args = &args, .outputs = &output, .n_outputs = 1, .kernel = c->kernel});
+  emulated_compare(&rig, &(emulated_call){.op = &tdm_op_moe_fc2,
+                                          .args = &args,
+                                          .outputs = &output,
+                                          .n_outputs = 1,
+                                          .kernel = c->kernel,
+                                          .counts_launches = true});
   expect_dense_fc2(&rig, c, args, out);
   test_rig_close(&rig);
 }

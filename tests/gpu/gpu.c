@@ -367,9 +367,12 @@ static bool find_kernel(gpu_rig* rig, const char* name, CUfunction* out_function
 
 void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes) {
   (void)params_bytes;
-  /* Half of the launches fetch weights ahead, as in a program; which half follows no pattern. */
+  /* Half of the launches fetch weights ahead, and half of these read ahead, as in a program; which follows no pattern.
+   */
   static uint32_t turn;
-  tdm_step_sync sync = {.publishes = -1, .fetches_ahead = (int16_t)(turn++ * 0x9e3779b9u >> 31)};
+  const uint32_t draw = turn++ * 0x9e3779b9u;
+  tdm_step_sync sync = {
+      .publishes = -1, .fetches_ahead = (int16_t)(draw >> 31), .reads_ahead = (int16_t)(draw >> 30 == 3)};
   CUfunction function = NULL;
   /* A copy from pageable memory may still be on its way when its call returns. */
   GPU_TRY(gpu.cuCtxSynchronize());
@@ -393,13 +396,11 @@ tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* ou
   CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
   if (tile->dtype == TDM_BF16) type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   if (tile->dtype == TDM_F32) type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-  CUtensorMapL2promotion promotion = /* as runtime/cuda/program.c */
-      tile->stride_bytes[0] % 256 == 0 ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
   CUresult result = gpu.cuTensorMapEncodeTiled((CUtensorMap*)(void*)out_map, type, tile->rank, tile->data,
                                                (const cuuint64_t*)tile->dim, (const cuuint64_t*)tile->stride_bytes,
                                                tile->box, (const cuuint32_t[]){1, 1, 1}, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                                tile->swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-                                               promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                                               CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return TDM_OK;
   gpu_fail(ctx, "cuTensorMapEncodeTiled: %d (dims %llu %llu %llu, strides %llu %llu, box %u %u %u)", (int)result,
            (unsigned long long)tile->dim[0], (unsigned long long)tile->dim[1], (unsigned long long)tile->dim[2],

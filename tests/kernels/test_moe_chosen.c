@@ -393,13 +393,13 @@ Test(moe_chosen, plans_kernels) {
     int64_t m, experts, intermediate, hidden;
     const char *fc1, *fc2;
   } plans[] = {
-      {9, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
-      {16, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
-      {17, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
-      {129, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
-      {1500, 257, 2048, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t256_sm90"},
-      {256, 385, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
-      {8, 4, 128, 7168, "tdm_moe_fc1_grouped_segments_t32_sm90", "tdm_moe_fc2_grouped_t128_sm90"},
+      {9, 257, 256, 7168, "tdm_moe_fc1_grouped_t16_sm90", "tdm_moe_fc2_grouped_b2_t8_sm90"},
+      {16, 257, 256, 7168, "tdm_moe_fc1_grouped_t16_sm90", "tdm_moe_fc2_grouped_b2_t8_sm90"},
+      {17, 257, 256, 7168, "tdm_moe_fc1_grouped_t16_sm90", "tdm_moe_fc2_grouped_b2_t8_sm90"},
+      {129, 257, 256, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_b2_t16_sm90"},
+      {1500, 257, 2048, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_b2_t16_sm90"},
+      {256, 385, 384, 7168, "tdm_moe_fc1_grouped_t32_sm90", "tdm_moe_fc2_grouped_b1_t16_sm90"},
+      {8, 4, 128, 7168, "tdm_moe_fc1_grouped_segments_t32_sm90", "tdm_moe_fc2_grouped_b1_t8_sm90"},
   };
   for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
     const int64_t m = plans[i].m, experts = plans[i].experts, hidden = plans[i].hidden, inner = plans[i].intermediate;

@@ -22,7 +22,7 @@ inline bool launch_failed(const tdm_step_sync&) {
 }
 inline void step_admit_next() {
 }
-inline void step_enter(const tdm_step_sync&) {
+inline void step_enter(const tdm_step_sync&, bool = true) {
 }
 inline void step_wait(const tdm_step_sync&) {
 }
