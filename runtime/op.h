@@ -29,7 +29,9 @@ typedef struct tdm_operand {
   { #member, offsetof(args_type, member), TDM_READ, true, true, false }
 #define TDM_OPTIONAL_OPERAND(args_type, member, access)                                                                \
   { #member, offsetof(args_type, member), access, true, false, false }
-/* What routing says, which kernels look at while FC1 runs. */
+/* What kernels look at while the step before theirs runs: activations during routing, routing during FC1. */
+#define TDM_AHEAD_OPERAND(args_type, member)                                                                           \
+  { #member, offsetof(args_type, member), TDM_READ, false, false, true }
 #define TDM_OPTIONAL_AHEAD_OPERAND(args_type, member)                                                                  \
   { #member, offsetof(args_type, member), TDM_READ, true, false, true }
 

@@ -54,7 +54,7 @@ typedef struct tdm_step_sync {
   int32_t publishes; /* signal to give at the end; -1: none */
   int16_t n_waits;
   int16_t fetches_ahead; /* whether weights may be read before the steps before are done: no step writes them */
-  int16_t reads_ahead;   /* likewise what routing chose, besides the weights: the step before has waited for it */
+  int16_t reads_ahead;   /* and operands that are read ahead: the step before has waited for those who write them */
   uint16_t waits[TDM_STEP_SIGNALS]; /* signals to wait for at the beginning */
 } tdm_step_sync;
 

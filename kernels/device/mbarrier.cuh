@@ -71,6 +71,11 @@ __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* Orders what this thread may see of device memory before later reads of the copy engine. */
+__device__ __forceinline__ void fence_async() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 } // namespace tdm
 
 #endif

@@ -15,8 +15,8 @@
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, n_tokens, TDM_READ),
-    TDM_OPERAND(tdm_moe_fc1_args, x, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, x_scale, TDM_READ),
+    TDM_AHEAD_OPERAND(tdm_moe_fc1_args, x),
+    TDM_OPTIONAL_AHEAD_OPERAND(tdm_moe_fc1_args, x_scale),
     TDM_WEIGHT_OPERAND(tdm_moe_fc1_args, w13),
     TDM_OPTIONAL_OPERAND(tdm_moe_fc1_args, w13_scale, TDM_READ),
     TDM_OPERAND(tdm_moe_fc1_args, out, TDM_WRITE),

@@ -24,17 +24,15 @@ namespace {
 
 constexpr int kTokens = TDM_MOE_FC1_FEW_TOKENS, kEngines = 2;
 
-template <int kStages> struct Engine { alignas(1024) uint8_t w[kStages][TDM_MOE_FC1_FEW_STAGE_BYTES]; };
-
-/* Followed by x [K / 128][kTokens][128] e4m3, swizzled, and scale [K / 128][kTokens]. */
-template <int kStages> struct Shared { Engine<kStages> engine[kEngines]; };
-
+/* In shared memory: stages of all engines, then x [K / 128][kTokens][128] e4m3, swizzled, scale [K / 128][kTokens],
+ * and: */
 template <int kStages> struct Barriers {
-  uint64_t full[kEngines][kStages];
-  uint64_t empty[kEngines][kStages];
+  uint64_t full[kEngines * kStages];
+  uint64_t empty[kEngines * kStages];
   uint64_t x_full;
   uint32_t last[kEngines];
 };
+
 /* A warp's: lane l has experts 32 l to 32 l + 31. */
 struct Chosen {
   uint32_t rows[kTokens]; /* of token r */
@@ -79,13 +77,29 @@ template <int kRows> struct MoeFc1Few {
   static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
   static constexpr int kBlocks = TDM_MOE_FC1_FEW_STAGE_BYTES / kBlockBytes;
   static constexpr int kStages = TDM_MOE_FC1_FEW_STAGES(kRows);
-  using Ring = tdm::Ring<kStages>;
-  using Engine = ::Engine<kStages>;
-  using Shared = ::Shared<kStages>;
   using Barriers = ::Barriers<kStages>;
-  static_assert(sizeof(Shared) == TDM_MOE_FC1_FEW_RING_BYTES(kRows) &&
-                    sizeof(Barriers) <= TDM_MOE_FC1_FEW_BARRIER_BYTES,
-                "launch size");
+  static_assert(sizeof(Barriers) <= TDM_MOE_FC1_FEW_BARRIER_BYTES, "launch size");
+
+  /* An engine's stages: those of all, where it is the only one that has units. */
+  struct Ring {
+    uint8_t* w;
+    uint64_t *full, *empty;
+    uint32_t stages, slot = 0, parity = 0;
+
+    __device__ Ring(uint8_t* memory, Barriers& barriers, int32_t engine, bool alone)
+        : w(memory + engine * kStages * TDM_MOE_FC1_FEW_STAGE_BYTES), full(barriers.full + engine * kStages),
+          empty(barriers.empty + engine * kStages), stages(alone ? kEngines * kStages : kStages) {
+    }
+    __device__ __forceinline__ uint8_t* stage() const {
+      return w + slot * TDM_MOE_FC1_FEW_STAGE_BYTES;
+    }
+    __device__ __forceinline__ void advance() {
+      if (++slot == stages) {
+        slot = 0;
+        parity ^= 1;
+      }
+    }
+  };
 
   struct Unit {
     int32_t tile, piece;
@@ -102,6 +116,10 @@ template <int kRows> struct MoeFc1Few {
           first(static_cast<int32_t>(blockIdx.x) + engine * static_cast<int32_t>(gridDim.x)),
           step(kEngines * static_cast<int32_t>(gridDim.x)), units(chosen.n * p.expert_tiles * kPieces) {
     }
+    /* Whether only the CTA's first engine has units. */
+    __device__ bool alone() const {
+      return static_cast<int32_t>(blockIdx.x + gridDim.x) >= units;
+    }
     __device__ Unit at(int32_t unit) const {
       const int32_t tile = unit / kPieces;
       return Unit{chosen.expert(tile / p.expert_tiles) * p.expert_tiles + tile % p.expert_tiles, unit % kPieces};
@@ -109,22 +127,20 @@ template <int kRows> struct MoeFc1Few {
   };
 
   /* A warp, of which lane 0 copies. */
-  __device__ static void load_weights(const Walk& walk, Engine& engine, uint64_t (&full)[kStages],
-                                      uint64_t (&empty)[kStages]) {
+  __device__ static void load_weights(const Walk& walk, Ring ring) {
     const tdm_moe_fc1_params& p = walk.p;
     const uint64_t once = tdm::l2_evict_first();
-    Ring ring;
     for (int32_t u = walk.first; u < walk.units; u += walk.step) {
       const Unit unit = walk.at(u);
       if (threadIdx.x % 32 == 0) {
         const int32_t row = unit.tile * 256 + unit.piece * kRows;
         for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
           const int32_t blocks = min(p.k_blocks - kb, kBlocks);
-          uint64_t* const barrier = &full[ring.slot];
-          tdm::mbarrier_wait(&empty[ring.slot], ring.parity ^ 1);
+          uint64_t* const barrier = &ring.full[ring.slot];
+          tdm::mbarrier_wait(&ring.empty[ring.slot], ring.parity ^ 1);
           tdm::mbarrier_arrive_expect(barrier, static_cast<uint32_t>(blocks * kBlockBytes));
           for (int32_t b = 0; b < blocks; ++b) {
-            uint8_t* const w = engine.w[ring.slot] + b * kBlockBytes;
+            uint8_t* const w = ring.stage() + b * kBlockBytes;
             tdm::tma_load_3d(w, &p.w, barrier, once, 0, row, kb + b);
             tdm::tma_load_3d(w + kBlockBytes / 2, &p.w, barrier, once, 0, row + 128, kb + b);
           }
@@ -136,14 +152,12 @@ template <int kRows> struct MoeFc1Few {
   }
 
   /* A warpgroup. */
-  __device__ static void multiply(const Walk& walk, Engine& engine, const uint8_t* x, const float* scale,
-                                  Barriers& barriers, int32_t which) {
+  __device__ static void multiply(const Walk& walk, Ring ring, const uint8_t* x, const float* scale, Barriers& barriers,
+                                  int32_t which) {
     const tdm_moe_fc1_params& p = walk.p;
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);
     const bool up = warp >= kRows / 16, real = warp < kRows / 8;
-    uint64_t* const full = barriers.full[which];
-    uint64_t* const empty = barriers.empty[which];
-    Ring asked, ring;
+    Ring asked = ring;
     tdm::mbarrier_wait(&barriers.x_full, 0);
     for (int32_t u = walk.first; u < walk.units; u += walk.step) {
       const Unit unit = walk.at(u);
@@ -155,8 +169,8 @@ template <int kRows> struct MoeFc1Few {
       /* Of the last stage as many blocks as of the others: those beyond K are multiplied and not added. */
       int32_t asked_block = 0, block = 0;
       const auto issue = [&](float(&acc)[kBlocks][4]) {
-        tdm::mbarrier_wait(&full[asked.slot], asked.parity);
-        const uint64_t a = tdm::wgmma_descriptor(engine.w[asked.slot]);
+        tdm::mbarrier_wait(&asked.full[asked.slot], asked.parity);
+        const uint64_t a = tdm::wgmma_descriptor(asked.stage());
         const uint64_t b = tdm::wgmma_descriptor(x + asked_block * 1024);
         tdm::wgmma_fence();
 #pragma unroll
@@ -172,7 +186,7 @@ template <int kRows> struct MoeFc1Few {
         tdm::wgmma_wait<decltype(pending)::value>();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i) tdm::wgmma_settle(acc[i]);
-        if (lane == 0) tdm::mbarrier_arrive(&empty[ring.slot]);
+        if (lane == 0) tdm::mbarrier_arrive(&ring.empty[ring.slot]);
         ring.advance();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i, ++block) {
@@ -247,40 +261,44 @@ template <int kRows> struct MoeFc1Few {
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
     TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
-    Shared& shared = *reinterpret_cast<Shared*>(memory);
-    uint8_t* const x = memory + sizeof(Shared);
+    uint8_t* const x = memory + TDM_MOE_FC1_FEW_RING_BYTES(kRows);
     float* const scale = reinterpret_cast<float*>(x + p.k_blocks * kTokens * 128);
     Barriers& barriers = *reinterpret_cast<Barriers*>(reinterpret_cast<uint8_t*>(scale) + p.k_blocks * kTokens * 4);
+    const auto load_tokens = [&] {
+      const uint64_t often = tdm::l2_evict_last();
+      tdm::mbarrier_arrive_expect(&barriers.x_full, static_cast<uint32_t>(p.k_blocks) * kTokens * (128 + 4));
+      tdm::tma_load_3d(x, &p.x, &barriers.x_full, often, 0, 0, 0);
+      tdm::tma_load_2d(scale, &p.x_scale, &barriers.x_full, often, 0, 0);
+    };
     tdm::step_enter(sync, false);
-    if (threadIdx.x == 0) {
-      for (int e = 0; e < kEngines; ++e)
-        for (int i = 0; i < kStages; ++i) {
-          tdm::mbarrier_init(&barriers.full[e][i], 1);
-          tdm::mbarrier_init(&barriers.empty[e][i], 4);
-        }
+    if (threadIdx.x == 256) {
+      for (int i = 0; i < kEngines * kStages; ++i) {
+        tdm::mbarrier_init(&barriers.full[i], 1);
+        tdm::mbarrier_init(&barriers.empty[i], 4);
+      }
       tdm::mbarrier_init(&barriers.x_full, 1);
       tdm::fence_barrier_init();
       tdm::tma_prefetch_map(&p.w);
       tdm::tma_prefetch_map(&p.x);
       tdm::tma_prefetch_map(&p.x_scale);
+      if (sync.reads_ahead != 0) { /* routing may still run */
+        tdm::fence_async();
+        load_tokens();
+      }
     }
     __syncthreads();
     tdm::step_wait(sync);
     tdm::step_admit_next(); /* late: FC2 may then look at what routing chose */
     const int32_t warp = static_cast<int32_t>(threadIdx.x / 32), engine = warp < 8 ? warp / 4 : warp - 8;
-    if (threadIdx.x == 256) {
-      const uint64_t often = tdm::l2_evict_last();
-      tdm::mbarrier_arrive_expect(&barriers.x_full, static_cast<uint32_t>(p.k_blocks) * kTokens * (128 + 4));
-      tdm::tma_load_3d(x, &p.x, &barriers.x_full, often, 0, 0, 0);
-      tdm::tma_load_2d(scale, &p.x_scale, &barriers.x_full, often, 0, 0);
-    }
+    if (threadIdx.x == 256 && sync.reads_ahead == 0) load_tokens();
     __syncwarp();
     const Chosen chosen(p.choices, p.n_experts, tdm::live_rows(p.n_tokens, p.m));
     const Walk walk(p, chosen, engine);
+    const Ring ring(memory, barriers, engine, walk.alone());
     if (warp < 8)
-      multiply(walk, shared.engine[engine], x, scale, barriers, engine);
+      multiply(walk, ring, x, scale, barriers, engine);
     else
-      load_weights(walk, shared.engine[engine], barriers.full[engine], barriers.empty[engine]);
+      load_weights(walk, ring);
     tdm::step_end(sync);
   }
 };
@@ -288,7 +306,7 @@ template <int kRows> struct MoeFc1Few {
 } // namespace
 
 #define FEW(rows)                                                                                                      \
-  extern "C" __global__ void __maxnreg__(88) tdm_moe_fc1_few_n##rows##_sm90(                                           \
+  extern "C" __global__ void __maxnreg__(80) tdm_moe_fc1_few_n##rows##_sm90(                                           \
       const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
     MoeFc1Few<rows>::run(p, sync);                                                                                     \
   }

@@ -47,10 +47,9 @@ enum {
 
 #define TDM_MOE_FC2_GROUPED_NOTE_BYTES(group) (16 * (group) + 16)
 
-/* Warpgroups that multiply, a warp that asks for weights, and one or more that gather. */
-#define TDM_MOE_FC2_GROUPED_GATHERERS(group, consumers) ((consumers) == 1 ? 1 : (group) == 8 ? 2 : 3)
-#define TDM_MOE_FC2_GROUPED_THREADS(group, consumers)                                                                  \
-  (128 * (consumers) + 32 * (1 + TDM_MOE_FC2_GROUPED_GATHERERS(group, consumers)))
+/* Two warpgroups that multiply, a warp that asks for weights, and those that gather. */
+#define TDM_MOE_FC2_GROUPED_GATHERERS(group) ((group) == 8 ? 2 : 3)
+#define TDM_MOE_FC2_GROUPED_THREADS(group)   (256 + 32 * (1 + TDM_MOE_FC2_GROUPED_GATHERERS(group)))
 
 /* Shared memory before the choices: tiles, then sums, notes, barriers and the rest, as the kernel has them. */
 static inline uint32_t tdm_moe_fc2_grouped_bytes(int32_t tokens, int32_t group, int32_t stages, int32_t x_stages) {

@@ -42,11 +42,9 @@ void tdm_moe_fc2_grouped_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_exp
   const bool shares = passes == 1 && (m > FEW || tiles < sms / 2);
   const int64_t units = shares ? tiles * plan.segments : tiles * passes;
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
-  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc2_grouped_b%d_%s_sm90", plan.stage_blocks,
-                 beside            ? "few"
-                 : plan.group == 8 ? "t8"
-                                   : "t16");
-  plan.launch.block = (uint32_t)(TDM_MOE_FC2_GROUPED_THREADS(plan.group, beside ? 1 : 2));
+  (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc2_grouped_b%d_t%d_sm90", plan.stage_blocks,
+                 plan.group);
+  plan.launch.block = (uint32_t)(TDM_MOE_FC2_GROUPED_THREADS(plan.group));
   plan.x_stages = beside ? BESIDE_X_STAGES : X_STAGES;
   choose_stages(&plan, m, n_experts, beside ? BESIDE_BYTES : TDM_SHARED_BYTES);
   const size_t sums_bytes = (size_t)(rows * columns) * sizeof(float);

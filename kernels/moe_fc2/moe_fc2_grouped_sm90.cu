@@ -9,20 +9,20 @@
  * them.
  * 3. Producers: a thread asks for weights, up to two blocks of 128 along K a stage, by TMA; warps gather the tokens'
  * rows, scales and routing weights by plain asynchronous copies (device/choices.cuh).
- * 4. Warpgroups multiply groups in turn. Then, one after the other, a token's sum comes to registers, takes the
+ * 4. Two warpgroups multiply groups in turn. Then, one after the other, a token's sum comes to registers, takes the
  * expert's blocks, and goes back: the same operations in the same order as in the dense form, so the same bits. Warp w
- * of each has the same 16 columns of all tokens' sums, so that turns pass from warp to warp.
+ * of both has the same 16 columns of all tokens' sums, so that turns pass from warp to warp.
  * 5. Segments of a tile meet in the workspace, and are added in ascending order.
  *
- *   one or two warpgroups  multiply         ring of weights  w     [2][64][128] e4m3, swizzled
+ *   two warpgroups         multiply         ring of weights  w     [2][64][128] e4m3, swizzled
  *   a warp                 lane 0: weights  ring of tokens   x     [2][group][128] e4m3, swizzled
- *   one to three warps     tokens                            note  scales, weights and places of the tokens
+ *   two or three warps     tokens                            note  scales, weights and places of the tokens
  *                                           sums             [tokens][64] f32
  *
  * Where sync.reads_ahead, routing is done before FC1 begins: choices are looked at and the first weights asked for
  * while FC1 still runs, if it leaves room on the SMs.
  *
- * Block: 192 to 384 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
+ * Block: 352 or 384 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
 
 #include <cstring>
 
@@ -255,11 +255,12 @@ __device__ void load_weights(const tdm_moe_fc2_grouped_params& p, const Work& wo
   });
 }
 
-/* A warp, one of kWarps that take sets of 32 / kGroup groups in turn: a lane has a token of one of the groups, its
+/* A warp, one of some that take sets of 32 / kGroup groups in turn: a lane has a token of one of the groups, its
  * scales and its weight, and copies its part of all rows of that group. Slots of a set are waited for together; from a
  * set to its next one a warp goes no further than once around the ring: two rounds ahead the parity of empty[] is the
  * same. */
-template <int kBlocks, int kGroup, int kWarps> struct Gatherer {
+template <int kBlocks, int kGroup> struct Gatherer {
+  static constexpr int kWarps = TDM_MOE_FC2_GROUPED_GATHERERS(kGroup);
   static constexpr int kSubs = 32 / kGroup, kPieces = 8 * kBlocks; /* of 16 bytes of a row */
   const tdm_moe_fc2_grouped_params& p;
   const Memory<kGroup>& shared;
@@ -368,8 +369,8 @@ struct Order {
   uint32_t parity;
 };
 
-/* A warpgroup that multiplies, where there are two every other group. */
-template <int kBlocks, int kGroup, int kConsumers> struct Consumer {
+/* A warpgroup that multiplies every other group. */
+template <int kBlocks, int kGroup> struct Consumer {
   using Note = ::Note<kGroup>;
   const tdm_moe_fc2_grouped_params& p;
   const tdm_step_sync& sync;
@@ -420,13 +421,12 @@ template <int kBlocks, int kGroup, int kConsumers> struct Consumer {
 
   /* The warp's turn at the sums of its columns: the other consumer's warp has had the group before. */
   __device__ __forceinline__ void await_turn() const {
-    if constexpr (kConsumers == 1) return;
     tdm::mbarrier_wait(&shared.order[threadIdx.x / 32], order.parity);
     order.parity ^= 1;
   }
   __device__ __forceinline__ void pass_turn() const {
     __syncwarp();
-    if (kConsumers > 1 && lane() == 0) tdm::mbarrier_arrive(&shared.order[threadIdx.x / 32 ^ 4]);
+    if (lane() == 0) tdm::mbarrier_arrive(&shared.order[threadIdx.x / 32 ^ 4]);
   }
 
   /* An expert's blocks for a group of kGroup tokens, of the piece its first and its last one or not. Sums of a thread:
@@ -628,7 +628,7 @@ template <int kBlocks, int kGroup, int kConsumers> struct Consumer {
           weights.advance_by(stages);
           tokens.advance_by(stages);
         }
-        if (kConsumers > 1) order.own = !order.own;
+        order.own = !order.own;
         ++group;
       });
     });
@@ -640,10 +640,8 @@ template <int kBlocks, int kGroup, int kConsumers> struct Consumer {
   }
 };
 
-template <int kBlocks, int kGroup, int kConsumers>
-__device__ void run(const tdm_moe_fc2_grouped_params& p, const tdm_step_sync& sync) {
-  constexpr uint32_t kProducer = 128 * kConsumers; /* the thread that asks for weights */
-  constexpr int kGatherers = TDM_MOE_FC2_GROUPED_GATHERERS(kGroup, kConsumers);
+template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped_params& p, const tdm_step_sync& sync) {
+  constexpr uint32_t kProducer = 256; /* the thread that asks for weights */
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   const Memory<kGroup> shared(memory, p);
   Ring weights = shared.weights(p), tokens = shared.tokens(p);
@@ -682,16 +680,16 @@ __device__ void run(const tdm_moe_fc2_grouped_params& p, const tdm_step_sync& sy
     if (waits) tdm::step_wait(sync);
     waits = false;
     if (threadIdx.x < kProducer) {
-      const Consumer<kBlocks, kGroup, kConsumers> consumer{
-          p, sync, shared, work, min(live - first_row, p.tokens), weights, tokens, order};
+      const Consumer<kBlocks, kGroup> consumer{p,       sync,   shared, work, min(live - first_row, p.tokens),
+                                               weights, tokens, order};
       consumer.multiply();
       if (work.groups == 0 && threadIdx.x < 128) {
         const int32_t step = shares ? static_cast<int32_t>(gridDim.x) : n_tiles;
         for (int32_t t = shares ? static_cast<int32_t>(cta) : tile; t < n_tiles; t += step) consumer.store_nothing(t);
       }
     } else if (threadIdx.x >= kProducer + 32) {
-      Gatherer<kBlocks, kGroup, kGatherers> gatherer(p, shared, choices, tokens,
-                                                     static_cast<int32_t>((threadIdx.x - kProducer) / 32) - 1, turn);
+      const int32_t warp = static_cast<int32_t>((threadIdx.x - kProducer) / 32) - 1;
+      Gatherer<kBlocks, kGroup> gatherer(p, shared, choices, tokens, warp, turn);
       if (gatherer.mine < gatherer.warps) gatherer.gather(work);
     }
     __syncthreads();
@@ -702,9 +700,9 @@ __device__ void run(const tdm_moe_fc2_grouped_params& p, const tdm_step_sync& sy
 
 } // namespace
 
-#define GROUPED(blocks, group, consumers, registers, name)                                                             \
-  extern "C" __global__ void __maxnreg__(registers) tdm_moe_fc2_grouped_##name##_sm90(                                 \
+#define GROUPED(blocks, group, registers)                                                                              \
+  extern "C" __global__ void __maxnreg__(registers) tdm_moe_fc2_grouped_b##blocks##_t##group##_sm90(                   \
       const __grid_constant__ tdm_moe_fc2_grouped_params p, const __grid_constant__ tdm_step_sync sync) {              \
-    run<blocks, group, consumers>(p, sync);                                                                            \
+    run<blocks, group>(p, sync);                                                                                       \
   }
 #include "kernels/moe_fc2/moe_fc2_grouped_variants.inc"

@@ -35,7 +35,7 @@ void tdm_moe_route_sm90_params(const tdm_moe_route_args* args, tdm_moe_route_par
 }
 
 void tdm_moe_route_sm90_plan(const tdm_moe_route_params* params, int32_t sms, tdm_kernel_launch* out_launch) {
-  tdm_kernel_launch launch = {.kernel = "tdm_moe_route_sm90", .block = 32 * TDM_MOE_ROUTE_WARPS};
+  tdm_kernel_launch launch = {.kernel = "tdm_moe_route_sm90", .block = 32 * TDM_MOE_ROUTE_WARPS, .admits_late = true};
   int32_t grid = (params->rows + TDM_MOE_ROUTE_WARPS - 1) / TDM_MOE_ROUTE_WARPS;
   launch.grid = (uint32_t)(grid < sms * 4 ? grid : sms * 4);
   launch.shared_bytes = (uint32_t)(TDM_MOE_ROUTE_WARPS * TDM_MOE_ROUTE_FLOATS(params->experts, params->n_group)) *

@@ -83,7 +83,8 @@ template <int kPer> __device__ void route_rows(const tdm_moe_route_params& p, co
     for (int i = 0; i < kPer; ++i) bias[i] = p.bias == nullptr ? 0.0f : p.bias[32 * i + lane];
   };
   if (sync.fetches_ahead != 0) load_bias();
-  tdm::step_begin(sync);
+  tdm::step_begin(sync, false);
+  tdm::step_admit_next(); /* late: FC1 may then read what came before the router */
   if (sync.fetches_ahead == 0) load_bias();
   const int32_t live = tdm::live_rows(p.n_tokens, p.rows), step = static_cast<int32_t>(gridDim.x) * TDM_MOE_ROUTE_WARPS;
   for (int32_t row = static_cast<int32_t>(blockIdx.x) * TDM_MOE_ROUTE_WARPS + warp; row < live; row += step) {
@@ -106,7 +107,8 @@ extern "C" __global__ void __launch_bounds__(32 * TDM_MOE_ROUTE_WARPS, 1)
       route_rows<12>(p, sync);
     return tdm::step_end(sync);
   }
-  tdm::step_begin(sync);
+  tdm::step_begin(sync, false);
+  tdm::step_admit_next();
   TDM_DYNAMIC_SHARED(float, memory, 4);
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   float* scores = memory + warp * TDM_MOE_ROUTE_FLOATS(p.experts, p.n_group);

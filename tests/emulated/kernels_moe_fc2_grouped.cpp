@@ -7,8 +7,9 @@
 namespace {
 
 const emulator::Kernel kernels[] = {
-#define GROUPED(blocks, group, consumers, registers, name)                                                             \
-  {"tdm_moe_fc2_grouped_" #name "_sm90", emulator::call<tdm_moe_fc2_grouped_params, tdm_moe_fc2_grouped_##name##_sm90>},
+#define GROUPED(blocks, group, registers)                                                                              \
+  {"tdm_moe_fc2_grouped_b" #blocks "_t" #group "_sm90",                                                                \
+   emulator::call<tdm_moe_fc2_grouped_params, tdm_moe_fc2_grouped_b##blocks##_t##group##_sm90>},
 #include "kernels/moe_fc2/moe_fc2_grouped_variants.inc"
 };
 const emulator::Kernels known(kernels, sizeof kernels / sizeof *kernels);

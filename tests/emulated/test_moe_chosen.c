@@ -57,7 +57,7 @@ static const chosen_case fc1_segment_cases[] = {
 };
 
 static const chosen_case fc2_cases[] = {
-    {1, 1, 5, 128, 384, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b1_few"},
+    {1, 1, 5, 128, 384, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b1_t8"},
     {7, 5, 9, 384, 200, 3, .out = F, .addend = F, .kernel = "moe_fc2_grouped_b1_t8"},
     {16, 16, 35, 128, 136, 4, .out = B, .addend = B, .kernel = "moe_fc2_grouped_b1_t8"},
     {65, 65, 5, 256, 320, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_b2_t8"},

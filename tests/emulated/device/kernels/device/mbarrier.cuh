@@ -27,6 +27,8 @@ inline void named_barrier_sync(uint32_t id, uint32_t threads) {
 }
 inline void fence_async_shared() {
 }
+inline void fence_async() {
+}
 
 } // namespace tdm
 
