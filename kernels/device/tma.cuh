@@ -50,13 +50,6 @@ __device__ __forceinline__ void tma_load_3d(void* destination, const tdm_tensor_
                : "memory");
 }
 
-/* To L2 alone. */
-__device__ __forceinline__ void tma_prefetch_3d(const tdm_tensor_map* map, int32_t x0, int32_t x1, int32_t x2) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(x0), "r"(x1),
-               "r"(x2)
-               : "memory");
-}
-
 /* From shared to global memory, in the background: what lies outside the tensor is left out. The source is written
  * before a fence_async_shared of its writers and may be written again after tma_store_wait_read by the same thread. */
 __device__ __forceinline__ void tma_store_2d(const tdm_tensor_map* map, const void* source, int32_t x0, int32_t x1) {

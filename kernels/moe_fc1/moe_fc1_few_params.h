@@ -8,17 +8,15 @@ enum {
   TDM_MOE_FC1_FEW_THREADS = 320,
   TDM_MOE_FC1_FEW_TOKENS = 8,
   TDM_MOE_FC1_FEW_BLOCKS = 64, /* the most along K */
+  TDM_MOE_FC1_FEW_STAGES = 5,  /* of an engine */
   TDM_MOE_FC1_FEW_STAGE_BYTES = 16384,
+  TDM_MOE_FC1_FEW_RING_BYTES = 2 * TDM_MOE_FC1_FEW_STAGES * TDM_MOE_FC1_FEW_STAGE_BYTES,
   TDM_MOE_FC1_FEW_BARRIER_BYTES = 256
 };
 
-/* Stages of an engine, by gate rows of a piece. For one token few: FC2 begins beside it. */
-#define TDM_MOE_FC1_FEW_STAGES(rows)     ((rows) < 32 ? 3 : 5)
-#define TDM_MOE_FC1_FEW_RING_BYTES(rows) (2 * TDM_MOE_FC1_FEW_STAGES(rows) * TDM_MOE_FC1_FEW_STAGE_BYTES)
-
 /* Launch size. The last stage is multiplied as a whole, with blocks of x that are not there. */
-#define TDM_MOE_FC1_FEW_SHARED(rows, k_blocks)                                                                         \
-  (TDM_MOE_FC1_FEW_RING_BYTES(rows) + ((k_blocks) + 3) / 4 * 4 * TDM_MOE_FC1_FEW_TOKENS * (128 + 4) +                  \
+#define TDM_MOE_FC1_FEW_SHARED(k_blocks)                                                                               \
+  (TDM_MOE_FC1_FEW_RING_BYTES + ((k_blocks) + 3) / 4 * 4 * TDM_MOE_FC1_FEW_TOKENS * (128 + 4) +                        \
    TDM_MOE_FC1_FEW_BARRIER_BYTES)
 
 /* f32 sums of a tile's gate and up rows. */

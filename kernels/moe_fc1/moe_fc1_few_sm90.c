@@ -21,6 +21,6 @@ void tdm_moe_fc1_few_sm90_make_plan(int64_t m, int64_t n_experts, int64_t interm
   plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_MOE_FC1_FEW_THREADS;
   plan.launch.admits_late = true;
-  plan.launch.shared_bytes = (uint32_t)(TDM_MOE_FC1_FEW_SHARED(plan.piece, plan.x_blocks));
+  plan.launch.shared_bytes = TDM_MOE_FC1_FEW_SHARED((uint32_t)plan.x_blocks);
   *out_plan = plan;
 }

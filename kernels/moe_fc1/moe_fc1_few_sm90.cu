@@ -22,16 +22,17 @@
 
 namespace {
 
-constexpr int kTokens = TDM_MOE_FC1_FEW_TOKENS, kEngines = 2;
+constexpr int kTokens = TDM_MOE_FC1_FEW_TOKENS, kEngines = 2, kStages = TDM_MOE_FC1_FEW_STAGES;
 
 /* In shared memory: stages of all engines, then x [K / 128][kTokens][128] e4m3, swizzled, scale [K / 128][kTokens],
  * and: */
-template <int kStages> struct Barriers {
+struct Barriers {
   uint64_t full[kEngines * kStages];
   uint64_t empty[kEngines * kStages];
   uint64_t x_full;
   uint32_t last[kEngines];
 };
+static_assert(sizeof(Barriers) <= TDM_MOE_FC1_FEW_BARRIER_BYTES, "launch size");
 
 /* A warp's: lane l has experts 32 l to 32 l + 31. */
 struct Chosen {
@@ -76,10 +77,6 @@ struct Chosen {
 template <int kRows> struct MoeFc1Few {
   static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
   static constexpr int kBlocks = TDM_MOE_FC1_FEW_STAGE_BYTES / kBlockBytes;
-  static constexpr int kStages = TDM_MOE_FC1_FEW_STAGES(kRows);
-  using Barriers = ::Barriers<kStages>;
-  static_assert(sizeof(Barriers) <= TDM_MOE_FC1_FEW_BARRIER_BYTES, "launch size");
-
   /* An engine's stages: those of all, where it is the only one that has units. */
   struct Ring {
     uint8_t* w;
@@ -261,7 +258,7 @@ template <int kRows> struct MoeFc1Few {
 
   __device__ static void run(const tdm_moe_fc1_params& p, const tdm_step_sync& sync) {
     TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
-    uint8_t* const x = memory + TDM_MOE_FC1_FEW_RING_BYTES(kRows);
+    uint8_t* const x = memory + TDM_MOE_FC1_FEW_RING_BYTES;
     float* const scale = reinterpret_cast<float*>(x + p.k_blocks * kTokens * 128);
     Barriers& barriers = *reinterpret_cast<Barriers*>(reinterpret_cast<uint8_t*>(scale) + p.k_blocks * kTokens * 4);
     const auto load_tokens = [&] {
@@ -306,7 +303,7 @@ template <int kRows> struct MoeFc1Few {
 } // namespace
 
 #define FEW(rows)                                                                                                      \
-  extern "C" __global__ void __maxnreg__(80) tdm_moe_fc1_few_n##rows##_sm90(                                           \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC1_FEW_THREADS, 1) tdm_moe_fc1_few_n##rows##_sm90(             \
       const __grid_constant__ tdm_moe_fc1_params p, const __grid_constant__ tdm_step_sync sync) {                      \
     MoeFc1Few<rows>::run(p, sync);                                                                                     \
   }

@@ -29,11 +29,10 @@ typedef struct tdm_moe_fc2_grouped_params {
   int32_t n_experts;
   int32_t blocks; /* of an expert */
   int32_t segments;
-  int32_t tokens;     /* whose sums a CTA keeps, a multiple of 8 */
-  int32_t stages;     /* of weights in shared memory */
-  int32_t x_stages;   /* of tokens */
-  int32_t prefetches; /* stages of weights to bring to L2 while the step before runs */
-  int32_t padding[9];
+  int32_t tokens;   /* whose sums a CTA keeps, a multiple of 8 */
+  int32_t stages;   /* of weights in shared memory */
+  int32_t x_stages; /* of tokens */
+  int32_t padding[10];
 } tdm_moe_fc2_grouped_params;
 
 static_assert(sizeof(tdm_moe_fc2_grouped_params) == 384, "kernel ABI");

@@ -10,10 +10,7 @@ enum {
   FEW = 8,      /* tokens that leave a CTA so little to do that sharing tiles costs more */
   EIGHTS = 128, /* up to so many tokens an expert rarely has more than eight of them */
   MOST_STAGES = 10,
-  X_STAGES = 8,
-  /* For one token beside FC1's CTA: 228 KB of an SM less 1 KB a CTA and what that has. */
-  BESIDE_BYTES = 71 * 1024,
-  BESIDE_X_STAGES = 8
+  X_STAGES = 8
 };
 
 static uint32_t shared_bytes(const tdm_moe_fc2_grouped_sm90_plan* plan, int64_t m, int64_t n_experts, int32_t stages) {
@@ -22,9 +19,9 @@ static uint32_t shared_bytes(const tdm_moe_fc2_grouped_sm90_plan* plan, int64_t 
 }
 
 /* As many as fit in, at least one. */
-static void choose_stages(tdm_moe_fc2_grouped_sm90_plan* plan, int64_t m, int64_t n_experts, uint32_t room) {
+static void choose_stages(tdm_moe_fc2_grouped_sm90_plan* plan, int64_t m, int64_t n_experts) {
   for (plan->stages = 1; plan->stages < MOST_STAGES; plan->stages++)
-    if (shared_bytes(plan, m, n_experts, plan->stages + 1) > room) break;
+    if (shared_bytes(plan, m, n_experts, plan->stages + 1) > TDM_SHARED_BYTES) break;
   plan->launch.shared_bytes = shared_bytes(plan, m, n_experts, plan->stages);
 }
 
@@ -32,12 +29,11 @@ void tdm_moe_fc2_grouped_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_exp
                                         tdm_moe_fc2_grouped_sm90_plan* out_plan) {
   const int64_t most = TDM_MOE_FC2_GROUPED_TOKENS, columns = TDM_MOE_FC2_GROUPED_COLUMNS;
   const int64_t tiles = (hidden + columns - 1) / columns, rows = m < most ? (m + 7) / 8 * 8 : most;
-  const bool beside = m == 1;
   const int64_t passes = (m + rows - 1) / rows;
   tdm_moe_fc2_grouped_sm90_plan plan = {.tokens = (int32_t)rows,
                                         .group = m <= EIGHTS ? 8 : 16,
+                                        .x_stages = X_STAGES,
                                         .stage_blocks = intermediate / 128 % 2 == 0 ? 2 : 1,
-                                        .prefetches = beside ? 16 : 0,
                                         .segments = tdm_moe_fc2_splits(n_experts, hidden, intermediate, true)};
   const bool shares = passes == 1 && (m > FEW || tiles < sms / 2);
   const int64_t units = shares ? tiles * plan.segments : tiles * passes;
@@ -45,8 +41,7 @@ void tdm_moe_fc2_grouped_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_exp
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_fc2_grouped_b%d_t%d_sm90", plan.stage_blocks,
                  plan.group);
   plan.launch.block = (uint32_t)(TDM_MOE_FC2_GROUPED_THREADS(plan.group));
-  plan.x_stages = beside ? BESIDE_X_STAGES : X_STAGES;
-  choose_stages(&plan, m, n_experts, beside ? BESIDE_BYTES : TDM_SHARED_BYTES);
+  choose_stages(&plan, m, n_experts);
   const size_t sums_bytes = (size_t)(rows * columns) * sizeof(float);
   if (shares) {
     plan.partial_bytes = sums_bytes * (plan.launch.grid + (plan.segments > 1 ? (size_t)units : 0));
@@ -115,8 +110,7 @@ tdm_status tdm_moe_fc2_grouped_sm90_params(const tdm_moe_fc2_args* args, const t
                                        .segments = plan->segments,
                                        .tokens = plan->tokens,
                                        .stages = plan->stages,
-                                       .x_stages = plan->x_stages,
-                                       .prefetches = plan->prefetches};
+                                       .x_stages = plan->x_stages};
   TDM_TRY(encode(encode_ctx, &w_tile, &params.w));
   *out_params = params;
   return TDM_OK;

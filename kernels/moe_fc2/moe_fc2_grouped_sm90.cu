@@ -222,36 +222,22 @@ struct Work {
   }
 };
 
-/* By a thread. `ahead`: the step before this one may still run. */
+/* By a thread. */
 template <int kBlocks, int kGroup>
 __device__ void load_weights(const tdm_moe_fc2_grouped_params& p, const Work& work, const Memory<kGroup>& shared,
-                             Ring& ring, bool ahead) {
+                             Ring& ring) {
   const uint64_t once = tdm::l2_evict_first(), often = tdm::l2_evict_last();
-  const uint32_t bytes = kBlocks * kColumns * 128;
-  const auto each_stage = [&](auto body) {
-    work.each_piece([&](const Piece& piece) {
-      work.each_group(piece, kGroup, [&](int32_t index, int32_t, int32_t) {
-        const int32_t kb = work.choices.expert(index) * p.blocks;
-        for (int32_t block = 0; block < p.blocks; block += kBlocks) body(piece, index, kb + block);
-      });
+  work.each_piece([&](const Piece& piece) {
+    work.each_group(piece, kGroup, [&](int32_t index, int32_t, int32_t) {
+      const uint64_t policy = work.choices.rows(index) <= kGroup ? once : often;
+      const int32_t kb = work.choices.expert(index) * p.blocks;
+      for (int32_t block = 0; block < p.blocks; block += kBlocks) {
+        uint64_t* const full = ring.begin_fill();
+        tdm::mbarrier_arrive_expect(full, kBlocks * kColumns * 128);
+        tdm::tma_load_3d(shared.w_of(ring), &p.w, full, policy, 0, piece.tile * kColumns, kb + block);
+        ring.advance();
+      }
     });
-  };
-  if (ahead && p.prefetches > 0) {
-    int32_t stage = 0;
-    each_stage([&](const Piece& piece, int32_t, int32_t kb) {
-      if (stage < p.stages + p.prefetches)
-        tdm::l2_prefetch(p.w_scale + piece.tile * kColumns / 128 * p.w_scale_stride + kb);
-      if (stage >= p.stages && stage < p.stages + p.prefetches)
-        tdm::tma_prefetch_3d(&p.w, 0, piece.tile * kColumns, kb);
-      ++stage;
-    });
-  }
-  each_stage([&](const Piece& piece, int32_t index, int32_t kb) {
-    const uint64_t policy = work.choices.rows(index) <= kGroup ? once : often;
-    uint64_t* const full = ring.begin_fill();
-    tdm::mbarrier_arrive_expect(full, bytes);
-    tdm::tma_load_3d(shared.w_of(ring), &p.w, full, policy, 0, piece.tile * kColumns, kb);
-    ring.advance();
   });
 }
 
@@ -676,7 +662,7 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
     const uint32_t all = static_cast<uint32_t>(n_tiles) * work.groups, cta = shared.turn->cta;
     work.from = shares ? all / gridDim.x * cta + all % gridDim.x * cta / gridDim.x : tile * work.groups;
     work.to = shares ? all / gridDim.x * (cta + 1) + all % gridDim.x * (cta + 1) / gridDim.x : work.from + work.groups;
-    if (threadIdx.x == kProducer) load_weights<kBlocks, kGroup>(p, work, shared, weights, waits);
+    if (threadIdx.x == kProducer) load_weights<kBlocks, kGroup>(p, work, shared, weights);
     if (waits) tdm::step_wait(sync);
     waits = false;
     if (threadIdx.x < kProducer) {
@@ -700,9 +686,10 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
 
 } // namespace
 
-#define GROUPED(blocks, group, registers)                                                                              \
-  extern "C" __global__ void __maxnreg__(registers) tdm_moe_fc2_grouped_b##blocks##_t##group##_sm90(                   \
-      const __grid_constant__ tdm_moe_fc2_grouped_params p, const __grid_constant__ tdm_step_sync sync) {              \
+#define GROUPED(blocks, group)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_FC2_GROUPED_THREADS(group), 1)                                  \
+      tdm_moe_fc2_grouped_b##blocks##_t##group##_sm90(const __grid_constant__ tdm_moe_fc2_grouped_params p,            \
+                                                      const __grid_constant__ tdm_step_sync sync) {                    \
     run<blocks, group>(p, sync);                                                                                       \
   }
 #include "kernels/moe_fc2/moe_fc2_grouped_variants.inc"

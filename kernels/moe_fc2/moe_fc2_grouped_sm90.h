@@ -10,7 +10,7 @@
 
 typedef struct tdm_moe_fc2_grouped_sm90_plan {
   tdm_kernel_launch launch;
-  int32_t tokens, group, stages, x_stages, stage_blocks, prefetches; /* as the kernel's parameters */
+  int32_t tokens, group, stages, x_stages, stage_blocks; /* as the kernel's parameters */
   int32_t segments;
   size_t partial_bytes; /* workspace, any contents */
   size_t counter_bytes; /* memory that is zero before the first launch and belongs to this step alone; 0: none */

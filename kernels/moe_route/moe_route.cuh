@@ -52,8 +52,8 @@ __device__ __forceinline__ uint32_t shared_bits(int32_t n_shared, int32_t word) 
 
 /* Where experts are a multiple of 32 and a group, if groups are masked, is 32 of them: expert 32 i + l is element i of
  * lane l, so that a group is one register of the warp. Maxima over the warp are one instruction on the keys. The same
- * choices, sums and roundings as in shared memory (moe_route_sm90.cu). Stores what p asks for; with alpha, lane i
- * answers a bit a lane: expert 32 i + l has a weight. */
+ * choices, sums and roundings as in shared memory (moe_route_sm90.cu). Stores what p asks for, nothing for row -1; with
+ * alpha, lane i answers a bit a lane: expert 32 i + l has a weight. */
 template <int kPer>
 __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int32_t row, const float (&logits)[kPer],
                                               const float (&bias)[kPer], int32_t lane) {
@@ -131,7 +131,7 @@ __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int
   }
   if (p.norm_topk_prob != 0) weight = __fdiv_rn(weight, sum + 1e-20f);
   weight = spoilt ? __uint_as_float(0x7fc00000u) : weight * p.routed_scaling_factor;
-  if (lane < p.top_k) {
+  if (row >= 0 && lane < p.top_k) {
     if (p.ids != nullptr) p.ids[row * p.ids_stride + lane] = id;
     if (p.weights != nullptr) p.weights[row * p.weights_stride + lane] = weight;
   }
@@ -141,10 +141,11 @@ __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int
   for (int i = 0; i < kPer; ++i) {
     const float chosen = __shfl_sync(~0u, weight, choice_of[i] & 31);
     const float alpha = choice_of[i] < 0 ? 0.0f : chosen;
-    p.alpha[row * p.alpha_stride + 32 * i + lane] = alpha;
+    if (row >= 0) p.alpha[row * p.alpha_stride + 32 * i + lane] = alpha;
     const uint32_t word = __ballot_sync(~0u, alpha != 0.0f); /* NaN is a hit */
     hits = lane == i ? word : hits;
   }
+  if (row < 0) return hits;
   for (int32_t e = lane; e < p.n_shared; e += 32) p.alpha[row * p.alpha_stride + 32 * kPer + e] = 1.0f;
   if (p.chosen != nullptr) {
     int32_t* const chosen = p.chosen + row * p.chosen_stride;

@@ -75,24 +75,37 @@ __device__ void mask_groups(const tdm_moe_route_params& p, float* biased, float*
   __syncwarp();
 }
 
+/* The first turn is a rehearsal with logits of nothing, before the wait: the instructions of a row, some 20 KB, are
+ * then on the SM when the router is done. In a layer, where other kernels' have been there, they take 2 us to come. */
 template <int kPer> __device__ void route_rows(const tdm_moe_route_params& p, const tdm_step_sync& sync) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
-  float bias[kPer];
+  const int32_t step = static_cast<int32_t>(gridDim.x) * TDM_MOE_ROUTE_WARPS;
+  float bias[kPer], logits[kPer];
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) bias[i] = 0.0f, logits[i] = static_cast<float>(lane);
   const auto load_bias = [&] {
 #pragma unroll
     for (int i = 0; i < kPer; ++i) bias[i] = p.bias == nullptr ? 0.0f : p.bias[32 * i + lane];
   };
   if (sync.fetches_ahead != 0) load_bias();
-  tdm::step_begin(sync, false);
-  tdm::step_admit_next(); /* late: FC1 may then read what came before the router */
-  if (sync.fetches_ahead == 0) load_bias();
-  const int32_t live = tdm::live_rows(p.n_tokens, p.rows), step = static_cast<int32_t>(gridDim.x) * TDM_MOE_ROUTE_WARPS;
-  for (int32_t row = static_cast<int32_t>(blockIdx.x) * TDM_MOE_ROUTE_WARPS + warp; row < live; row += step) {
-    float logits[kPer];
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) logits[i] = p.logits[row * p.logits_stride + 32 * i + lane];
+  int32_t row = -1, live = 0;
+#pragma unroll 1
+  do {
     tdm::route_row<kPer>(p, row, logits, bias, lane);
-  }
+    if (row < 0) {
+      tdm::step_begin(sync, false);
+      tdm::step_admit_next(); /* late: FC1 may then read what came before the router */
+      if (sync.fetches_ahead == 0) load_bias();
+      live = tdm::live_rows(p.n_tokens, p.rows);
+      row = static_cast<int32_t>(blockIdx.x) * TDM_MOE_ROUTE_WARPS + warp;
+    } else {
+      row += step;
+    }
+    if (row < live) {
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) logits[i] = p.logits[row * p.logits_stride + 32 * i + lane];
+    }
+  } while (row < live);
 }
 
 } // namespace

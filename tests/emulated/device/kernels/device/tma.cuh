@@ -16,8 +16,6 @@ inline void l2_prefetch(const void*) {
 }
 inline void tma_prefetch_map(const tdm_tensor_map*) {
 }
-inline void tma_prefetch_3d(const tdm_tensor_map*, int32_t, int32_t, int32_t) {
-}
 inline void tma_load_2d(void* destination, const tdm_tensor_map* map, uint64_t* barrier, uint64_t, int32_t x0,
                         int32_t x1) {
   emulator::copy_tile(destination, map, barrier, x0, x1, 0);
