@@ -190,6 +190,91 @@ Test(issue, signals_follow_the_schedule) {
   }
 }
 
+/* Probes of a kernel that admits the next one late, and of one that reads read0 ahead. */
+static tdm_status encode_late(const void* args, const tdm_plan* plan, const tdm_encode_env* env,
+                              tdm_encoded_step* out_step) {
+  const tdm_status status = cuda_probe_op.encode(args, plan, env, out_step);
+  out_step->launches[out_step->n_launches - 1].launch.admits_late = true;
+  return status;
+}
+
+/* Steps, on one of two lanes, read one temporary and write another. */
+typedef struct ahead_step {
+  int lane, reads, writes; /* -1: nothing */
+  bool late, ahead;
+} ahead_step;
+
+typedef struct ahead_case {
+  const char* name;
+  ahead_step steps[4];
+  int n_steps;
+  bool last_reads_ahead;
+} ahead_case;
+
+static const ahead_case ahead_cases[] = {
+    {"written before the late step", {{0, -1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 2, 0, 1}}, 3, true},
+    {"written by nobody", {{0, -1, 1, 1, 0}, {0, 3, 2, 0, 1}}, 2, true},
+    {"written by the late step", {{0, -1, 0, 1, 0}, {0, 0, 2, 0, 1}}, 2, false},
+    {"the step before is not late", {{0, -1, 0, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, 2, 0, 1}}, 3, false},
+    {"the late step is on another lane", {{0, -1, 0, 0, 0}, {1, 0, 1, 1, 0}, {0, 0, 2, 0, 1}}, 3, false},
+    {"another lane's step is between",
+     {{0, -1, 0, 0, 0}, {0, 0, 1, 1, 0}, {1, -1, 3, 0, 0}, {0, 0, 2, 0, 1}},
+     4,
+     false},
+    {"the late step has not waited for the writer", {{1, -1, 0, 0, 0}, {0, -1, 1, 1, 0}, {0, 0, 2, 0, 1}}, 3, false},
+    {"the late step has waited for the other lane's writer",
+     {{1, -1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 2, 0, 1}},
+     3,
+     true},
+    {"nothing is before", {{0, 0, 2, 0, 1}}, 1, false},
+    {"nothing is meant to be read ahead", {{0, -1, 0, 0, 0}, {0, -1, 1, 1, 0}, {0, 0, 2, 0, 0}}, 3, true},
+};
+
+static void judge_ahead(const ahead_case* c) {
+  cuda_rig rig;
+  cuda_rig_open(&rig);
+  tdm_operand operands[PROBE_READS + PROBE_WRITES + 1];
+  memcpy(operands, probe_operands, sizeof operands);
+  operands[0].ahead = true;
+  tdm_op late = cuda_probe_op, ahead = cuda_probe_op;
+  late.encode = encode_late;
+  ahead.operands = operands;
+  tdm_lane* const lanes[2] = {cuda_rig_lane(&rig, "main", TDM_LANE_WHOLE, 0),
+                              cuda_rig_lane(&rig, "soft", TDM_LANE_SOFT, 8)};
+  tdm_program* program;
+  tdm_view temps[4];
+  cr_assert_eq(tdm_program_create(rig.runtime, c->name, &program), TDM_OK);
+  for (int i = 0; i < 4; i++)
+    cr_assert_eq(tdm_program_temp(program, "t", TDM_U8, 1, (int64_t[]){64}, &temps[i]), TDM_OK);
+  for (int i = 0; i < c->n_steps; i++) {
+    const ahead_step* step = &c->steps[i];
+    probe_args args = {.size = sizeof args, .salt = (uint64_t)i, .write0 = temps[step->writes]};
+    if (step->reads >= 0) args.read0 = temps[step->reads];
+    const tdm_op* op = step->late ? &late : step->ahead ? &ahead : &cuda_probe_op;
+    cr_assert_eq(tdm_program_append(program, lanes[step->lane], op, "s", &args), TDM_OK);
+  }
+  tdm_seal_config seal;
+  cr_assert_eq(tdm_seal_config_init(&seal, sizeof seal), TDM_OK);
+  cr_assert_eq(tdm_program_seal(program, &seal), TDM_OK, "%s", tdm_last_error()->message);
+  for (int serial = 0; serial < 2; serial++) {
+    fake_cuda_forget();
+    cr_assert_eq(launch(program, serial ? TDM_ORDER_SERIAL : TDM_ORDER_LANES, NULL), TDM_OK);
+    int n_ops = 0, last = -1;
+    const fake_op* ops = fake_cuda_ops(&n_ops);
+    for (int i = 0; i < n_ops; i++)
+      if (ops[i].kind == FAKE_LAUNCH) last = i;
+    cr_assert_geq(last, 0);
+    cr_expect_eq(ops[last].sync.reads_ahead != 0, c->last_reads_ahead, "%s", c->name);
+  }
+  tdm_program_destroy(program);
+  cuda_rig_close(&rig);
+}
+
+/* A step whose kernel begins while the one before still runs may read what that one has waited for. */
+Test(issue, reads_ahead_what_the_step_before_has_waited_for) {
+  for (size_t i = 0; i < sizeof ahead_cases / sizeof *ahead_cases; i++) judge_ahead(&ahead_cases[i]);
+}
+
 Test(issue, signals_need_green_lanes) {
   cuda_rig rig;
   cuda_rig_open(&rig);
