@@ -145,27 +145,10 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
+enum { BF16_MOST_HITS = 90 /* percent of the experts: beyond, a list is slower than all of them */ };
+
 static bool fp8(const tdm_moe* moe) {
   return moe->experts.w13.data.dtype == TDM_E4M3 && (moe->shared.n == 0 || moe->shared.w13.data.dtype == TDM_E4M3);
-}
-
-/* By the percentage of experts hit; measured on an H200 for one of 8 ranks of DeepSeek-V3 (docs/overlap.md). Only FP8
- * has kernels for grouped. */
-static tdm_moe_path usual_path(bool grouped, double percent, const char** out_text) {
-  static const struct {
-    bool grouped;
-    double most;
-    tdm_moe_path path;
-    const char* text;
-  } rules[] = {{true, 12, TDM_MOE_PATH_GROUPED, "at most 12"},
-               {true, 75, TDM_MOE_PATH_HITS, "between 12 and 75"},
-               {true, 100, TDM_MOE_PATH_GROUPED, "more than 75"},
-               {false, 90, TDM_MOE_PATH_HITS, "at most 90"},
-               {false, 100, TDM_MOE_PATH_DENSE, "more than 90"}};
-  size_t i = 0;
-  while (rules[i].grouped != grouped || percent > rules[i].most) i++;
-  *out_text = rules[i].text;
-  return rules[i].path;
 }
 
 tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t rows, char reason[TDM_MOE_REASON_BYTES]) {
@@ -178,15 +161,20 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
     snprintf(reason, TDM_MOE_REASON_BYTES, "the bucket's choice says so");
     return wanted;
   }
+  /* Measured on an H200 for one of 8 ranks of DeepSeek-V3 (docs/overlap.md): with FP8 grouped is the quickest from 1 to
+   * 256 tokens. bf16 has no kernels for it. */
+  if (fp8(moe)) {
+    snprintf(reason, TDM_MOE_REASON_BYTES, "the experts are FP8");
+    return TDM_MOE_PATH_GROUPED;
+  }
   /* Were choices uniform and independent, m tokens with k of E experts each would hit E (1 - (1 - k/E)^m). */
   const double hit = 1.0 - pow(1.0 - (double)config->top_k / (double)config->n_routed, (double)rows);
-  const double percent = 100 * hit;
-  const char* text = NULL;
-  const tdm_moe_path path = usual_path(fp8(moe), percent, &text);
-  snprintf(reason, TDM_MOE_REASON_BYTES,
-           "%d of %d experts for each of %d tokens hit %.0f %% of them if choices are uniform, %s", (int)config->top_k,
-           (int)config->n_routed, (int)rows, percent, text);
-  return path;
+  const bool most = 100 * hit > BF16_MOST_HITS;
+  snprintf(
+      reason, TDM_MOE_REASON_BYTES,
+      "grouped needs FP8 experts; %d of %d for each of %d tokens hit %.0f %% of them if choices are uniform, %s %d",
+      (int)config->top_k, (int)config->n_routed, (int)rows, 100 * hit, most ? "more than" : "at most", BF16_MOST_HITS);
+  return most ? TDM_MOE_PATH_DENSE : TDM_MOE_PATH_HITS;
 }
 
 /* Logits and routing: one step where a list is wanted, which would be a third launch. Without it two are quicker

@@ -22,9 +22,9 @@ typedef enum tdm_strategy {
 
 /* Which experts a step computes. The results have the same bits. */
 typedef enum tdm_moe_path {
-  TDM_MOE_PATH_AUTO = 1,   /* what the model's tuning found for the token bucket; untuned, by the share of experts that
-                              would be hit, were choices uniform (8 of 256: 12 % by 4 tokens, 75 % by 43, 90 % by 72).
-                              FP8: hits from 12 to 75 %, else grouped. bf16: hits up to 90 %, else dense */
+  TDM_MOE_PATH_AUTO = 1,   /* what the model's tuning found for the token bucket; untuned, grouped for FP8 experts, and
+                              for bf16 by the share of experts that would be hit, were choices uniform: hits up to 90 %
+                              (8 of 256: up to 72 tokens), else dense */
   TDM_MOE_PATH_DENSE = 2,  /* all of them: FC1 needs no routing, so the router runs beside it */
   TDM_MOE_PATH_HITS = 3,   /* those that a token chose: their weights alone are read, once routing is done */
   TDM_MOE_PATH_GROUPED = 4 /* those, and each for the tokens alone that chose it; bf16 experts UNSUPPORTED on CUDA

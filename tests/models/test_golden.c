@@ -246,10 +246,10 @@ Test(golden, says_what_will_run_and_why) {
       {TDM_STRATEGY_SOFT, TDM_MOE_PATH_AUTO, 1, false,
        "1 tokens run in the bucket of 1|as a captured graph|soft lanes|edges|"
        "layers 0 to 0: all experts, since there is no router|"
-       "layers 1 to 1: hit experts alone|hit 38 %|router|moe_fc2"},
+       "layers 1 to 1: hit experts, each for its tokens alone|the experts are FP8|router|moe_fc2"},
       {TDM_STRATEGY_SERIAL, TDM_MOE_PATH_AUTO, 30, true,
        "30 tokens with prefill run in the bucket of 32|one lane|"
-       "layers 1 to 1: hit experts, each for its tokens alone|more than 75|mla_prefill"},
+       "layers 1 to 1: hit experts, each for its tokens alone|the experts are FP8|mla_prefill"},
       {TDM_STRATEGY_SOFT, TDM_MOE_PATH_HITS, 64, false, "bucket of 64|hit experts alone, since the bucket's choice"},
       {TDM_STRATEGY_SOFT, TDM_MOE_PATH_GROUPED, 30, true,
        "layers 0 to 0: all experts, since there is no router|"
