@@ -411,8 +411,7 @@ template <int kBlocks, int kGroup> struct Consumer {
     order.parity ^= 1;
   }
   __device__ __forceinline__ void pass_turn() const {
-    __syncwarp();
-    if (lane() == 0) tdm::mbarrier_arrive(&shared.order[threadIdx.x / 32 ^ 4]);
+    tdm::mbarrier_arrive(&shared.order[threadIdx.x / 32 ^ 4]);
   }
 
   /* An expert's blocks for a group of kGroup tokens, of the piece its first and its last one or not. Sums of a thread:
@@ -642,7 +641,7 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
       tdm::mbarrier_init(&tokens.full[i], 2 * kGroup);
       tdm::mbarrier_init(&tokens.empty[i], 4);
     }
-    for (int32_t i = 0; i < 8; ++i) tdm::mbarrier_init(&shared.order[i], 1);
+    for (int32_t i = 0; i < 8; ++i) tdm::mbarrier_init(&shared.order[i], 32);
     tdm::fence_barrier_init();
     tdm::tma_prefetch_map(&p.w);
   }
