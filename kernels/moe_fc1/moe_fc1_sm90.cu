@@ -245,7 +245,7 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
  * segments, meet in the workspace as f32 rows, and each quantises its share of the tokens, a warp a token, four columns
  * a lane.
  *
- *   warp 0, 1, 2     weights; tokens; the tile's counter
+ *   warp 0, 1, 2     weights; tokens; the first weight scales to L2
  *   kTokens = 64     warpgroup 1 gate, 2 up            partials  [tile][piece][segment][gate, up][kTokens][kRows]
  *   kTokens = 128    warpgroups 1, 2: 64 tokens each   of 16 columns the order is that of the fragments:
  *                                                      lane q of four has 2 q, 2 q + 1, 2 q + 8, 2 q + 9 */
@@ -267,7 +267,7 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
   static constexpr int kPieces = 128 / kRows, kN = kByRows ? kRows : 2 * kRows, kCount = kN / 2;
   static constexpr int kSides = kByRows ? 1 : 2;                           /* of gate and up, what a consumer has */
   static constexpr int64_t kMatrix = kTokens * kRows, kPart = 2 * kMatrix; /* elements */
-  static constexpr uint32_t kLeft = 1, kMet = 2, kMeeting = 256 + 32;      /* named barriers and their threads */
+  static constexpr uint32_t kBothConsumers = 1;
 
   /* Tokens vary fastest, then the parts of a tile, so that they end close together: what other walks call a segment is
    * a part here, the segments of the first piece, then those of the next. */
@@ -386,37 +386,34 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
         tdm::wgmma_commit();
         issued.advance();
       };
-      const auto finish =
-          [&](auto pending,
-              float(&from)[kCount]) { /* block kb */
-                                      if (in_batch == 16) {
-                                        in_batch = 0;
-                                        w_scale = next_w_scale;
-                                        next_w_scale = fetch(kb + 16);
-                                      }
-                                      const float* const scale = reinterpret_cast<const float*>(
-                                          reinterpret_cast<const char*>(shared.scale[promoted.parity][promoted.slot]) +
-                                          token_bytes);
-                                      float upper[kSides], lower[kSides];
+      /* Block kb. */
+      const auto finish = [&](auto pending, float(&from)[kCount]) {
+        if (in_batch == 16) {
+          in_batch = 0;
+          w_scale = next_w_scale;
+          next_w_scale = fetch(kb + 16);
+        }
+        const float* const scale = reinterpret_cast<const float*>(
+            reinterpret_cast<const char*>(shared.scale[promoted.parity][promoted.slot]) + token_bytes);
+        float upper[kSides], lower[kSides];
 #pragma unroll
-                                      for (int side = 0; side < kSides; ++side) {
-                                        const int first_lane = 16 * (kByRows ? static_cast<int>(consumer) : side);
-                                        const float weight = __shfl_sync(~0u, w_scale, first_lane + in_batch);
-                                        upper[side] = tdm::kept(scale[0] * weight),
-                                        lower[side] = tdm::kept(scale[8] * weight);
-                                      }
-                                      ++in_batch;
-                                      tdm::wgmma_wait<decltype(pending)::value>();
-                                      tdm::wgmma_settle(from);
-                                      if (lane == 0) tdm::mbarrier_arrive(&shared.empty[promoted.slot]);
-                                      promoted.advance();
-                                      ++kb;
+        for (int side = 0; side < kSides; ++side) {
+          const int first_lane = 16 * (kByRows ? static_cast<int>(consumer) : side);
+          const float weight = __shfl_sync(~0u, w_scale, first_lane + in_batch);
+          upper[side] = tdm::kept(scale[0] * weight), lower[side] = tdm::kept(scale[8] * weight);
+        }
+        ++in_batch;
+        tdm::wgmma_wait<decltype(pending)::value>();
+        tdm::wgmma_settle(from);
+        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[promoted.slot]);
+        promoted.advance();
+        ++kb;
 #pragma unroll
-                                      for (int i = 0; i < kCount; ++i) {
-                                        const int side = i / (kRows / 2); /* always 0 where consumers divide the rows */
-                                        c[i] = fmaf(i / 2 % 2 == 0 ? upper[side] : lower[side], from[i], c[i]);
-                                      }
-          };
+        for (int i = 0; i < kCount; ++i) {
+          const int side = i / (kRows / 2); /* always 0 where consumers divide the rows */
+          c[i] = fmaf(i / 2 % 2 == 0 ? upper[side] : lower[side], from[i], c[i]);
+        }
+      };
       using One = tdm::Constant<1>;
       using None = tdm::Constant<0>;
       issue(acc[0]);
@@ -434,11 +431,19 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
         finish(None(), acc[0]);
       }
       leave(reinterpret_cast<float4*>(p.partials) + mine, c, live_below);
-      tdm::named_barrier_sync(kLeft, kMeeting);
+      tdm::named_barrier_sync(kBothConsumers, 256);
       const Walk walk = walk_again();
       const tdm::Unit unit = walk.at(u);
-      tdm::named_barrier_sync(kMet, kMeeting);
-      add_up(p, shared.flag, walk, unit);
+      uint32_t* const counter = p.counters + walk.tile(unit);
+      if (threadIdx.x == 128) {
+        tdm::fence_gpu();
+        shared.flag = tdm::meet(counter, unit.segment, walk.parts, walk.units <= static_cast<int32_t>(gridDim.x));
+        tdm::fence_gpu();
+      }
+      tdm::named_barrier_sync(kBothConsumers, 256);
+      const uint32_t shares = shared.flag;
+      add_up(p, shares, walk, unit);
+      if (threadIdx.x == 128 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(counter, walk.parts);
     }
   }
 
@@ -451,29 +456,6 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
       for (int i = 0; i < kCount; i += 8)
         __stcg(to + (i / (kRows / 2) * kMatrix + 8 * half * kRows + i % (kRows / 2) * 2) / 4,
                make_float4(c[i + 2 * half], c[i + 2 * half + 1], c[i + 2 * half + 4], c[i + 2 * half + 5]));
-    }
-  }
-
-  /* A warp beside the consumers: arrives at the tile's counter when all partials of a unit are in the workspace, and
-   * says which shares of the tokens this CTA adds up. It leaves while they do that. */
-  __device__ static void meet(const tdm_moe_fc1_params& p, Memory& shared) {
-    const Walk walk(p, shared, tdm::live_rows(p.n_tokens, p.m));
-    const bool first = threadIdx.x % 32 == 0;
-    for (int32_t u = static_cast<int32_t>(blockIdx.x); u < walk.units; u += static_cast<int32_t>(gridDim.x)) {
-      const tdm::Unit unit = walk.at(u);
-      uint32_t* const counter = p.counters + walk.tile(unit);
-      uint32_t shares = 0;
-      tdm::named_barrier_sync(kLeft, kMeeting);
-      if (first) {
-        tdm::fence_gpu();
-        shares = tdm::meet(counter, unit.segment, walk.parts, walk.units <= static_cast<int32_t>(gridDim.x));
-        tdm::fence_gpu();
-        shared.flag = shares;
-      }
-      __syncwarp();
-      tdm::named_barrier_sync(kMet, kMeeting);
-      if ((shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(counter, walk.parts);
-      __syncwarp();
     }
   }
 
@@ -578,7 +560,6 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
       if (threadIdx.x / 32 == 2) {
         prefetch_scales(p, shared);
         tdm::step_wait(sync);
-        meet(p, shared);
       }
     } else {
       tdm::registers_raise<232>();

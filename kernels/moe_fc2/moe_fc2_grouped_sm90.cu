@@ -414,6 +414,12 @@ template <int kBlocks, int kGroup> struct Consumer {
     tdm::mbarrier_arrive(&shared.order[threadIdx.x / 32 ^ 4]);
   }
 
+  /* Whether a group is so long that a warp may not wait for its slots before the group in front is done: twice around a
+   * ring ahead their parity is that of slots which are not filled yet. */
+  __device__ __forceinline__ bool long_groups() const {
+    return 2 * p.blocks > kBlocks * min(p.stages, p.x_stages);
+  }
+
   /* An expert's blocks for a group of kGroup tokens, of the piece its first and its last one or not. Sums of a thread:
    * of tokens 8 i + 2 (lane % 4) and the next, of columns lane / 4 and 8 further of the warp's 16. */
   __device__ __forceinline__ void add_group(const Piece& piece, bool first_of_piece, bool last_of_piece) const {
@@ -422,6 +428,8 @@ template <int kBlocks, int kGroup> struct Consumer {
     const int32_t first_column = static_cast<int32_t>(threadIdx.x % 128 / 32) * 16 + lane() / 4;
     int32_t places[kTokens] = {};
     float alpha[kTokens] = {}, c[2 * kTokens] = {}, acc[kBlocks][kGroup / 2];
+    const bool waits_first = long_groups();
+    if (waits_first) await_turn();
     for (int32_t block = 0; block < p.blocks; block += kBlocks) {
       tokens.await();
       weights.await();
@@ -464,7 +472,7 @@ template <int kBlocks, int kGroup> struct Consumer {
       weights.hand_back();
       tokens.hand_back();
       if (first) {
-        await_turn();
+        if (!waits_first) await_turn();
         if (first_of_piece) begin(piece);
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {

@@ -66,6 +66,8 @@ static const chosen_case fc2_cases[] = {
     {300, 270, 4, 256, 264, 2, .out = B, .addend = F, .kernel = "moe_fc2_grouped_b2_t16"},
     {20, 0, 4, 128, 200, 2, .out = F, .addend = F, .kernel = "moe_fc2_grouped_b1_t8"},
     {6, 6, 3, 1280, 200, 1, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b2_t8"}, /* once around the ring */
+    {40, 40, 7, 1280, 200, 3, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b2_t8"},
+    {140, 140, 5, 2048, 136, 2, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b2_t16"},
 };
 
 static const chosen_case fc2_segment_cases[] = {
