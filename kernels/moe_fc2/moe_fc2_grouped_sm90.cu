@@ -160,6 +160,13 @@ struct Work {
     __syncthreads();
     for (int32_t s = 0; s < segments; ++s) ranks += bounds[s + 1] > bounds[s];
   }
+  /* An even share of the groups of all tiles; CTAs that would have none come last, for nobody may wait for them. */
+  __device__ __forceinline__ void share(int32_t n_tiles, uint32_t cta) {
+    const uint32_t all = static_cast<uint32_t>(n_tiles) * groups, ctas = min(gridDim.x, all);
+    if (cta >= ctas) return;
+    from = all / ctas * cta + all % ctas * cta / ctas;
+    to = all / ctas * (cta + 1) + all % ctas * (cta + 1) / ctas;
+  }
   /* Number of a tile's group among those of all tiles. */
   __device__ __forceinline__ uint32_t place(int32_t tile, int32_t group) const {
     return static_cast<uint32_t>(tile) * groups + static_cast<uint32_t>(group);
@@ -666,9 +673,11 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
     const tdm::Choices choices =
         tdm::load_choices(shared.choices, p.choices, p.n_experts, min(p.m, p.tokens), first_row, live, kGroup);
     Work work(p, choices, shared.bounds);
-    const uint32_t all = static_cast<uint32_t>(n_tiles) * work.groups, cta = shared.turn->cta;
-    work.from = shares ? all / gridDim.x * cta + all % gridDim.x * cta / gridDim.x : tile * work.groups;
-    work.to = shares ? all / gridDim.x * (cta + 1) + all % gridDim.x * (cta + 1) / gridDim.x : work.from + work.groups;
+    const uint32_t cta = shared.turn->cta;
+    if (shares)
+      work.share(n_tiles, cta);
+    else
+      work.from = static_cast<uint32_t>(tile) * work.groups, work.to = work.from + work.groups;
     if (threadIdx.x == kProducer) load_weights<kBlocks, kGroup>(p, work, shared, weights);
     if (waits) tdm::step_wait(sync);
     waits = false;

@@ -71,6 +71,7 @@ static const chosen_case fc2_cases[] = {
 };
 
 static const chosen_case fc2_segment_cases[] = {
+    {1, 1, 35, 256, 512, 1, .out = F, .addend = 0, .kernel = "moe_fc2_grouped_b2_t8"}, /* fewer groups than CTAs */
     {3, 3, 24, 128, 200, 4, .out = F, .addend = F, .kernel = "moe_fc2_grouped_b1_t8"},
     {50, 33, 25, 128, 136, 5, .out = B, .addend = 0, .kernel = "moe_fc2_grouped_b1_t8"},
     {140, 140, 24, 128, 136, 2, .out = F, .addend = B, .kernel = "moe_fc2_grouped_b1_t16"},
