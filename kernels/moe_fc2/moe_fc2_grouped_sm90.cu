@@ -20,7 +20,7 @@
  *                                           sums             [tokens][64] f32
  *
  * Where sync.reads_ahead, routing is done before FC1 begins: choices are looked at and the first weights asked for
- * while FC1 still runs, if it leaves room on the SMs.
+ * while the last CTAs of FC1 still run.
  *
  * Block: 352 or 384 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
 

@@ -198,6 +198,10 @@ void test_moe_chosen(gpu_rig* rig, bool quick) {
       run(rig, &(chosen_case){m, -1, 70, 384, 640, 8, 0, sms, B, B});
     }
   }
+  /* Fewer groups of tokens than CTAs; experts longer than the rings of FC2. */
+  run(rig, &(chosen_case){1, -1, 33, 256, 512, 4, 1, 0, B, 0});
+  run(rig, &(chosen_case){40, -1, 7, 1280, 256, 3, 1, 0, F, 0});
+  run(rig, &(chosen_case){140, -1, 7, 2048, 256, 3, 1, 5, B, F});
   if (quick) return;
   static const int64_t lives[] = {0, 1, 31, 32, 33, 128, 129, 255, 256, 257, 300};
   for (size_t i = 0; i < sizeof lives / sizeof *lives; i++)
