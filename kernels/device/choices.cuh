@@ -140,11 +140,11 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
   return choices;
 }
 
-/* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done,
- * and a second time for what it stored, if kStores. The tensor cores read what plain copies wrote: between full[] and
- * them every thread of the warpgroup has a fence_async_shared. */
-template <int kStages, bool kStores> struct Gathering {
-  static constexpr uint32_t kArrivals = kStores ? 64 : 32;
+/* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done.
+ * The tensor cores read what plain copies wrote: between full[] and them every thread of the warpgroup has a
+ * fence_async_shared. */
+template <int kStages> struct Gathering {
+  static constexpr uint32_t kArrivals = 32;
   Ring<kStages> ring;
 
   __device__ __forceinline__ void begin(uint64_t (&empty)[kStages]) {
@@ -152,7 +152,6 @@ template <int kStages, bool kStores> struct Gathering {
   }
   __device__ __forceinline__ void end(uint64_t (&full)[kStages]) {
     copy_async_arrive(&full[ring.slot]);
-    if constexpr (kStores) mbarrier_arrive(&full[ring.slot]);
     ring.advance();
   }
 };

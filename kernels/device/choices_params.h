@@ -5,7 +5,6 @@
 
 enum {
   TDM_CHOICES_ROWS = 256, /* the most that are looked at together */
-  TDM_CHOICES_GROUP = 32, /* the most of an expert's rows that are multiplied together */
   TDM_CHOICES_EXPERTS = 1024
 };
 

@@ -26,6 +26,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/mbarrier.cuh"
 #include "runtime/step_sync.h"
 
 /* The CTA's dynamic shared memory, as an array `name` of `type`. */
@@ -123,7 +124,7 @@ __device__ __forceinline__ void step_wait(const tdm_step_sync& sync) {
   asm volatile("griddepcontrol.wait;" ::: "memory");
   if (sync.n_waits > 0) {
     for (int32_t i = 0; i < sync.n_waits; ++i) await_signal(sync, sync.waits[i]);
-    asm volatile("fence.proxy.async;" ::: "memory"); /* what the copy engine reads next was written by plain stores */
+    fence_async(); /* what the copy engine reads next was written by plain stores */
   }
   trace_begin(sync);
 }
@@ -137,7 +138,7 @@ __device__ __forceinline__ void step_begin(const tdm_step_sync& sync, bool admit
   if (sync.n_waits > 0) {
     if (static_cast<int32_t>(threadIdx.x) < sync.n_waits) await_signal(sync, sync.waits[threadIdx.x]);
     __syncthreads();
-    asm volatile("fence.proxy.async;" ::: "memory");
+    fence_async();
   }
   trace_begin(sync);
 }

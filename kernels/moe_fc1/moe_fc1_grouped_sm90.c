@@ -11,8 +11,7 @@ static const struct {
   const char* name;
   bool segmented;
 } variants[] = {
-#define GROUPED(tokens, stages, registers, name, segmented)                                                            \
-  {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages), #name, segmented},
+#define GROUPED(tokens, stages, name, segmented) {tokens, TDM_MOE_FC1_GROUPED_SHARED(tokens, stages), #name, segmented},
 #include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"
 #undef GROUPED
 };

@@ -48,7 +48,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   using Swap = tdm::MoeFc1Swap<kTokens, kStages>;
   using Memory = typename Swap::Memory;
 
-  using Gathering = tdm::Gathering<kStages, false>;
+  using Gathering = tdm::Gathering<kStages>;
 
   /* Rows of a tile's tokens: of the tiles that consumers are at, in turn, and of the one that is gathered. */
   struct Places {
@@ -191,10 +191,13 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
   }
 };
 
+/* The most that each thread of one CTA of an SM can have. */
+constexpr int kRegisters = 65536 / TDM_MOE_FC1_THREADS / 8 * 8;
+
 } // namespace
 
-#define GROUPED(tokens, stages, registers, name, segmented)                                                            \
-  extern "C" __global__ void __maxnreg__(registers) tdm_moe_fc1_grouped_##name##_sm90(                                 \
+#define GROUPED(tokens, stages, name, segmented)                                                                       \
+  extern "C" __global__ void __maxnreg__(kRegisters) tdm_moe_fc1_grouped_##name##_sm90(                                \
       const __grid_constant__ tdm_moe_fc1_grouped_params p, const __grid_constant__ tdm_step_sync sync) {              \
     MoeFc1Grouped<tokens, stages, segmented>::run(p, sync);                                                            \
   }

@@ -94,9 +94,10 @@ template <int kTokens> struct DenseWalk {
   }
 };
 
-/* Sums of a piece that does not end its unit, and of the one that does: kThreads threads (128: a consumer; 256: both)
- * with the same elements of gate and up each time, who meet at the named barrier. */
-template <int kTokens, int kThreads> struct Sums {
+/* Sums of a piece that does not end its unit, and of the one that does: the 256 threads of both consumers, with the
+ * same elements of gate and up each time, who meet at the named barrier. */
+template <int kTokens> struct Sums {
+  static constexpr int kThreads = 256;
   static constexpr int kVectors = TDM_MOE_FC1_SUM_BYTES(kTokens) / 16; /* of a CTA */
 
   __device__ static __forceinline__ uint32_t thread() {

@@ -47,7 +47,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   static constexpr uint32_t kBothConsumers = 1;
 
   using Walk = DenseWalk<kTokens>;
-  using Sums = tdm::Sums<kTokens, 256>;
+  using Sums = tdm::Sums<kTokens>;
 
   __device__ static void load_weights(const tdm_moe_fc1_params& p, const Hits& hits, Memory& shared,
                                       const tdm_step_sync& sync) {

@@ -14,11 +14,18 @@
 enum { LONG_SUM_BLOCKS = 256 };
 
 static const tdm_operand operands[] = {
-    TDM_OPTIONAL_AHEAD_OPERAND(tdm_moe_fc2_args, n_tokens),     TDM_OPERAND(tdm_moe_fc2_args, x, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),  TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ), TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),   TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
-    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, hits, TDM_READ),     TDM_OPTIONAL_AHEAD_OPERAND(tdm_moe_fc2_args, chosen),
+    /* clang-format off */
+    TDM_OPTIONAL_AHEAD_OPERAND(tdm_moe_fc2_args, n_tokens),
+    TDM_OPERAND(tdm_moe_fc2_args, x, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, x_scale, TDM_READ),
+    TDM_WEIGHT_OPERAND(tdm_moe_fc2_args, w2),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, w2_scale, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, alpha, TDM_READ),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, addend, TDM_READ),
+    TDM_OPERAND(tdm_moe_fc2_args, out, TDM_WRITE),
+    TDM_OPTIONAL_OPERAND(tdm_moe_fc2_args, hits, TDM_READ),
+    TDM_OPTIONAL_AHEAD_OPERAND(tdm_moe_fc2_args, chosen),
+    /* clang-format on */
 };
 
 static tdm_status check(void* void_args) {

@@ -7,7 +7,7 @@
 namespace {
 
 const emulator::Kernel kernels[] = {
-#define GROUPED(tokens, stages, registers, name, segmented)                                                            \
+#define GROUPED(tokens, stages, name, segmented)                                                                       \
   {"tdm_moe_fc1_grouped_" #name "_sm90", emulator::call<tdm_moe_fc1_grouped_params, tdm_moe_fc1_grouped_##name##_sm90>},
 #include "kernels/moe_fc1/moe_fc1_grouped_variants.inc"
 };
