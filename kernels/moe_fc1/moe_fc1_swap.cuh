@@ -178,7 +178,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       wgmma_settle(acc[1]);
       promote<kN>(up, acc[1], scale, up_scale, rows);
       __syncwarp();
-      if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+      if (Rows::kGathered || lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
       ring.advance();
     }
   }
