@@ -3,7 +3,7 @@
 
 #include "kernels/device/choices_params.h"
 
-/* What CTAs of a launch count together; zero before it and after it. */
+/* What CTAs of a launch count together, then a note for each share; zero before it and after it. */
 typedef struct tdm_moe_experts_state {
   uint32_t drawn; /* items */
   uint32_t done;  /* pieces of FC1 */
@@ -29,7 +29,8 @@ typedef struct tdm_moe_experts_params {
   int64_t addend_stride;
   void* out; /* [M, H] */
   int64_t out_stride;
-  float* sums; /* [E*I/128][M to 8][gate, up][128], workspace */
+  float* sums; /* [E*I/128][8 rows][gate, up][128], workspace */
+  float* left; /* [shares][128 threads][4], workspace */
   tdm_moe_experts_state* state;
   int32_t addend_dtype;
   int32_t out_dtype;
@@ -44,7 +45,7 @@ typedef struct tdm_moe_experts_params {
   int32_t pow2_scale;
   float swiglu_limit; /* 0: none */
   float quant_eps;
-  int32_t padding[5];
+  int32_t padding[3];
 } tdm_moe_experts_params;
 
 static_assert(sizeof(tdm_moe_experts_params) == 704, "kernel ABI");
@@ -57,7 +58,8 @@ enum {
   TDM_MOE_EXPERTS_STAGE_BYTES = 16384,
   TDM_MOE_EXPERTS_LEAST_STAGES = 4, /* an engine has a stage and waits for its next one, so does the other */
   TDM_MOE_EXPERTS_MOST_STAGES = 10,
-  TDM_MOE_EXPERTS_MOST_BLOCKS = 64 /* of H: a lane has two weight scales */
+  TDM_MOE_EXPERTS_MOST_BLOCKS = 64, /* of H: a lane has two weight scales */
+  TDM_MOE_EXPERTS_LEFT_BYTES = 128 * 4 * 4
 };
 
 /* Blocks of activations there is room for: the last stage of FC1 is multiplied as a whole, with some that are none. */
@@ -67,8 +69,8 @@ enum {
 static inline uint32_t tdm_moe_experts_bytes(int32_t k_blocks, int32_t n_experts, int32_t stages) {
   const int32_t a_block = TDM_MOE_EXPERTS_TOKENS * (128 + 4) + 4;
   return (uint32_t)(stages * (TDM_MOE_EXPERTS_STAGE_BYTES + 2 * 8 + 4) + TDM_MOE_EXPERTS_BLOCKS(k_blocks) * a_block +
-                    TDM_MOE_EXPERTS_TOKENS * TDM_MOE_EXPERTS_COLUMNS * 4 + 8 + TDM_MOE_EXPERTS_TOKENS * 32 * 4 +
-                    (n_experts + 1) / 2 * 4);
+                    TDM_MOE_EXPERTS_TOKENS * TDM_MOE_EXPERTS_COLUMNS * 4 + 8 + TDM_MOE_EXPERTS_TOKENS * 32 * 4 + 2 * 4 +
+                    n_experts * 4);
 }
 
 #endif

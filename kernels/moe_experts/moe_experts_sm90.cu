@@ -4,13 +4,14 @@
  * on its weights: 33 and 17 MB for one token of DeepSeek-V3, of one of 8 ranks.
  *
  * 1. Items of work: pieces of FC1, kRows gate rows of an expert and their up rows, along all of K; then tiles of FC2,
- * 64 columns, all experts. CTAs draw them in this order, as they get through: whoever waits for pieces knows that CTAs
- * that run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
- * 2. One thread asks for weights, item after item, into a ring of stages: while pieces of FC1 end and meet, the
- * first weights of FC2 are on their way already. An item begins with a stage that holds nothing but its number.
+ * 64 columns, all experts. Where CTAs without a tile can even out pieces that do not come out even, shares of such
+ * pieces come first. CTAs draw items in this order, as they get through: whoever waits for pieces knows that CTAs that
+ * run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
+ * 2. One thread asks for weights, item after item, into a ring of stages: while pieces of FC1 end and meet, the first
+ * weights of FC2 are on their way already. An item begins with a stage that holds nothing but its number.
  * 3. Two warpgroups multiply, weights on the 64-row side of wgmma, two stages' products under way; both go through all
- * stages. A piece is one engine's, item by item in turn. Of a tile each engine has a segment of FC2's sum, stage by
- * stage in turn. Same products and sums in the same order as in the other forms, so the same bits. A fragment has four
+ * stages. A piece is one engine's, a segment of FC2's sum too; where both have something of an item, their stages come
+ * in turn. Same products and sums in the same order as in the other forms, so the same bits. A fragment has four
  * elements, so a warp has gate rows or up rows alone; with kRows = 16 half of the 64 rows are whatever lies behind.
  * 4. All of FC1's activations come to shared memory once, by two copies. Pieces leave their f32 sums in the workspace.
  * When all of them are done, a CTA that has a tile takes the sums up, applies SwiGLU and quantises, for as many experts
@@ -29,6 +30,7 @@ namespace {
 
 constexpr int kTokens = TDM_MOE_EXPERTS_TOKENS, kColumns = TDM_MOE_EXPERTS_COLUMNS;
 constexpr uint32_t kEngineThreads = 128, kConsumers = 2 * kEngineThreads, kBothEngines = 3;
+constexpr int32_t kWarps = kConsumers / 32;
 
 /* Where things lie in shared memory, in the order of tdm_moe_experts_bytes. */
 struct Memory {
@@ -36,13 +38,14 @@ struct Memory {
   uint8_t* x;     /* of FC1; then of FC2, of some experts */
   float* scale;   /* [blocks][kTokens] of x; of FC2 times the routing weight, 0 where a token did not choose */
   float* w_scale; /* [blocks] of a tile's weights, of FC2 */
-  float* sums;    /* [kTokens][kColumns] of a tile, the second engine's */
+  float* sums;    /* [kTokens][kColumns] of a tile, the second engine's; before that, what each warp takes up */
   uint64_t* full;
   uint64_t* empty;
   uint64_t* x_full;
   uint32_t* items;   /* of a stage that begins one */
   uint32_t* bits;    /* [kTokens][32] experts of a token */
-  uint16_t* experts; /* that somebody chose, ascending */
+  int32_t* counts;   /* experts that somebody chose; of these, in the first segment of FC2 */
+  uint32_t* experts; /* those, ascending; from bit 16 on a bit a token that chose it */
 
   __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_experts_params& p)
       : w(memory), x(w + p.stages * TDM_MOE_EXPERTS_STAGE_BYTES) {
@@ -55,44 +58,11 @@ struct Memory {
     x_full = empty + p.stages;
     items = reinterpret_cast<uint32_t*>(x_full + 1);
     bits = items + p.stages;
-    experts = reinterpret_cast<uint16_t*>(bits + kTokens * 32);
+    counts = reinterpret_cast<int32_t*>(bits + kTokens * 32);
+    experts = reinterpret_cast<uint32_t*>(counts + 2);
   }
-};
-
-/* A warp's: lane l has experts 32 l to 32 l + 31. */
-struct Chosen {
-  uint32_t rows[kTokens]; /* of token r */
-  uint32_t any;           /* of all tokens */
-  int32_t before, n;      /* experts chosen in lower lanes; in all */
-
-  __device__ __forceinline__ explicit Chosen(const uint32_t* bits) {
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-    any = 0;
-#pragma unroll
-    for (int r = 0; r < kTokens; ++r) any |= rows[r] = bits[32 * r + lane];
-    const int32_t up_to = tdm::sum_up(__popc(any));
-    before = up_to - __popc(any);
-    n = __shfl_sync(~0u, up_to, 31);
-  }
-  /* Number `index` of those chosen. */
   __device__ __forceinline__ int32_t expert(int32_t index) const {
-    const int32_t word = 31 - __clz(static_cast<int32_t>(__ballot_sync(~0u, before <= index)));
-    const uint32_t mine = __shfl_sync(~0u, any, word);
-    const int32_t place = index - __shfl_sync(~0u, before, word), lane = static_cast<int32_t>(threadIdx.x % 32);
-    const uint32_t found = __ballot_sync(~0u, (mine >> lane & 1) != 0 && __popc(mine & ((1u << lane) - 1)) == place);
-    return 32 * word + __ffs(static_cast<int32_t>(found)) - 1;
-  }
-  /* Of those chosen, how many are below `e`. */
-  __device__ __forceinline__ int32_t below(int32_t e) const {
-    const int32_t left = e - 32 * static_cast<int32_t>(threadIdx.x % 32);
-    const uint32_t lower = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
-    return static_cast<int32_t>(__reduce_add_sync(~0u, __popc(any & lower)));
-  }
-  __device__ __forceinline__ bool chose(int32_t token, int32_t expert) const {
-    uint32_t mine = 0;
-#pragma unroll
-    for (int r = 0; r < kTokens; ++r) mine = token == r ? rows[r] : mine;
-    return (__shfl_sync(~0u, mine, expert / 32) >> expert % 32 & 1) != 0;
+    return static_cast<int32_t>(experts[index] & 0xffff);
   }
 };
 
@@ -116,23 +86,131 @@ struct Ring {
   __device__ __forceinline__ void await() const {
     tdm::mbarrier_wait(&shared.full[slot], parity);
   }
-  /* By a warp that has read the slot. */
+  /* By a warp whose lanes have all read the slot. */
   __device__ __forceinline__ void hand_back(uint32_t which) const {
     if (threadIdx.x % 32 == 0) tdm::mbarrier_arrive(&shared.empty[which]);
   }
-  __device__ __forceinline__ uint64_t* begin_fill() const {
+  /* A stage that `bytes` are copied to. */
+  __device__ __forceinline__ uint64_t* begin_fill(uint32_t bytes) const {
     tdm::mbarrier_wait(&shared.empty[slot], parity ^ 1);
+    tdm::mbarrier_arrive_expect(&shared.full[slot], bytes);
     return &shared.full[slot];
+  }
+  __device__ __forceinline__ void fill_item(uint32_t item) {
+    tdm::mbarrier_wait(&shared.empty[slot], parity ^ 1);
+    shared.items[slot] = item;
+    tdm::mbarrier_arrive(&shared.full[slot]);
+    advance();
   }
 };
 
-/* Numbers of items: pieces of FC1, then tiles of FC2. */
-struct Items {
-  uint32_t pieces, all;
+/* A warp's way through an item's stages: of its engine and of the other, which come in turn while both have some. Up to
+ * two of its own may be under way. */
+struct Way {
+  Ring& ring;
+  const int32_t which, others;
+  int32_t asked = 0, passed = 0;
+  uint32_t last = 0, before_last = 0; /* slots */
 
-  __device__ __forceinline__ Items(const tdm_moe_experts_params& p, const Chosen& chosen, int32_t pieces_of_tile)
-      : pieces(static_cast<uint32_t>(chosen.n * p.blocks * pieces_of_tile)),
-        all(pieces + static_cast<uint32_t>((p.n + kColumns - 1) / kColumns)) {
+  __device__ __forceinline__ Way(Ring& at, uint32_t engine, int32_t others_stages)
+      : ring(at), which(static_cast<int32_t>(engine)), others(others_stages) {
+  }
+  __device__ __forceinline__ void pass(int32_t up_to) {
+    for (; passed < up_to; ++passed) {
+      ring.await();
+      __syncwarp();
+      ring.hand_back(ring.slot);
+      ring.advance();
+    }
+  }
+  __device__ __forceinline__ const uint8_t* next() {
+    pass(min(asked + which, others));
+    ring.await();
+    const uint8_t* const stage = ring.stage();
+    before_last = last;
+    last = ring.slot;
+    ring.advance();
+    ++asked;
+    return stage;
+  }
+  /* The older one, or the only one that is under way. */
+  __device__ __forceinline__ void hand_back(bool of_two) const {
+    ring.hand_back(of_two ? before_last : last);
+  }
+  __device__ __forceinline__ void end() {
+    pass(others);
+  }
+};
+
+/* A part of FC1's pieces: stages `begin` to `end` - 1 of a piece. */
+struct Part {
+  int32_t piece, begin, end;
+};
+
+/* What an item has of FC1: stages from .. to - 1, counted over all pieces. First the beginning of the last piece, which
+ * is left to the next share, last the end of the first one, whose beginning the share before leaves. */
+struct Run {
+  int32_t from, to, stages; /* of a piece */
+  int32_t share;            /* -1: none, a whole piece */
+
+  __device__ __forceinline__ int32_t parts() const {
+    return (to - 1) / stages - from / stages + 1;
+  }
+  __device__ __forceinline__ Part part(int32_t i) const {
+    const int32_t first = from / stages, n = parts();
+    const int32_t piece = i + 1 == n ? first : i == 0 ? first + n - 1 : first + i;
+    return Part{piece, max(from - piece * stages, 0), min(to - piece * stages, stages)};
+  }
+  /* Stages of the parts that an engine has, where the first part is engine `first`'s. */
+  __device__ __forceinline__ int32_t stages_of(uint32_t engine, uint32_t first) const {
+    int32_t sum = 0;
+    for (int32_t i = static_cast<int32_t>((engine + first) % 2), n = parts(); i < n; i += 2) {
+      const Part of = part(i);
+      sum += of.end - of.begin;
+    }
+    return sum;
+  }
+};
+
+/* Numbers of items: shares, pieces, tiles. */
+struct Items {
+  int32_t stages; /* of a piece */
+  int32_t shares, shared_pieces, pieces, tiles;
+
+  /* A CTA without a tile has time for as many more stages as a tile has. Shares are worth their trouble where they
+   * spare a round of pieces: with `rounds` pieces each, CTAs with a tile leave what the others even out. They have at
+   * least a piece each, so that none goes through more than two of them. */
+  __device__ __forceinline__ Items(const tdm_moe_experts_params& p, int32_t experts, int32_t pieces_of_tile,
+                                   int32_t piece_stages)
+      : stages(piece_stages), shares(0), shared_pieces(0), pieces(experts * p.blocks * pieces_of_tile),
+        tiles((p.n + kColumns - 1) / kColumns) {
+    const int32_t ctas = static_cast<int32_t>(gridDim.x), idle = ctas - tiles;
+    const int32_t tile_stages = experts * (p.blocks / p.stage_blocks);
+    if (idle <= 0 || pieces <= ctas) return;
+    const int32_t rounds = (pieces - 1) / ctas, left = pieces - rounds * tiles;
+    if (left * stages > idle * (rounds * stages + tile_stages)) return;
+    shares = min(idle, left);
+    shared_pieces = left;
+  }
+  __device__ __forceinline__ bool has_tile(uint32_t item) const {
+    return item >= first_tile();
+  }
+  __device__ __forceinline__ bool is_share(uint32_t item) const {
+    return item < static_cast<uint32_t>(shares);
+  }
+  __device__ __forceinline__ uint32_t first_tile() const {
+    return static_cast<uint32_t>(shares + pieces - shared_pieces);
+  }
+  __device__ __forceinline__ uint32_t all() const {
+    return first_tile() + static_cast<uint32_t>(tiles);
+  }
+  /* Parts that end a piece, of all items: as many as there are pieces. */
+  __device__ __forceinline__ Run run(uint32_t item) const {
+    const int32_t i = static_cast<int32_t>(item);
+    if (i < shares)
+      return Run{shared_pieces * stages * i / shares, shared_pieces * stages * (i + 1) / shares, stages, i};
+    const int32_t piece = i - shares + shared_pieces;
+    return Run{piece * stages, (piece + 1) * stages, stages, -1};
   }
 };
 
@@ -141,19 +219,15 @@ struct Items {
 struct Round {
   int32_t first, second, end;
 
-  __device__ __forceinline__ Round(const tdm_moe_experts_params& p, const Chosen& chosen, int32_t from)
-      : first(from), end(min(from + TDM_MOE_EXPERTS_BLOCKS(p.k_blocks) / p.blocks, chosen.n)) {
-    const int32_t bound = p.segments == 1 ? chosen.n : chosen.below(tdm::segment_begin(1, p.segments, p.n_experts, 1));
-    second = min(max(bound, first), end);
+  __device__ __forceinline__ Round(const tdm_moe_experts_params& p, const Memory& shared, int32_t from)
+      : first(from), end(min(from + TDM_MOE_EXPERTS_BLOCKS(p.k_blocks) / p.blocks, shared.counts[0])) {
+    second = min(max(shared.counts[1], first), end);
   }
   __device__ __forceinline__ int32_t begin_of(uint32_t engine) const {
     return engine == 0 ? first : second;
   }
-  __device__ __forceinline__ int32_t end_of(uint32_t engine) const {
-    return engine == 0 ? second : end;
-  }
   __device__ __forceinline__ int32_t count_of(uint32_t engine) const {
-    return end_of(engine) - begin_of(engine);
+    return (engine == 0 ? second : end) - begin_of(engine);
   }
 };
 
@@ -161,76 +235,100 @@ template <int kRows> struct MoeExperts {
   static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
   static constexpr int kBlocks = TDM_MOE_EXPERTS_STAGE_BYTES / kBlockBytes;
 
-  struct Piece {
-    int32_t tile, rows; /* 128 columns of FC1's output, the first of kRows */
+  __device__ static __forceinline__ int32_t piece_stages(const tdm_moe_experts_params& p) {
+    return (p.k_blocks + kBlocks - 1) / kBlocks;
+  }
+  /* Of a piece: 128 columns of FC1's output, and the first of kRows among them. */
+  struct Place {
+    int32_t tile, row;
   };
-  __device__ static __forceinline__ Piece piece_at(const tdm_moe_experts_params& p, const Chosen& chosen,
-                                                   uint32_t item) {
-    const int32_t tile = static_cast<int32_t>(item) / kPieces, rows = static_cast<int32_t>(item) % kPieces * kRows;
-    return Piece{chosen.expert(tile / p.blocks) * p.blocks + tile % p.blocks, rows};
+  __device__ static __forceinline__ Place place_of(const tdm_moe_experts_params& p, const Memory& shared,
+                                                   int32_t piece) {
+    const int32_t tile = piece / kPieces;
+    return Place{shared.expert(tile / p.blocks) * p.blocks + tile % p.blocks, piece % kPieces * kRows};
   }
 
-  /* ---- a warp that asks for weights, of which lane 0 copies ---- */
+  /* ---- a thread that asks for weights ---- */
 
-  __device__ static __forceinline__ void load_piece(const tdm_moe_experts_params& p, const Piece& piece, Ring& ring,
-                                                    uint64_t policy) {
-    for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
-      uint64_t* const full = ring.begin_fill();
-      tdm::mbarrier_arrive_expect(full, TDM_MOE_EXPERTS_STAGE_BYTES);
-      tdm::tma_load_4d(ring.stage(), &p.w13, full, policy, 0, piece.rows, 2 * piece.tile, kb);
-      ring.advance();
+  /* An engine's parts of a run, stage by stage. */
+  struct Cursor {
+    int32_t part, stage, end;
+    Place place;
+
+    __device__ __forceinline__ void enter(const tdm_moe_experts_params& p, const Memory& shared, const Run& run) {
+      if (part >= run.parts()) return;
+      const Part at = run.part(part);
+      stage = at.begin, end = at.end;
+      place = place_of(p, shared, at.piece);
+    }
+  };
+
+  __device__ static __forceinline__ void load_run(const tdm_moe_experts_params& p, const Memory& shared, const Run& run,
+                                                  uint32_t first, Ring& ring, uint64_t policy) {
+    const int32_t parts = run.parts();
+    Cursor cursors[2];
+#pragma unroll
+    for (uint32_t engine = 0; engine < 2; ++engine) {
+      cursors[engine].part = static_cast<int32_t>((engine + first) % 2);
+      cursors[engine].enter(p, shared, run);
+    }
+    while (cursors[0].part < parts || cursors[1].part < parts) {
+#pragma unroll
+      for (uint32_t engine = 0; engine < 2; ++engine) {
+        Cursor& at = cursors[engine];
+        if (at.part >= parts) continue;
+        uint64_t* const full = ring.begin_fill(TDM_MOE_EXPERTS_STAGE_BYTES);
+        tdm::tma_load_4d(ring.stage(), &p.w13, full, policy, 0, at.place.row, 2 * at.place.tile, at.stage * kBlocks);
+        ring.advance();
+        if (++at.stage == at.end) {
+          at.part += 2;
+          at.enter(p, shared, run);
+        }
+      }
     }
   }
 
-  /* The engines' stages in turn, while both have some. */
-  __device__ static __forceinline__ void load_tile(const tdm_moe_experts_params& p, const Chosen& chosen, int32_t tile,
+  __device__ static __forceinline__ void load_tile(const tdm_moe_experts_params& p, const Memory& shared, int32_t tile,
                                                    Ring& ring, uint64_t policy) {
     const int32_t stages = p.blocks / p.stage_blocks; /* of an expert */
-    for (int32_t from = 0; from < chosen.n;) {
-      const Round round(p, chosen, from);
-      const int32_t count[2] = {round.count_of(0) * stages, round.count_of(1) * stages};
-      for (int32_t s = 0; s < max(count[0], count[1]); ++s) {
+    for (int32_t from = 0; from < shared.counts[0];) {
+      const Round round(p, shared, from);
+      int32_t index[2] = {round.begin_of(0), round.begin_of(1)}, stage[2] = {};
+      const int32_t end[2] = {round.second, round.end};
+      while (index[0] < end[0] || index[1] < end[1]) {
 #pragma unroll
-        for (uint32_t engine = 0; engine < 2; ++engine) {
-          if (s >= count[engine]) continue;
-          const int32_t expert = chosen.expert(round.begin_of(engine) + s / stages);
-          if (threadIdx.x % 32 == 0) {
-            uint64_t* const full = ring.begin_fill();
-            tdm::mbarrier_arrive_expect(full, static_cast<uint32_t>(p.stage_blocks) * kColumns * 128);
-            tdm::tma_load_3d(ring.stage(), &p.w2, full, policy, 0, tile * kColumns,
-                             expert * p.blocks + s % stages * p.stage_blocks);
-          }
+        for (int engine = 0; engine < 2; ++engine) {
+          if (index[engine] >= end[engine]) continue;
+          uint64_t* const full = ring.begin_fill(static_cast<uint32_t>(p.stage_blocks) * kColumns * 128);
+          tdm::tma_load_3d(ring.stage(), &p.w2, full, policy, 0, tile * kColumns,
+                           shared.expert(index[engine]) * p.blocks + stage[engine] * p.stage_blocks);
           ring.advance();
+          if (++stage[engine] == stages) stage[engine] = 0, ++index[engine];
         }
       }
       from = round.end;
     }
-    __syncwarp();
   }
 
-  __device__ static void load(const tdm_moe_experts_params& p, const Chosen& chosen, Ring ring, uint32_t item) {
-    const Items items(p, chosen, kPieces);
+  /* Who has a share draws the next item when it has asked for all of it: tiles are for the others. */
+  __device__ static void load(const tdm_moe_experts_params& p, const Memory& shared, uint32_t item) {
+    const Items items(p, shared.counts[0], kPieces, piece_stages(p));
     const uint64_t once = tdm::l2_evict_first();
-    const bool copies = threadIdx.x % 32 == 0;
+    Ring ring(shared, p);
+    uint32_t parts_seen = 0;
     for (;;) {
-      item = __shfl_sync(~0u, item, 0);
-      if (copies) {
-        uint64_t* const full = ring.begin_fill();
-        ring.shared.items[ring.slot] = item;
-        tdm::mbarrier_arrive(full);
-      }
-      ring.advance();
-      if (item >= items.all) return;
-      const uint32_t next = copies ? atomicAdd(&p.state->drawn, 1u) : 0;
-      if (item < items.pieces) {
-        const Piece piece = piece_at(p, chosen, item);
-        if (copies) load_piece(p, piece, ring, once);
-        __syncwarp();
-        ring.slot = __shfl_sync(~0u, ring.slot, 0);
-        ring.parity = __shfl_sync(~0u, ring.parity, 0);
+      ring.fill_item(item);
+      if (item >= items.all()) return;
+      const bool share = items.is_share(item);
+      uint32_t next = share ? 0 : atomicAdd(&p.state->drawn, 1u);
+      if (items.has_tile(item)) {
+        load_tile(p, shared, static_cast<int32_t>(item - items.first_tile()), ring, once);
       } else {
-        load_tile(p, chosen, static_cast<int32_t>(item - items.pieces), ring, once);
+        const Run run = items.run(item);
+        load_run(p, shared, run, parts_seen % 2, ring, once);
+        parts_seen += static_cast<uint32_t>(run.parts());
       }
+      if (share) next = atomicAdd(&p.state->drawn, 1u);
       item = next;
     }
   }
@@ -241,18 +339,17 @@ template <int kRows> struct MoeExperts {
     const tdm_moe_experts_params& p;
     const tdm_step_sync& sync;
     const Memory& shared;
-    const Chosen& chosen;
     const int32_t live;
     const uint32_t which;
     Ring ring;
-    uint32_t pieces_seen = 0;
+    uint32_t parts_seen = 0;
     bool fc1_done = false;
     int32_t prepared = -1; /* first expert of the round whose activations are there */
 
     __device__ __forceinline__ Engine(const tdm_moe_experts_params& params, const tdm_step_sync& step,
-                                      const Memory& memory, const Chosen& experts, int32_t live_tokens)
-        : p(params), sync(step), shared(memory), chosen(experts), live(live_tokens),
-          which(threadIdx.x / kEngineThreads), ring(memory, params) {
+                                      const Memory& memory, int32_t live_tokens)
+        : p(params), sync(step), shared(memory), live(live_tokens), which(threadIdx.x / kEngineThreads),
+          ring(memory, params) {
     }
     __device__ static __forceinline__ int32_t lane() {
       return static_cast<int32_t>(threadIdx.x % 32);
@@ -260,66 +357,70 @@ template <int kRows> struct MoeExperts {
     __device__ static __forceinline__ int32_t warp() { /* of the engine */
       return static_cast<int32_t>(threadIdx.x % kEngineThreads / 32);
     }
-    __device__ __forceinline__ void skip(int32_t stages) {
-      for (int32_t i = 0; i < stages; ++i) {
-        ring.await();
-        __syncwarp();
-        ring.hand_back(ring.slot);
-        ring.advance();
-      }
+    __device__ __forceinline__ void sync_engine() const {
+      tdm::named_barrier_sync(1 + which, kEngineThreads);
+    }
+    __device__ static __forceinline__ void sync_both() {
+      tdm::named_barrier_sync(kBothEngines, kConsumers);
     }
 
     __device__ __forceinline__ void work() {
-      const Items items(p, chosen, kPieces);
-      tdm::named_barrier_sync(kBothEngines, kConsumers); /* the list of experts is there */
+      const Items items(p, shared.counts[0], kPieces, piece_stages(p));
       tdm::mbarrier_wait(shared.x_full, 0);
       for (;;) {
         ring.await();
         const uint32_t item = __shfl_sync(~0u, lane() == 0 ? shared.items[ring.slot] : 0, 0);
         ring.hand_back(ring.slot);
         ring.advance();
-        if (item >= items.all) return;
-        if (item >= items.pieces)
-          tile(static_cast<int32_t>(item - items.pieces), items.pieces);
-        else if (pieces_seen++ % 2 == which)
-          piece(piece_at(p, chosen, item));
+        if (item >= items.all()) return;
+        if (items.has_tile(item))
+          tile(static_cast<int32_t>(item - items.first_tile()), static_cast<uint32_t>(items.pieces));
         else
-          skip((p.k_blocks + kBlocks - 1) / kBlocks);
+          run(items.run(item));
       }
     }
 
     /* ---- FC1 ---- */
 
-    __device__ __forceinline__ void piece(const Piece& at) {
+    __device__ __forceinline__ void run(const Run& at) {
+      const int32_t parts = at.parts();
+      Way way(ring, which, at.stages_of(1 - which, parts_seen % 2));
+      for (int32_t i = static_cast<int32_t>((which + parts_seen) % 2); i < parts; i += 2)
+        part(at.part(i), at.stages, at.share, way);
+      way.end();
+      parts_seen += static_cast<uint32_t>(parts);
+    }
+
+    __device__ __forceinline__ void part(const Part& at, int32_t piece_stages, int32_t share, Way& way) {
+      const Place place = place_of(p, shared, at.piece);
       const bool up = warp() >= kRows / 16, real = warp() < kRows / 8;
       /* Lane l holds the weight scales of blocks l and 32 + l, handed around by shuffles. */
-      const float* const w_scales = p.w13_scale + (2 * at.tile + (up ? 1 : 0)) * p.w13_scale_stride;
+      const float* const w_scales = p.w13_scale + (2 * place.tile + (up ? 1 : 0)) * p.w13_scale_stride;
       const float low = lane() < p.k_blocks ? __ldg(w_scales + lane()) : 0.0f;
       const float high = 32 + lane() < p.k_blocks ? __ldg(w_scales + 32 + lane()) : 0.0f;
       float c[4] = {}, even[kBlocks][4], odd[kBlocks][4];
-      Ring asked = ring;
-      /* Of the last stage as many blocks as of the others: those beyond K are multiplied and not added. */
-      int32_t asked_block = 0, block = 0;
+      if (at.begin > 0) take_up_sums(share - 1, c);
+      /* Of a piece's last stage as many blocks as of the others: those beyond K are multiplied and not added. */
+      int32_t block = at.begin * kBlocks;
+      uint32_t x_next = tdm::wgmma_descriptor_lower(shared.x + block * (kTokens * 128));
       const auto issue = [&](float(&acc)[kBlocks][4]) {
-        asked.await();
-        const uint64_t a = tdm::wgmma_descriptor(asked.stage());
-        const uint64_t b = tdm::wgmma_descriptor(shared.x + asked_block * (kTokens * 128));
+        const uint32_t w = tdm::uniform(tdm::wgmma_descriptor_lower(way.next()));
+        const uint32_t x = tdm::uniform(x_next);
         tdm::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i)
 #pragma unroll
           for (int k = 0; k < 4; ++k)
-            tdm::wgmma_e4m3<kTokens>::issue(acc[i], a + i * (kBlockBytes / 16) + 2 * k, b + i * 64 + 2 * k, k != 0);
+            tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(w + i * (kBlockBytes / 16) + 2 * k),
+                                            tdm::wgmma_descriptor_whole(x + i * 64 + 2 * k), k != 0);
         tdm::wgmma_commit();
-        asked.advance();
-        asked_block += kBlocks;
+        x_next += kBlocks * 64;
       };
       const auto finish = [&](auto pending, float(&acc)[kBlocks][4]) {
         tdm::wgmma_wait<decltype(pending)::value>();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i) tdm::wgmma_settle(acc[i]);
-        ring.hand_back(ring.slot);
-        ring.advance();
+        way.hand_back(decltype(pending)::value != 0);
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i, ++block) {
           const float w_scale = __shfl_sync(~0u, block < 32 ? low : high, block % 32);
@@ -329,16 +430,17 @@ template <int kRows> struct MoeExperts {
           for (int j = 0; j < 4; ++j) c[j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale, acc[i][j], c[j]);
         }
       };
-      two_under_way((p.k_blocks + kBlocks - 1) / kBlocks, even, odd, issue, finish);
+      two_under_way(at.end - at.begin, even, odd, issue, finish);
+      if (at.end < piece_stages) return leave_sums(share, c);
       if (real) {
-        const int32_t row = at.rows + warp() % (kRows / 16) * 16 + lane() / 4;
-        float* const mine = sums_of(at.tile, 2 * (lane() % 4)) + (up ? 128 : 0) + row;
+        const int32_t row = place.row + warp() % (kRows / 16) * 16 + lane() / 4;
+        float* const mine = sums_of(place.tile, 2 * (lane() % 4)) + (up ? 128 : 0) + row;
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           if (2 * (lane() % 4) + j % 2 < live) __stcg(mine + j % 2 * 256 + j / 2 * 8, c[j]);
       }
       __threadfence();
-      tdm::named_barrier_sync(1 + which, kEngineThreads);
+      sync_engine();
       if (threadIdx.x % kEngineThreads == 0) atomicAdd(&p.state->done, 1u);
     }
 
@@ -369,14 +471,40 @@ template <int kRows> struct MoeExperts {
     __device__ __forceinline__ float* sums_of(int32_t tile, int32_t token) const {
       return p.sums + (int64_t{tile} * kTokens + token) * 256;
     }
+    /* What a share leaves to the next one. */
+    __device__ __forceinline__ float4* left_sums(int32_t share) const {
+      return reinterpret_cast<float4*>(p.left) + share * static_cast<int32_t>(kEngineThreads) +
+             threadIdx.x % kEngineThreads;
+    }
+    __device__ __forceinline__ uint32_t* note_of(int32_t share) const {
+      return reinterpret_cast<uint32_t*>(p.state + 1) + share;
+    }
+    __device__ __forceinline__ void leave_sums(int32_t share, const float (&c)[4]) const {
+      __stcg(left_sums(share), make_float4(c[0], c[1], c[2], c[3]));
+      __threadfence();
+      sync_engine();
+      if (threadIdx.x % kEngineThreads == 0) tdm::store_release(note_of(share), 1);
+    }
+    __device__ __forceinline__ void take_up_sums(int32_t share, float (&c)[4]) const {
+      if (threadIdx.x % kEngineThreads == 0) await(note_of(share), 1);
+      sync_engine();
+      const float4 sums = __ldcg(left_sums(share));
+      c[0] = sums.x, c[1] = sums.y, c[2] = sums.z, c[3] = sums.w;
+    }
+    /* In a launch whose waits ran out of time what is waited for may never come, and does not matter. */
+    __device__ __forceinline__ void await(const uint32_t* count, uint32_t least) const {
+      while (tdm::load_acquire(count) < least && !tdm::launch_failed(sync)) {
+      }
+    }
 
     /* ---- FC2 ---- */
 
     __device__ __forceinline__ void tile(int32_t at, uint32_t pieces) {
+      const int32_t experts = shared.counts[0];
       float c[4] = {};
-      if (chosen.n == 0) tdm::named_barrier_sync(kBothEngines, kConsumers); /* the last tile's sums have been read */
-      for (int32_t from = 0; from < chosen.n;) {
-        const Round round(p, chosen, from);
+      if (experts == 0) sync_both(); /* the last tile's sums have been read */
+      for (int32_t from = 0; from < experts;) {
+        const Round round(p, shared, from);
         prepare(round, at, pieces);
         add_round(round, c);
         from = round.end;
@@ -389,49 +517,72 @@ template <int kRows> struct MoeExperts {
       const int32_t thread = static_cast<int32_t>(threadIdx.x), blocks = (round.end - round.first) * p.blocks;
       float w_scale = 0.0f;
       if (thread < blocks) {
-        const int32_t kb = shared.experts[round.first + thread / p.blocks] * p.blocks + thread % p.blocks;
+        const int32_t kb = shared.expert(round.first + thread / p.blocks) * p.blocks + thread % p.blocks;
         w_scale = __ldg(p.w2_scale + tile * kColumns / 128 * p.w2_scale_stride + kb);
       }
-      if (!fc1_done && thread == 0) {
-        while (tdm::load_acquire(&p.state->done) < pieces && !tdm::launch_failed(sync)) {
-        }
-      }
+      if (!fc1_done && thread == 0) await(&p.state->done, pieces);
       fc1_done = true;
-      tdm::named_barrier_sync(kBothEngines, kConsumers);
+      sync_both();
       if (thread < blocks) shared.w_scale[thread] = w_scale;
       if (prepared != round.first) {
-        take_up(round, blocks * live);
+        take_up(round);
         prepared = round.first;
         tdm::fence_async_shared();
       }
-      tdm::named_barrier_sync(kBothEngines, kConsumers);
+      sync_both();
+    }
+
+    /* The round's experts with the tokens that chose them, all warps by turns; what a warp has lies in its list. */
+    __device__ __forceinline__ int32_t list_pairs(const Round& round, uint16_t* list) const {
+      const int32_t mine = static_cast<int32_t>(threadIdx.x / 32), token = lane() % kTokens;
+      int32_t before = 0, count = 0;
+      for (int32_t word = 0, index = round.first + lane() / kTokens; index - lane() / kTokens < round.end;
+           ++word, index += 32 / kTokens) {
+        const bool inside = index < round.end, chose = inside && (shared.experts[index] >> (16 + token) & 1) != 0;
+        const uint32_t all = __ballot_sync(~0u, chose);
+        const int32_t place = before + __popc(all & ((1u << lane()) - 1));
+        if (chose && place % kWarps == mine)
+          list[place / kWarps] = static_cast<uint16_t>((index - round.first) * kTokens + token);
+        if (inside && !chose && word % kWarps == mine)
+          for (int32_t b = 0; b < p.blocks; ++b)
+            shared.scale[((index - round.first) * p.blocks + b) * kTokens + token] = 0.0f;
+        before += __popc(all);
+      }
+      count = (before - mine + kWarps - 1) / kWarps;
+      __syncwarp();
+      return count;
     }
 
     /* A warp at a time has a block of a token. */
-    __device__ __forceinline__ void take_up(const Round& round, int32_t count) const {
-      constexpr int kAtOnce = 4, kWarps = kConsumers / 32;
-      for (int32_t base = static_cast<int32_t>(threadIdx.x / 32); base < count; base += kAtOnce * kWarps) {
+    __device__ __forceinline__ void take_up(const Round& round) const {
+      constexpr int kAtOnce = 4;
+      uint16_t* const list = reinterpret_cast<uint16_t*>(shared.sums) +
+                             threadIdx.x / 32 * (TDM_MOE_EXPERTS_MOST_BLOCKS * kTokens / kWarps);
+      const int32_t count = list_pairs(round, list);
+      int32_t next = 0, next_block = 0; /* a pair and a block of it */
+      while (next < count) {
         float4 gate[kAtOnce], up[kAtOnce];
         float alpha[kAtOnce];
+        int32_t block[kAtOnce], token[kAtOnce], n = 0;
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
-          const int32_t unit = min(base + i * kWarps, count - 1), block = unit / live, token = unit % live;
-          const int32_t expert = shared.experts[round.first + block / p.blocks];
-          const float4* const from =
-              reinterpret_cast<const float4*>(sums_of(expert * p.blocks + block % p.blocks, token)) + lane();
           gate[i] = up[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-          alpha[i] = 0.0f;
-          if (!chosen.chose(token, expert)) continue;
+          if (next >= count) continue;
+          const int32_t index = list[next] / kTokens;
+          const int32_t expert = shared.expert(round.first + index);
+          token[i] = list[next] % kTokens;
+          block[i] = index * p.blocks + next_block;
+          const float4* const from =
+              reinterpret_cast<const float4*>(sums_of(expert * p.blocks + next_block, token[i])) + lane();
           gate[i] = __ldcg(from);
           up[i] = __ldcg(from + 32);
-          alpha[i] = p.alpha == nullptr ? 1.0f : __ldcg(p.alpha + token * p.alpha_stride + expert);
+          alpha[i] = p.alpha == nullptr ? 1.0f : __ldcg(p.alpha + token[i] * p.alpha_stride + expert);
+          if (++next_block == p.blocks) next_block = 0, ++next;
+          n = i + 1;
         }
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          if (base + i * kWarps >= count) break;
-          const int32_t unit = base + i * kWarps, block = unit / live, token = unit % live;
-          quantise(gate[i], up[i], alpha[i], block, token);
-        }
+        for (int i = 0; i < kAtOnce; ++i)
+          if (i < n) quantise(gate[i], up[i], alpha[i], block[i], token[i]);
       }
     }
     __device__ __forceinline__ void quantise(const float4& gate, const float4& up, float alpha, int32_t block,
@@ -450,42 +601,31 @@ template <int kRows> struct MoeExperts {
       if (lane() == 0) shared.scale[block * kTokens + token] = alpha == 0.0f ? 0.0f : quantiser.scale * alpha;
     }
 
-    /* Stages of the two engines come in turn, while both have some. */
     __device__ __forceinline__ void add_round(const Round& round, float (&c)[4]) {
       constexpr int kMost = 2;
-      const int32_t stages = p.blocks / p.stage_blocks;
-      const int32_t mine = round.count_of(which) * stages, others = round.count_of(1 - which) * stages;
-      int32_t skipped = 0, asked = 0, block = (round.begin_of(which) - round.first) * p.blocks, asked_block = block;
+      const int32_t stages = p.blocks / p.stage_blocks, mine = round.count_of(which) * stages;
+      int32_t block = (round.begin_of(which) - round.first) * p.blocks;
+      uint32_t x_next = tdm::wgmma_descriptor_lower(shared.x + block * (kTokens * 128));
       float even[kMost][4], odd[kMost][4];
-      uint32_t slots[2] = {};
-      const auto pass_others = [&](int32_t up_to) {
-        skip(up_to - skipped);
-        skipped = up_to;
-      };
+      Way way(ring, which, round.count_of(1 - which) * stages);
       const auto issue = [&](float(&acc)[kMost][4]) {
-        pass_others(max(skipped, min(asked + static_cast<int32_t>(which), others)));
-        ring.await();
-        const uint64_t a = tdm::wgmma_descriptor(ring.stage());
-        const uint64_t b = tdm::wgmma_descriptor(shared.x + asked_block * (kTokens * 128));
+        const uint32_t w = tdm::uniform(tdm::wgmma_descriptor_lower(way.next()));
+        const uint32_t x = tdm::uniform(x_next);
         tdm::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kMost; ++i)
 #pragma unroll
           for (int k = 0; k < 4; ++k)
-            tdm::wgmma_e4m3<kTokens>::issue(acc[i], a + i * (kColumns * 128 / 16) + 2 * k, b + i * 64 + 2 * k, k != 0);
+            tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(w + i * (kColumns * 128 / 16) + 2 * k),
+                                            tdm::wgmma_descriptor_whole(x + i * 64 + 2 * k), k != 0);
         tdm::wgmma_commit();
-        slots[1] = slots[0];
-        slots[0] = ring.slot;
-        ring.advance();
-        ++asked;
-        asked_block += p.stage_blocks;
+        x_next += static_cast<uint32_t>(p.stage_blocks) * 64;
       };
       const auto finish = [&](auto pending, float(&acc)[kMost][4]) {
-        constexpr int kPending = decltype(pending)::value;
-        tdm::wgmma_wait<kPending>();
+        tdm::wgmma_wait<decltype(pending)::value>();
 #pragma unroll
         for (int i = 0; i < kMost; ++i) tdm::wgmma_settle(acc[i]);
-        ring.hand_back(slots[kPending]);
+        way.hand_back(decltype(pending)::value != 0);
 #pragma unroll
         for (int i = 0; i < kMost; ++i) {
           if (i >= p.stage_blocks) continue;
@@ -501,7 +641,7 @@ template <int kRows> struct MoeExperts {
         }
       };
       if (mine > 0) two_under_way(mine, even, odd, issue, finish);
-      pass_others(others);
+      way.end();
     }
 
     /* Both engines: the segments' sum, ascending, by the first. */
@@ -512,7 +652,7 @@ template <int kRows> struct MoeExperts {
 #pragma unroll
         for (int j = 0; j < 4; ++j) shared.sums[at(j)] = c[j];
       }
-      tdm::named_barrier_sync(kBothEngines, kConsumers);
+      sync_both();
       if (which == 1) return;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -534,26 +674,39 @@ template <int kRows> struct MoeExperts {
     tdm::tma_load_2d(shared.scale, &p.x_scale, shared.x_full, often, 0, 0);
   }
 
-  /* All threads: who chose which expert, and the list of those that somebody chose; one look, so that all warps see the
-   * same. */
-  __device__ static __forceinline__ Chosen look(const tdm_moe_experts_params& p, const Memory& shared, int32_t live) {
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), row = static_cast<int32_t>(threadIdx.x / 32);
-    if (row < kTokens) {
-      const int32_t left = p.n_experts - 32 * lane;
-      const uint32_t real = left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
-      const bool there = row < p.m && left > 0;
+  /* All threads: the list of experts that somebody chose. One look at the bits, so that all warps see the same. */
+  __device__ static __forceinline__ void look(const tdm_moe_experts_params& p, const Memory& shared, int32_t live) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+    const auto below = [&](int32_t expert) { /* those of the lane's 32 that are below */
+                                             const int32_t left = expert - 32 * lane;
+                                             return left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
+    };
+    if (warp < kTokens) {
+      const uint32_t real = below(p.n_experts);
+      const bool there = warp < p.m && real != 0;
       const uint32_t bits =
-          there ? static_cast<uint32_t>(__ldcg(p.choices.bits + row * p.choices.stride + lane)) & real : 0;
-      shared.bits[32 * row + lane] = row < live ? bits : 0;
+          there ? static_cast<uint32_t>(__ldcg(p.choices.bits + warp * p.choices.stride + lane)) & real : 0;
+      shared.bits[32 * warp + lane] = warp < live ? bits : 0;
     }
     __syncthreads();
-    const Chosen chosen(shared.bits);
-    if (row == 0) {
-      int32_t at = chosen.before;
-      for (uint32_t bits = chosen.any; bits != 0; bits &= bits - 1)
-        shared.experts[at++] = static_cast<uint16_t>(32 * lane + __ffs(static_cast<int32_t>(bits)) - 1);
+    if (warp == 0) {
+      uint32_t rows[kTokens], any = 0;
+#pragma unroll
+      for (int r = 0; r < kTokens; ++r) any |= rows[r] = shared.bits[32 * r + lane];
+      const int32_t up_to = tdm::sum_up(__popc(any));
+      const int32_t bound = p.segments == 1 ? p.n_experts : tdm::segment_begin(1, p.segments, p.n_experts, 1);
+      const uint32_t in_first = __reduce_add_sync(~0u, __popc(any & below(bound)));
+      if (lane == 31) shared.counts[0] = up_to, shared.counts[1] = static_cast<int32_t>(in_first);
+      uint32_t* to = shared.experts + up_to - __popc(any);
+      for (uint32_t left = any; left != 0; left &= left - 1) {
+        const int32_t bit = __ffs(static_cast<int32_t>(left)) - 1;
+        uint32_t tokens = 0;
+#pragma unroll
+        for (int r = 0; r < kTokens; ++r) tokens |= (rows[r] >> bit & 1) << r;
+        *to++ = static_cast<uint32_t>(32 * lane + bit) | tokens << 16;
+      }
     }
-    return chosen;
+    __syncthreads();
   }
 
   __device__ static void run(const tdm_moe_experts_params& p, const tdm_step_sync& sync) {
@@ -564,7 +717,7 @@ template <int kRows> struct MoeExperts {
     if (threadIdx.x == kConsumers) {
       for (int32_t i = 0; i < p.stages; ++i) {
         tdm::mbarrier_init(&shared.full[i], 1);
-        tdm::mbarrier_init(&shared.empty[i], kConsumers / 32);
+        tdm::mbarrier_init(&shared.empty[i], kWarps);
       }
       tdm::mbarrier_init(shared.x_full, 1);
       tdm::fence_barrier_init();
@@ -581,16 +734,24 @@ template <int kRows> struct MoeExperts {
     tdm::step_wait(sync);
     if (threadIdx.x == kConsumers && sync.reads_ahead == 0) load_tokens(p, shared);
     const int32_t live = tdm::live_rows(p.n_tokens, p.m);
-    const Chosen chosen = look(p, shared, live);
-    if (threadIdx.x < kConsumers) {
-      Engine engine(p, sync, shared, chosen, live);
-      engine.work();
-    } else {
-      load(p, chosen, Ring(shared, p), first);
-    }
+    look(p, shared, live);
+    if (threadIdx.x < kConsumers)
+      Engine(p, sync, shared, live).work();
+    else if (threadIdx.x == kConsumers)
+      load(p, shared, first);
     __syncthreads();
-    if (threadIdx.x == 0 && atomicAdd(&p.state->left, 1u) + 1 == gridDim.x) *p.state = tdm_moe_experts_state{};
+    end(p);
     tdm::step_end(sync);
+  }
+
+  /* The last CTA to leave sets everything back. */
+  __device__ static __forceinline__ void end(const tdm_moe_experts_params& p) {
+    if (threadIdx.x >= 32) return;
+    uint32_t left = threadIdx.x == 0 ? atomicAdd(&p.state->left, 1u) + 1 : 0;
+    left = __shfl_sync(~0u, left, 0);
+    if (left != gridDim.x) return;
+    if (threadIdx.x == 0) *p.state = tdm_moe_experts_state{};
+    for (uint32_t i = threadIdx.x; i < gridDim.x; i += 32) reinterpret_cast<uint32_t*>(p.state + 1)[i] = 0;
   }
 };
 
