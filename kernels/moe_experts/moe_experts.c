@@ -98,7 +98,7 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   }
   tdm_moe_experts_sm90_plan kernel;
   plan_sm90(args, sms, &kernel);
-  tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.sum_bytes + kernel.left_bytes, kernel.state_bytes);
+  tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.sum_bytes, sizeof(tdm_moe_experts_state));
 }
 
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,

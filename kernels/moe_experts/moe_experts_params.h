@@ -3,7 +3,7 @@
 
 #include "kernels/device/choices_params.h"
 
-/* What CTAs of a launch count together, then a note for each share; zero before it and after it. */
+/* What CTAs of a launch count together; zero before it and after it. */
 typedef struct tdm_moe_experts_state {
   uint32_t drawn; /* items */
   uint32_t done;  /* pieces of FC1 */
@@ -30,7 +30,6 @@ typedef struct tdm_moe_experts_params {
   void* out; /* [M, H] */
   int64_t out_stride;
   float* sums; /* [E*I/128][8 rows][gate, up][128], workspace */
-  float* left; /* [shares][128 threads][4], workspace */
   tdm_moe_experts_state* state;
   int32_t addend_dtype;
   int32_t out_dtype;
@@ -45,7 +44,7 @@ typedef struct tdm_moe_experts_params {
   int32_t pow2_scale;
   float swiglu_limit; /* 0: none */
   float quant_eps;
-  int32_t padding[3];
+  int32_t padding[5];
 } tdm_moe_experts_params;
 
 static_assert(sizeof(tdm_moe_experts_params) == 704, "kernel ABI");
@@ -58,8 +57,7 @@ enum {
   TDM_MOE_EXPERTS_STAGE_BYTES = 16384,
   TDM_MOE_EXPERTS_LEAST_STAGES = 4, /* an engine has a stage and waits for its next one, so does the other */
   TDM_MOE_EXPERTS_MOST_STAGES = 10,
-  TDM_MOE_EXPERTS_MOST_BLOCKS = 64, /* of H: a lane has two weight scales */
-  TDM_MOE_EXPERTS_LEFT_BYTES = 128 * 4 * 4
+  TDM_MOE_EXPERTS_MOST_BLOCKS = 64 /* of H: a lane has two weight scales */
 };
 
 /* Blocks of activations there is room for: the last stage of FC1 is multiplied as a whole, with some that are none. */

@@ -27,8 +27,6 @@ void tdm_moe_experts_sm90_make_plan(int64_t m, int64_t n_experts, int64_t interm
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_experts_n%d_sm90", plan.piece);
   plan.launch.grid = (uint32_t)(items < sms ? items : sms);
   plan.launch.block = TDM_MOE_EXPERTS_THREADS;
-  plan.left_bytes = (size_t)plan.launch.grid * TDM_MOE_EXPERTS_LEFT_BYTES;
-  plan.state_bytes = sizeof(tdm_moe_experts_state) + plan.launch.grid * sizeof(uint32_t);
   plan.launch.shared_bytes = tdm_moe_experts_bytes((int32_t)(hidden / 128), (int32_t)n_experts, plan.stages);
   *out_plan = plan;
 }
@@ -42,7 +40,7 @@ static int64_t stride_or_zero(const tdm_view* view) {
 }
 
 tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const tdm_moe_experts_sm90_plan* plan,
-                                       void* workspace, void* state, tdm_tensor_map_fn encode, void* encode_ctx,
+                                       void* sums, void* state, tdm_tensor_map_fn encode, void* encode_ctx,
                                        tdm_moe_experts_params* out_params) {
   const tdm_view *x = &args->x, *x_scale = &args->x_scale, *w13 = &args->w13, *w2 = &args->w2;
   const tdm_view* w13_scale = &args->w13_scale;
@@ -96,8 +94,7 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                                    .addend_stride = stride_or_zero(&args->addend),
                                    .out = tdm_view_data(&args->out),
                                    .out_stride = args->out.stride[0],
-                                   .sums = workspace,
-                                   .left = (float*)((uint8_t*)workspace + plan->sum_bytes),
+                                   .sums = sums,
                                    .state = state,
                                    .addend_dtype = (int32_t)args->addend.dtype,
                                    .out_dtype = (int32_t)args->out.dtype,

@@ -4,9 +4,8 @@
  * on its weights: 33 and 17 MB for one token of DeepSeek-V3, of one of 8 ranks.
  *
  * 1. Items of work: pieces of FC1, kRows gate rows of an expert and their up rows, along all of K; then tiles of FC2,
- * 64 columns, all experts. Where CTAs without a tile can even out pieces that do not come out even, shares of such
- * pieces come first. CTAs draw items in this order, as they get through: whoever waits for pieces knows that CTAs that
- * run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
+ * 64 columns, all experts. CTAs draw them in this order, as they get through: whoever waits for pieces knows that CTAs
+ * that run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
  * 2. One thread asks for weights, item after item, into a ring of stages: while pieces of FC1 end and meet, the first
  * weights of FC2 are on their way already. An item begins with a stage that holds nothing but its number.
  * 3. Two warpgroups multiply, weights on the 64-row side of wgmma, two stages' products under way; both go through all
@@ -142,75 +141,13 @@ struct Way {
   }
 };
 
-/* A part of FC1's pieces: stages `begin` to `end` - 1 of a piece. */
-struct Part {
-  int32_t piece, begin, end;
-};
-
-/* What an item has of FC1: stages from .. to - 1, counted over all pieces. First the beginning of the last piece, which
- * is left to the next share, last the end of the first one, whose beginning the share before leaves. */
-struct Run {
-  int32_t from, to, stages; /* of a piece */
-  int32_t share;            /* -1: none, a whole piece */
-
-  __device__ __forceinline__ int32_t parts() const {
-    return (to - 1) / stages - from / stages + 1;
-  }
-  __device__ __forceinline__ Part part(int32_t i) const {
-    const int32_t first = from / stages, n = parts();
-    const int32_t piece = i + 1 == n ? first : i == 0 ? first + n - 1 : first + i;
-    return Part{piece, max(from - piece * stages, 0), min(to - piece * stages, stages)};
-  }
-  /* Stages of the parts that an engine has, where the first part is engine `first`'s. */
-  __device__ __forceinline__ int32_t stages_of(uint32_t engine, uint32_t first) const {
-    int32_t sum = 0;
-    for (int32_t i = static_cast<int32_t>((engine + first) % 2), n = parts(); i < n; i += 2) {
-      const Part of = part(i);
-      sum += of.end - of.begin;
-    }
-    return sum;
-  }
-};
-
-/* Numbers of items: shares, pieces, tiles. */
+/* Numbers of items: pieces of FC1, then tiles of FC2. */
 struct Items {
-  int32_t stages; /* of a piece */
-  int32_t shares, shared_pieces, pieces, tiles;
+  uint32_t pieces, all;
 
-  /* A CTA without a tile has time for as many more stages as a tile has. Shares are worth their trouble where they
-   * spare a round of pieces: with `rounds` pieces each, CTAs with a tile leave what the others even out. They have at
-   * least a piece each, so that none goes through more than two of them. */
-  __device__ __forceinline__ Items(const tdm_moe_experts_params& p, int32_t experts, int32_t pieces_of_tile,
-                                   int32_t piece_stages)
-      : stages(piece_stages), shares(0), shared_pieces(0), pieces(experts * p.blocks * pieces_of_tile),
-        tiles((p.n + kColumns - 1) / kColumns) {
-    const int32_t ctas = static_cast<int32_t>(gridDim.x), idle = ctas - tiles;
-    const int32_t tile_stages = experts * (p.blocks / p.stage_blocks);
-    if (idle <= 0 || pieces <= ctas) return;
-    const int32_t rounds = (pieces - 1) / ctas, left = pieces - rounds * tiles;
-    if (left * stages > idle * (rounds * stages + tile_stages)) return;
-    shares = min(idle, left);
-    shared_pieces = left;
-  }
-  __device__ __forceinline__ bool has_tile(uint32_t item) const {
-    return item >= first_tile();
-  }
-  __device__ __forceinline__ bool is_share(uint32_t item) const {
-    return item < static_cast<uint32_t>(shares);
-  }
-  __device__ __forceinline__ uint32_t first_tile() const {
-    return static_cast<uint32_t>(shares + pieces - shared_pieces);
-  }
-  __device__ __forceinline__ uint32_t all() const {
-    return first_tile() + static_cast<uint32_t>(tiles);
-  }
-  /* Parts that end a piece, of all items: as many as there are pieces. */
-  __device__ __forceinline__ Run run(uint32_t item) const {
-    const int32_t i = static_cast<int32_t>(item);
-    if (i < shares)
-      return Run{shared_pieces * stages * i / shares, shared_pieces * stages * (i + 1) / shares, stages, i};
-    const int32_t piece = i - shares + shared_pieces;
-    return Run{piece * stages, (piece + 1) * stages, stages, -1};
+  __device__ __forceinline__ Items(const tdm_moe_experts_params& p, const Memory& shared, int32_t pieces_of_tile)
+      : pieces(static_cast<uint32_t>(shared.counts[0] * p.blocks * pieces_of_tile)),
+        all(pieces + static_cast<uint32_t>((p.n + kColumns - 1) / kColumns)) {
   }
 };
 
@@ -250,41 +187,12 @@ template <int kRows> struct MoeExperts {
 
   /* ---- a thread that asks for weights ---- */
 
-  /* An engine's parts of a run, stage by stage. */
-  struct Cursor {
-    int32_t part, stage, end;
-    Place place;
-
-    __device__ __forceinline__ void enter(const tdm_moe_experts_params& p, const Memory& shared, const Run& run) {
-      if (part >= run.parts()) return;
-      const Part at = run.part(part);
-      stage = at.begin, end = at.end;
-      place = place_of(p, shared, at.piece);
-    }
-  };
-
-  __device__ static __forceinline__ void load_run(const tdm_moe_experts_params& p, const Memory& shared, const Run& run,
-                                                  uint32_t first, Ring& ring, uint64_t policy) {
-    const int32_t parts = run.parts();
-    Cursor cursors[2];
-#pragma unroll
-    for (uint32_t engine = 0; engine < 2; ++engine) {
-      cursors[engine].part = static_cast<int32_t>((engine + first) % 2);
-      cursors[engine].enter(p, shared, run);
-    }
-    while (cursors[0].part < parts || cursors[1].part < parts) {
-#pragma unroll
-      for (uint32_t engine = 0; engine < 2; ++engine) {
-        Cursor& at = cursors[engine];
-        if (at.part >= parts) continue;
-        uint64_t* const full = ring.begin_fill(TDM_MOE_EXPERTS_STAGE_BYTES);
-        tdm::tma_load_4d(ring.stage(), &p.w13, full, policy, 0, at.place.row, 2 * at.place.tile, at.stage * kBlocks);
-        ring.advance();
-        if (++at.stage == at.end) {
-          at.part += 2;
-          at.enter(p, shared, run);
-        }
-      }
+  __device__ static __forceinline__ void load_piece(const tdm_moe_experts_params& p, const Place& place, Ring& ring,
+                                                    uint64_t policy) {
+    for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
+      uint64_t* const full = ring.begin_fill(TDM_MOE_EXPERTS_STAGE_BYTES);
+      tdm::tma_load_4d(ring.stage(), &p.w13, full, policy, 0, place.row, 2 * place.tile, kb);
+      ring.advance();
     }
   }
 
@@ -310,25 +218,22 @@ template <int kRows> struct MoeExperts {
     }
   }
 
-  /* Who has a share draws the next item when it has asked for all of it: tiles are for the others. */
+  /* Who has a tile draws the next one when it has asked for all of it, so that tiles go to those who have time. */
   __device__ static void load(const tdm_moe_experts_params& p, const Memory& shared, uint32_t item) {
-    const Items items(p, shared.counts[0], kPieces, piece_stages(p));
+    const Items items(p, shared, kPieces);
     const uint64_t once = tdm::l2_evict_first();
     Ring ring(shared, p);
-    uint32_t parts_seen = 0;
     for (;;) {
       ring.fill_item(item);
-      if (item >= items.all()) return;
-      const bool share = items.is_share(item);
-      uint32_t next = share ? 0 : atomicAdd(&p.state->drawn, 1u);
-      if (items.has_tile(item)) {
-        load_tile(p, shared, static_cast<int32_t>(item - items.first_tile()), ring, once);
+      if (item >= items.all) return;
+      uint32_t next = 0;
+      if (item < items.pieces) {
+        next = atomicAdd(&p.state->drawn, 1u);
+        load_piece(p, place_of(p, shared, static_cast<int32_t>(item)), ring, once);
       } else {
-        const Run run = items.run(item);
-        load_run(p, shared, run, parts_seen % 2, ring, once);
-        parts_seen += static_cast<uint32_t>(run.parts());
+        load_tile(p, shared, static_cast<int32_t>(item - items.pieces), ring, once);
+        next = atomicAdd(&p.state->drawn, 1u);
       }
-      if (share) next = atomicAdd(&p.state->drawn, 1u);
       item = next;
     }
   }
@@ -342,7 +247,7 @@ template <int kRows> struct MoeExperts {
     const int32_t live;
     const uint32_t which;
     Ring ring;
-    uint32_t parts_seen = 0;
+    uint32_t pieces_seen = 0;
     bool fc1_done = false;
     int32_t prepared = -1; /* first expert of the round whose activations are there */
 
@@ -365,43 +270,35 @@ template <int kRows> struct MoeExperts {
     }
 
     __device__ __forceinline__ void work() {
-      const Items items(p, shared.counts[0], kPieces, piece_stages(p));
+      const Items items(p, shared, kPieces);
       tdm::mbarrier_wait(shared.x_full, 0);
       for (;;) {
         ring.await();
         const uint32_t item = __shfl_sync(~0u, lane() == 0 ? shared.items[ring.slot] : 0, 0);
         ring.hand_back(ring.slot);
         ring.advance();
-        if (item >= items.all()) return;
-        if (items.has_tile(item))
-          tile(static_cast<int32_t>(item - items.first_tile()), static_cast<uint32_t>(items.pieces));
+        if (item >= items.all) return;
+        if (item >= items.pieces)
+          tile(static_cast<int32_t>(item - items.pieces), items.pieces);
+        else if (pieces_seen++ % 2 == which)
+          piece(place_of(p, shared, static_cast<int32_t>(item)));
         else
-          run(items.run(item));
+          Way(ring, which, piece_stages(p)).end();
       }
     }
 
     /* ---- FC1 ---- */
 
-    __device__ __forceinline__ void run(const Run& at) {
-      const int32_t parts = at.parts();
-      Way way(ring, which, at.stages_of(1 - which, parts_seen % 2));
-      for (int32_t i = static_cast<int32_t>((which + parts_seen) % 2); i < parts; i += 2)
-        part(at.part(i), at.stages, at.share, way);
-      way.end();
-      parts_seen += static_cast<uint32_t>(parts);
-    }
-
-    __device__ __forceinline__ void part(const Part& at, int32_t piece_stages, int32_t share, Way& way) {
-      const Place place = place_of(p, shared, at.piece);
+    __device__ __forceinline__ void piece(const Place& place) {
+      Way way(ring, which, 0);
       const bool up = warp() >= kRows / 16, real = warp() < kRows / 8;
       /* Lane l holds the weight scales of blocks l and 32 + l, handed around by shuffles. */
       const float* const w_scales = p.w13_scale + (2 * place.tile + (up ? 1 : 0)) * p.w13_scale_stride;
       const float low = lane() < p.k_blocks ? __ldg(w_scales + lane()) : 0.0f;
       const float high = 32 + lane() < p.k_blocks ? __ldg(w_scales + 32 + lane()) : 0.0f;
       float c[4] = {}, even[kBlocks][4], odd[kBlocks][4];
-      if (at.begin > 0) take_up_sums(share - 1, c);
       /* Of a piece's last stage as many blocks as of the others: those beyond K are multiplied and not added. */
-      int32_t block = at.begin * kBlocks;
+      int32_t block = 0;
       uint32_t x_next = tdm::wgmma_descriptor_lower(shared.x + block * (kTokens * 128));
       const auto issue = [&](float(&acc)[kBlocks][4]) {
         const uint32_t w = tdm::uniform(tdm::wgmma_descriptor_lower(way.next()));
@@ -430,8 +327,7 @@ template <int kRows> struct MoeExperts {
           for (int j = 0; j < 4; ++j) c[j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale, acc[i][j], c[j]);
         }
       };
-      two_under_way(at.end - at.begin, even, odd, issue, finish);
-      if (at.end < piece_stages) return leave_sums(share, c);
+      two_under_way(piece_stages(p), even, odd, issue, finish);
       if (real) {
         const int32_t row = place.row + warp() % (kRows / 16) * 16 + lane() / 4;
         float* const mine = sums_of(place.tile, 2 * (lane() % 4)) + (up ? 128 : 0) + row;
@@ -470,26 +366,6 @@ template <int kRows> struct MoeExperts {
     /* Of a token, gate sums of a tile of FC1; 128 on the up sums. */
     __device__ __forceinline__ float* sums_of(int32_t tile, int32_t token) const {
       return p.sums + (int64_t{tile} * kTokens + token) * 256;
-    }
-    /* What a share leaves to the next one. */
-    __device__ __forceinline__ float4* left_sums(int32_t share) const {
-      return reinterpret_cast<float4*>(p.left) + share * static_cast<int32_t>(kEngineThreads) +
-             threadIdx.x % kEngineThreads;
-    }
-    __device__ __forceinline__ uint32_t* note_of(int32_t share) const {
-      return reinterpret_cast<uint32_t*>(p.state + 1) + share;
-    }
-    __device__ __forceinline__ void leave_sums(int32_t share, const float (&c)[4]) const {
-      __stcg(left_sums(share), make_float4(c[0], c[1], c[2], c[3]));
-      __threadfence();
-      sync_engine();
-      if (threadIdx.x % kEngineThreads == 0) tdm::store_release(note_of(share), 1);
-    }
-    __device__ __forceinline__ void take_up_sums(int32_t share, float (&c)[4]) const {
-      if (threadIdx.x % kEngineThreads == 0) await(note_of(share), 1);
-      sync_engine();
-      const float4 sums = __ldcg(left_sums(share));
-      c[0] = sums.x, c[1] = sums.y, c[2] = sums.z, c[3] = sums.w;
     }
     /* In a launch whose waits ran out of time what is waited for may never come, and does not matter. */
     __device__ __forceinline__ void await(const uint32_t* count, uint32_t least) const {
@@ -734,7 +610,7 @@ template <int kRows> struct MoeExperts {
     tdm::step_wait(sync);
     if (threadIdx.x == kConsumers && sync.reads_ahead == 0) load_tokens(p, shared);
     const int32_t live = tdm::live_rows(p.n_tokens, p.m);
-    look(p, shared, live);
+    look(p, shared, live); /* all threads from one place: synccheck and racecheck want it so */
     if (threadIdx.x < kConsumers)
       Engine(p, sync, shared, live).work();
     else if (threadIdx.x == kConsumers)
@@ -746,12 +622,7 @@ template <int kRows> struct MoeExperts {
 
   /* The last CTA to leave sets everything back. */
   __device__ static __forceinline__ void end(const tdm_moe_experts_params& p) {
-    if (threadIdx.x >= 32) return;
-    uint32_t left = threadIdx.x == 0 ? atomicAdd(&p.state->left, 1u) + 1 : 0;
-    left = __shfl_sync(~0u, left, 0);
-    if (left != gridDim.x) return;
-    if (threadIdx.x == 0) *p.state = tdm_moe_experts_state{};
-    for (uint32_t i = threadIdx.x; i < gridDim.x; i += 32) reinterpret_cast<uint32_t*>(p.state + 1)[i] = 0;
+    if (threadIdx.x == 0 && atomicAdd(&p.state->left, 1u) + 1 == gridDim.x) *p.state = tdm_moe_experts_state{};
   }
 };
 
