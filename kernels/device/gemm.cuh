@@ -228,11 +228,11 @@ __device__ __forceinline__ uint32_t add_segments(float (&c)[kCount], float* part
 #pragma unroll
   for (int i = 0; i < kCount / 4; ++i)
     __stcg(mine + i * 128, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
-  __threadfence();
   named_barrier_sync(barrier, 128);
   if (thread == 0) {
+    fence_gpu(); /* for all of them */
     *flag = meet(counters + tile, segment, segments, waits && kGroups > 1);
-    __threadfence();
+    fence_gpu();
   }
   named_barrier_sync(barrier, 128);
   const uint32_t slices = *flag;
