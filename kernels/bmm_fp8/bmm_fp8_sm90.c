@@ -5,6 +5,10 @@
 
 void tdm_bmm_fp8_sm90_make_plan(int64_t groups, int64_t m, int64_t n, int64_t k, int32_t sms,
                                 tdm_gemm_fp8_sm90_plan* out_plan) {
+  if (m > 64 && tdm_gemm_fp8_sm90_is_upright(m, groups * n, sms)) {
+    tdm_gemm_fp8_sm90_make_upright_plan(m, groups * n, k, sms, out_plan);
+    return;
+  }
   int32_t tokens = tdm_gemm_token_tile(m);
   /* Tiles of 128 weight rows ask L2 for half the activations and let both consumers multiply at once. They pay with
    * many tokens, where there are enough of them: 16 x 1024 x 4096 at M = 64, 128: 18.8, 22.6 us against 20.0, 27.1;
@@ -34,14 +38,14 @@ static bool make_stack(const tdm_view* view, stack* out_stack) {
   return all.rows <= INT32_MAX;
 }
 
-/* Rows of e4m3, `box` of them and two blocks of 128 columns a copy. */
-static tdm_tensor_tile tile_of(const tdm_view* view, const stack* all, int32_t box) {
+/* Rows of e4m3, `box` of them and `blocks` of 128 columns a copy. */
+static tdm_tensor_tile tile_of(const tdm_view* view, const stack* all, int32_t box, uint32_t blocks) {
   return (tdm_tensor_tile){tdm_view_data(view),
                            TDM_E4M3,
                            3,
                            {128, (uint64_t)all->rows, (uint64_t)all->cols / 128},
                            {(uint64_t)all->stride, 128},
-                           {128, (uint32_t)box, 2},
+                           {128, (uint32_t)box, blocks},
                            true};
 }
 
@@ -63,13 +67,15 @@ tdm_status tdm_bmm_fp8_sm90_params(const tdm_bmm_fp8_args* args, const tdm_gemm_
                     "rows, those of w %lld and of w_scale %lld of them",
                     (long long)a->stride[0], (long long)args->a_scale.stride[0], (long long)w->stride[0],
                     (long long)args->w_scale.stride[0], (long long)n, (long long)(n / 128));
-  tdm_tensor_tile x_tile = tile_of(a, &x, plan->tokens), w_tile = tile_of(w, &rows, plan->rows);
+  const uint32_t blocks = plan->upright ? 1 : 2;
+  const int32_t tokens = plan->upright ? plan->x_rows : plan->tokens;
+  tdm_tensor_tile x_tile = tile_of(a, &x, tokens, blocks), w_tile = tile_of(w, &rows, plan->rows, blocks);
   tdm_tensor_tile scale_tile = {tdm_view_data(&args->a_scale),
                                 TDM_F32,
                                 2,
                                 {(uint64_t)x_scale.cols, (uint64_t)x_scale.rows},
                                 {(uint64_t)x_scale.stride * sizeof(float)},
-                                {(uint32_t)plan->tokens, 2},
+                                {(uint32_t)tokens, blocks},
                                 false};
   if (k_blocks == 1) scale_tile.stride_bytes[0] = (uint64_t)tdm_scale_stride(x_scale.cols) * sizeof(float);
   if (!tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile) || !tdm_tensor_tile_valid(&scale_tile))

@@ -1,9 +1,10 @@
 #ifndef KERNELS_GEMM_FP8_GEMM_FP8_UPRIGHT_CUH
 #define KERNELS_GEMM_FP8_GEMM_FP8_UPRIGHT_CUH
 
-/* The upright form of the block-scaled FP8 GEMM, for gemm_fp8 and moe_fc2 from 33 to 128 tokens: tokens fill the 64-row
- * side of wgmma as in the plain form, but a tile is 64 weight rows wide, so that few tokens still have a tile for every
- * SM. A thread holds two tokens: promotion is one FFMA a value, and moe_fc2 skips a block by two predicates.
+/* The upright form of the block-scaled FP8 GEMM, for gemm_fp8, bmm_fp8 and moe_fc2 from 33 to 128 tokens: tokens fill
+ * the 64-row side of wgmma as in the plain form, but a tile is 64 weight rows wide, so that few tokens still have a
+ * tile for every SM. A thread holds two tokens: promotion is one FFMA a value, and moe_fc2 skips a block by two
+ * predicates.
  *
  *   warpgroup 0        warp 0, one lane: TMA        stage:  w        [kRows][128] e4m3, swizzled
  *   (producer)                                              x        [kTokens][128] e4m3, swizzled
@@ -101,9 +102,12 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     fill_stages<kStages, 1>(walk, shared.full, shared.empty, (128 + 4) * loaded_rows(p.m, kTokens),
                             [&](const Unit& unit, int32_t position, const auto& at) {
                               const int32_t m0 = unit.m_tile * kTokens, kb = walk.block(position);
-                              tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, m0, kb);
+                              const int32_t group = p.group_n == 0 ? 0 : unit.n_tile * kRows / p.group_n;
+                              const int32_t row = group * p.group_rows + m0;
+                              const int32_t scale_row = group * p.group_scale_rows + kb;
+                              tma_load_3d(shared.x[at.slot], &p.x, &shared.full[at.slot], often, 0, row, kb);
                               tma_load_2d(shared.scale[at.parity][at.slot], &p.x_scale, &shared.full[at.slot], often,
-                                          m0, kb);
+                                          m0, scale_row);
                               return true;
                             });
   }
@@ -132,8 +136,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
 
   /* A warpgroup: multiplies its units and stores them. */
   __device__ static void multiply(const tdm_gemm_fp8_params& p, const Hits& hits, Shared& shared, uint32_t consumer) {
-    const Walk walk(p, hits, live_rows(p.n_tokens, p.m));
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, barrier = 1 + consumer;
+    const Walk walk(p, hits, same_in_warp(live_rows(p.n_tokens, p.m)));
+    const uint32_t lane = kept(threadIdx.x % 32), warp = threadIdx.x % 128 / 32, barrier = 1 + consumer;
     const uint32_t first_token = kTurns ? 0 : 64 * consumer, token = first_token + 16 * warp + lane / 4;
     Ring<kStages> ring;
     uint32_t turn = 0, order_parity = consumer ^ 1;
@@ -145,35 +149,34 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       const uint32_t whose = turn;
       turn ^= 1;
       const int32_t n0 = unit.n_tile * kRows;
-      int32_t begin = walk.begin(unit), end = walk.end(unit);
+      int32_t begin = same_in_warp(walk.begin(unit)), end = same_in_warp(walk.end(unit));
       if (kTurns && whose != consumer) {
         ring.advance_by(static_cast<uint32_t>(end - begin));
         continue;
       }
-      if (walk.in_turn()) end = walk.segment(1);
-      /* Lane l holds the weight scale of block `batch + l`: one load for 32 blocks, handed around by shuffles. */
+      if (walk.in_turn()) end = same_in_warp(walk.segment(1));
+      /* Behind a segment's first block lane l holds the weight scale of block `batch + l`: one load for 32 blocks,
+       * handed around by shuffles. */
       const float* const w_scales = kept(p.w_scale + n0 / 128 * p.w_scale_stride);
       const auto fetch = [&](int32_t batch) {
         return __ldg(w_scales + walk.block(min(batch + static_cast<int32_t>(lane), end - 1)));
       };
-      float w_scale = 0.0f, next_w_scale = begin < end ? fetch(begin) : 0.0f;
-      uint32_t in_batch = 32;
+      const auto fetch_first = [&] { return __ldg(w_scales + walk.block(begin)); };
+      float first_w_scale = 0.0f, next_w_scale = 0.0f;
+      if (begin < end) {
+        first_w_scale = fetch_first();
+        next_w_scale = fetch(begin + 1);
+      }
 
       float c[kCount], acc[2][kCount], total[kInTurn ? kCount : 1];
       Scales scales[2];
       uint32_t slot = 0; /* of the block that is promoted next */
-      const auto issue = [&](int32_t kb, float(&d)[kCount], Scales& s) {
-        if (in_batch == 32) {
-          in_batch = 0;
-          w_scale = next_w_scale;
-          next_w_scale = fetch(kb + 32);
-        }
-        const float block_scale = __shfl_sync(~0u, w_scale, static_cast<int32_t>(in_batch++));
-        const uint32_t x = uniform(x_tiles + ring.slot * (kTokens * 8)), w = uniform(w_tiles + ring.slot * (kRows * 8));
+      const auto issue = [&](float w_scale, float(&d)[kCount], Scales& s) {
+        const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (kRows * 8);
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
         const float* const scale = reinterpret_cast<const float*>(
             reinterpret_cast<const char*>(shared.scale[ring.parity][ring.slot]) + scale_bytes);
-        s = Scales{scale[0], scale[8], block_scale};
+        s = Scales{scale[0], scale[8], w_scale};
         wgmma_fence();
 #pragma unroll
         for (uint32_t k = 0; k < 4; ++k)
@@ -200,18 +203,27 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
       for (int32_t segment = 0;; ++segment) {
 #pragma unroll
         for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
+        ring.slot = same_in_warp(ring.slot);
+        ring.parity = same_in_warp(ring.parity);
         slot = ring.slot;
         if (!kMoe || begin < end) {
-          issue(begin, acc[0], scales[0]);
+          issue(first_w_scale, acc[0], scales[0]);
           int32_t kb = begin + 1;
-          for (; kb + 1 < end; kb += 2) {
-            issue(kb, acc[1], scales[1]);
-            finish(One(), acc[0], scales[0]);
-            issue(kb + 1, acc[0], scales[0]);
-            finish(One(), acc[1], scales[1]);
+          float w_scale = next_w_scale;
+          while (kb + 1 < end) {
+            next_w_scale = fetch(kb + 32);
+            const int32_t pairs = min((end - kb) / 2, 16);
+            for (int32_t pair = 0; pair < pairs; ++pair) {
+              issue(__shfl_sync(~0u, w_scale, 2 * pair), acc[1], scales[1]);
+              finish(One(), acc[0], scales[0]);
+              issue(__shfl_sync(~0u, w_scale, 2 * pair + 1), acc[0], scales[0]);
+              finish(One(), acc[1], scales[1]);
+            }
+            kb += 2 * pairs;
+            if (pairs == 16) w_scale = next_w_scale;
           }
           if (kb < end) {
-            issue(kb, acc[1], scales[1]);
+            issue(__shfl_sync(~0u, w_scale, (kb - begin - 1) % 32), acc[1], scales[1]);
             finish(One(), acc[0], scales[0]);
             finish(None(), acc[1], scales[1]);
           } else {
@@ -223,9 +235,11 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         if constexpr (kInTurn) add_in_turn(total, c, segment == 0);
         if (segment + 1 == p.segments) break;
         begin = end;
-        end = walk.segment(segment + 2);
-        in_batch = 32;
-        if (begin < end) next_w_scale = fetch(begin);
+        end = same_in_warp(walk.segment(segment + 2));
+        if (begin < end) {
+          first_w_scale = fetch_first();
+          next_w_scale = fetch(begin + 1);
+        }
       }
       if (kTurns && lane == 0) mbarrier_arrive(&shared.order[consumer ^ 1]);
 
@@ -314,7 +328,8 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         hits = load_hits(p.hits, p.n_experts);
       }
     }
-    if (threadIdx.x < 128) {
+    const uint32_t group = same_in_warp(threadIdx.x / 128);
+    if (group == 0) {
       registers_lower<kMoe ? 56 : 40>();
       if (threadIdx.x == 0) load_weights(p, hits, shared, sync);
       if (threadIdx.x == 32) {
@@ -324,7 +339,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     } else {
       registers_raise<kMoe ? 224 : 232>();
       step_wait(sync);
-      multiply(p, hits, shared, threadIdx.x / 128 - 1);
+      multiply(p, hits, shared, group - 1);
     }
     step_end(sync);
   }

@@ -22,9 +22,11 @@ static const gemm_case swap_cases[] = {
 };
 
 static const gemm_case upright_cases[] = {
-    {37, 34, 200, 640, F, .kernel = "gemm_fp8_n64t64"},   {64, 64, 328, 384, B, .kernel = "gemm_fp8_n64t64"},
-    {40, 0, 128, 256, F, .kernel = "gemm_fp8_n64t64"},    {65, 65, 264, 384, B, .kernel = "gemm_fp8_n64t128"},
-    {128, 70, 200, 512, F, .kernel = "gemm_fp8_n64t128"},
+    {37, 34, 200, 640, F, .kernel = "gemm_fp8_n64t64"},
+    {64, 64, 328, 384, B, .kernel = "gemm_fp8_n64t64"},
+    {40, 0, 128, 256, F, .kernel = "gemm_fp8_n64t64"},
+    {65, 65, 264, 384, B, "gemm_fp8_n64t128", "gemm_fp8_n128t128", {132, 3, 4}},
+    {128, 70, 200, 512, F, "gemm_fp8_n64t128", "gemm_fp8_n128t128", {132, 3, 2}},
 };
 
 /* The sum is long: segments are units of their own. */

@@ -415,15 +415,19 @@ void test_bmm_fp8(gpu_rig* rig, bool quick) {
   run_bmm_nan(rig);
   if (quick) {
     run_bmm(rig, 2, 65, 128, 512, TDM_BF16, 0);
+    run_bmm(rig, 6, 65, 128, 512, TDM_F32, 0); /* on 7 SMs tiles of 128 weight rows */
     return;
   }
   run_bmm(rig, 3, 1500, 128, 512, TDM_BF16, 0);
   run_bmm(rig, 2, 300, 256, 1280, TDM_F32, 4);
   run_bmm(rig, 1, 130, 128, 384, TDM_BF16, 0);
   run_bmm(rig, 5, 130, 128, 7168, TDM_F32, 0);
+  run_bmm(rig, 6, 130, 128, 768, TDM_BF16, 4); /* on 7 SMs tiles of 128 weight rows */
   run_bmm_sampled(rig, 8, 1, 1024, 8192);
   run_bmm_sampled(rig, 8, 64, 1024, 8192);
+  run_bmm_sampled(rig, 8, 128, 1024, 8192);
   run_bmm_sampled(rig, 8, 1025, 1024, 8192);
   run_bmm_sampled(rig, 16, 37, 1024, 4096);
+  run_bmm_sampled(rig, 16, 101, 1024, 4096);
   run_bmm_sampled(rig, 16, 257, 1024, 4096);
 }
