@@ -58,6 +58,13 @@ __device__ __forceinline__ void tma_store_2d(const tdm_tensor_map* map, const vo
                : "memory");
 }
 
+__device__ __forceinline__ void tma_store_3d(const tdm_tensor_map* map, const void* source, int32_t x0, int32_t x1,
+                                             int32_t x2) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+               "r"(shared_address(source)), "r"(x0), "r"(x1), "r"(x2)
+               : "memory");
+}
+
 __device__ __forceinline__ void tma_store_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }

@@ -69,6 +69,12 @@ __device__ __forceinline__ void stmatrix_x2_transposed(void* row, uint32_t v0, u
                : "memory");
 }
 
+__device__ __forceinline__ void stmatrix_x4_transposed(void* row, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(v0), "r"(v1), "r"(v2), "r"(v3)
+               : "memory");
+}
+
 __device__ __forceinline__ void stmatrix_x4(void* row, uint32_t v0, uint32_t v1, uint32_t v2, uint32_t v3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(v0),
                "r"(v1), "r"(v2), "r"(v3)

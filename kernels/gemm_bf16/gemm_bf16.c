@@ -1,7 +1,7 @@
 #include "kernels/gemm_bf16/gemm_bf16.h"
 
 #include "kernels/common/check.h"
-#include "kernels/gemm_bf16/gemm_bf16_sm90.h"
+#include "kernels/gemm_bf16/gemm_bf16_short_sm90.h"
 
 static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_gemm_bf16_args, n_tokens, TDM_READ),
@@ -58,6 +58,7 @@ static tdm_status check(void* args_) {
 static void plan_sm90(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
   const tdm_gemm_bf16_args* args = args_;
   const tdm_view *a = &args->a, *w = &args->w;
+  if (tdm_gemm_bf16_short_sm90_make_plan(args, sms, out_plan)) return;
   tdm_gemm_bf16_sm90_make_plan(a->rank == 3 ? a->shape[0] : 1, a->shape[a->rank - 2], w->shape[w->rank - 2],
                                w->shape[w->rank - 1], tdm_gemm_bf16_sm90_mn_major(w), sms, out_plan);
 }
@@ -82,6 +83,11 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
   tdm_gemm_bf16_sm90_plan kernel;
   tdm_gemm_bf16_params params;
   plan_sm90(args, env->sms, &kernel);
+  if (kernel.short_k) {
+    tdm_gemm_bf16_short_params params_short;
+    TDM_TRY(tdm_gemm_bf16_short_sm90_params(args, &kernel, env->tensor_map, env->tensor_map_ctx, &params_short));
+    return tdm_encoded_step_add(out_step, &kernel.launch, &params_short, sizeof params_short);
+  }
   TDM_TRY(tdm_gemm_bf16_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
                                     &params));
   return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);

@@ -46,8 +46,7 @@ void tdm_gemm_bf16_sm90_make_plan(int64_t batch, int64_t m, int64_t n, int64_t k
   *out_plan = plan;
 }
 
-/* A [B, rows, cols] tensor, or one of rank 2 as B = 1, whose dimension `inner` (rank-2 numbering) is contiguous. */
-static tdm_tensor_tile tile_of(const tdm_view* view, int32_t inner, uint32_t box_inner, uint32_t box_outer) {
+tdm_tensor_tile tdm_gemm_bf16_sm90_tile(const tdm_view* view, int32_t inner, uint32_t box_inner, uint32_t box_outer) {
   int32_t first = view->rank - 2;
   tdm_tensor_tile tile = {tdm_view_data(view),
                           TDM_BF16,
@@ -84,8 +83,9 @@ tdm_status tdm_gemm_bf16_sm90_fill(const char* op, const tdm_view* n_tokens, con
                                  .k_blocks = (int32_t)ceil_div(a->shape[last], 64),
                                  .segments = plan->segments,
                                  .granule = plan->granule};
-  tdm_tensor_tile x_tile = tile_of(a, 1, 64, (uint32_t)plan->tokens);
-  tdm_tensor_tile w_tile = plan->mn_major ? tile_of(w, 0, 64, 64) : tile_of(w, 1, 64, (uint32_t)plan->rows);
+  tdm_tensor_tile x_tile = tdm_gemm_bf16_sm90_tile(a, 1, 64, (uint32_t)plan->tokens);
+  tdm_tensor_tile w_tile =
+      plan->mn_major ? tdm_gemm_bf16_sm90_tile(w, 0, 64, 64) : tdm_gemm_bf16_sm90_tile(w, 1, 64, (uint32_t)plan->rows);
   if (a->stride[last] != 1 || !tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&w_tile))
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "%s: data and strides of a (%lld) and w (%lld, %lld) must be multiples of 16 bytes", op,

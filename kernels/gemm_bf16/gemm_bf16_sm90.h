@@ -9,6 +9,7 @@
 
 typedef struct tdm_gemm_bf16_sm90_plan {
   tdm_kernel_launch launch;
+  bool short_k;   /* the form of gemm_bf16_short.cuh */
   bool mn_major;  /* columns of w are contiguous */
   int32_t rows;   /* weight rows of a tile */
   int32_t tokens; /* tokens of a tile */
@@ -22,6 +23,10 @@ void tdm_gemm_bf16_sm90_make_plan(int64_t batch, int64_t m, int64_t n, int64_t k
                                   tdm_gemm_bf16_sm90_plan* out_plan);
 /* Whether w's columns are contiguous and its rows are not. */
 bool tdm_gemm_bf16_sm90_mn_major(const tdm_view* w);
+
+/* Of a tensor [B, rows, cols], or [rows, cols] as B = 1, boxes in which dimension `inner` (of the two) is contiguous.
+ */
+tdm_tensor_tile tdm_gemm_bf16_sm90_tile(const tdm_view* view, int32_t inner, uint32_t box_inner, uint32_t box_outer);
 
 /* Kernel parameters of checked args. UNSUPPORTED for f32 operands and for strides that the copy engine cannot take. */
 tdm_status tdm_gemm_bf16_sm90_params(const tdm_gemm_bf16_args* args, const tdm_gemm_bf16_sm90_plan* plan,

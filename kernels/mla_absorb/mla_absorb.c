@@ -76,6 +76,11 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
   tdm_gemm_bf16_sm90_plan kernel;
   tdm_mla_absorb_params params;
   tdm_mla_absorb_sm90_plan(args, env->sms, &kernel);
+  if (kernel.short_k) {
+    tdm_mla_absorb_short_params params_short;
+    TDM_TRY(tdm_mla_absorb_short_sm90_params(args, &kernel, env, &params_short));
+    return tdm_encoded_step_add(out_step, &kernel.launch, &params_short, sizeof params_short);
+  }
   TDM_TRY(tdm_mla_absorb_sm90_params(args, &kernel, env, &params));
   return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
 }

@@ -2,7 +2,7 @@
  * the columns that it does not touch.
  *
  * 1. Walk, producer, consumers: those of gemm_bf16, with its tiles and its bits.
- * 2. Each CTA has an equal share of the rotation, in items of kHeads heads of a token. A warp takes the next item when
+ * 2. Each CTA has an equal share of the rotation, in items of a few heads of a token. A warp takes the next item when
  * it has nothing else to do: two warps beside the producers from the start, the consumers' past their last unit.
  *
  *   warp         0       1       2, 3              4 .. 11
@@ -11,14 +11,13 @@
  * Grid, block, limit: gemm_bf16's. Shared: its ring, and the count of items taken. */
 
 #include "kernels/gemm_bf16/gemm_bf16.cuh"
+#include "kernels/mla_absorb/mla_absorb.cuh"
 #include "kernels/mla_absorb/mla_absorb_params.h"
-#include "kernels/rope/rope.cuh"
 
 namespace {
 
 template <int kRows, int kTokens, int kStages> struct MlaAbsorb {
   using Gemm = tdm::GemmBf16<kRows, kTokens, kStages, true>;
-  static constexpr int kHeads = 8; /* two loads each are under way, in 56 registers */
 
   struct Shared : Gemm::Shared {
     uint32_t taken;
@@ -26,26 +25,6 @@ template <int kRows, int kTokens, int kStages> struct MlaAbsorb {
   static_assert(sizeof(Shared) == TDM_MLA_ABSORB_SHARED(kRows, kTokens, kStages), "launch size");
   static_assert(sizeof(Shared) <= (Gemm::kTwoCtas ? 115712 : 232448),
                 "shared memory of a Hopper CTA, or of half an SM");
-
-  /* A warp: items of the CTA's share until all are taken. */
-  __device__ static void rotate(const tdm_rope_params& p, uint32_t* taken) {
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), groups = (p.heads + kHeads - 1) / kHeads;
-    const int64_t items = int64_t{tdm::live_rows(p.n_tokens, p.rows)} * groups;
-    const int64_t begin = items * blockIdx.x / gridDim.x, end = items * (blockIdx.x + 1) / gridDim.x;
-    for (;;) {
-      uint32_t turn = 0;
-      if (lane == 0) turn = atomicAdd(taken, 1u);
-      const int64_t item = begin + __shfl_sync(~0u, turn, 0);
-      if (item >= end) return;
-      const int64_t row = item / groups;
-      int64_t head = item % groups * kHeads;
-      if (head + kHeads <= p.heads) {
-        tdm::rope_heads<kHeads>(p, row, head, lane);
-      } else {
-        for (; head < p.heads; ++head) tdm::rope_heads<1>(p, row, head, lane);
-      }
-    }
-  }
 
   __device__ static void run(const tdm_mla_absorb_params& p, const tdm_step_sync& sync) {
     TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
@@ -61,14 +40,14 @@ template <int kRows, int kTokens, int kStages> struct MlaAbsorb {
       }
       if (threadIdx.x >= 64) {
         tdm::step_wait(sync);
-        rotate(p.rope, &shared.taken);
+        tdm::mla_absorb_rotate(p.rope, &shared.taken);
       }
     } else {
       if constexpr (!Gemm::kTwoCtas) tdm::registers_raise<224>();
       tdm::step_wait(sync);
       Gemm::multiply(p.gemm, shared, threadIdx.x / 128 - 1, tdm::NothingMore{});
       __syncwarp();
-      rotate(p.rope, &shared.taken);
+      tdm::mla_absorb_rotate(p.rope, &shared.taken);
     }
     tdm::step_end(sync);
   }

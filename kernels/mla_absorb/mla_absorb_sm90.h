@@ -11,5 +11,8 @@ void tdm_mla_absorb_sm90_plan(const tdm_mla_absorb_args* args, int32_t sms, tdm_
 /* Kernel parameters of checked args. UNSUPPORTED as for gemm_bf16. */
 tdm_status tdm_mla_absorb_sm90_params(const tdm_mla_absorb_args* args, const tdm_gemm_bf16_sm90_plan* plan,
                                       const tdm_encode_env* env, tdm_mla_absorb_params* out_params);
+/* Of a plan whose GEMM has the form for few tokens. */
+tdm_status tdm_mla_absorb_short_sm90_params(const tdm_mla_absorb_args* args, const tdm_gemm_bf16_sm90_plan* plan,
+                                            const tdm_encode_env* env, tdm_mla_absorb_short_params* out_params);
 
 #endif

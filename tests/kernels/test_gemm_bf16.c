@@ -1,7 +1,9 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "kernels/gemm_bf16/gemm_bf16_short_sm90.h"
 #include "kernels/ops.h"
 #include "tests/support/compare.h"
 #include "tests/support/rig.h"
@@ -243,6 +245,49 @@ Test(gemm_bf16, columns_of_one_tensor) {
   args.out = out;
   test_expect_failure("columns", TEST_RUN(&rig, gemm_bf16, &args), TDM_INVALID_ARGUMENT, "gemm_bf16|out|overlaps a");
   test_rig_close(&rig);
+}
+
+/* Which kernel runs: the form for a short K where it fits. */
+Test(gemm_bf16, kernels) {
+  static const struct {
+    int64_t b, m, n, k;
+    tdm_dtype out;
+    layout layout;
+    int32_t sms;
+    const char* kernel;
+    uint32_t grid;
+  } plans[] = {
+      {128, 1, 512, 128, TDM_BF16, HEADS_INSIDE, 132, "tdm_gemm_bf16_short_n256t8_sm90", 256},
+      {128, 128, 512, 128, TDM_BF16, HEADS_INSIDE, 132, "tdm_gemm_bf16_short_n256t128_sm90", 256},
+      {128, 128, 512, 128, TDM_BF16, HEADS_INSIDE, 100, "tdm_gemm_bf16_short_n256t128_sm90", 200},
+      {16, 64, 512, 128, TDM_BF16, HEADS_INSIDE, 132, "tdm_gemm_bf16_short_n128t64_sm90", 64},
+      {16, 64, 512, 128, TDM_BF16, HEADS_INSIDE, 32, "tdm_gemm_bf16_short_n256t64_sm90", 32},
+      {0, 17, 384, 72, TDM_BF16, PLAIN, 1, "tdm_gemm_bf16_short_n128t24_sm90", 3},
+      {128, 129, 512, 128, TDM_BF16, HEADS_INSIDE, 132, "tdm_gemm_bf16_n_n128t128_sm90", 132},
+      {128, 1, 512, 136, TDM_BF16, HEADS_INSIDE, 132, "tdm_gemm_bf16_n_n64t8_sm90", 132},
+      {16, 1, 512, 128, TDM_F32, HEADS_INSIDE, 132, "tdm_gemm_bf16_n_n64t8_sm90", 128},
+      {16, 1, 192, 128, TDM_BF16, PLAIN, 132, "tdm_gemm_bf16_n_n64t8_sm90", 48},
+  };
+  for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
+    const gemm_case c = {plans[i].b, plans[i].m, plans[i].n,   plans[i].k,     -1,
+                         TDM_BF16,   TDM_BF16,   plans[i].out, plans[i].layout};
+    gemm g;
+    open_gemm(&g, &c);
+    const int32_t rank = g.args.w.rank;
+    for (int other = 0; other < 2; other++) { /* w as [K, N], then its columns too far apart for the copy engine */
+      g.args.w.stride[rank - 2] = 1;
+      g.args.w.stride[rank - 1] = c.n + 4 * other;
+      tdm_gemm_bf16_sm90_plan kernel;
+      const bool fits = tdm_gemm_bf16_short_sm90_make_plan(&g.args, plans[i].sms, &kernel);
+      cr_expect_eq(fits, !other && strstr(plans[i].kernel, "short") != NULL, "case %zu", i);
+      if (fits) cr_expect_eq(kernel.launch.grid, plans[i].grid, "case %zu: %u CTAs", i, kernel.launch.grid);
+      if (other) continue;
+      tdm_plan plan = {.variant = "ref", .splits = 1};
+      tdm_op_gemm_bf16.plan(&g.args, plans[i].sms, &plan);
+      cr_expect_str_eq(plan.variant, plans[i].kernel);
+    }
+    test_rig_close(&g.rig);
+  }
 }
 
 Test(gemm_bf16, plan) {

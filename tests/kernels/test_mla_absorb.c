@@ -2,6 +2,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/gemm_bf16/gemm_bf16_short_sm90.h"
+#include "kernels/mla_absorb/mla_absorb.h"
 #include "kernels/mla_absorb/mla_absorb_sm90.h"
 #include "kernels/ops.h"
 #include "tests/kernels/oracle.h"
@@ -171,9 +173,10 @@ Test(mla_absorb, plan) {
   static const int32_t sms[] = {5, 132};
   static const struct {
     int64_t m;
-    const char* kernel;
-  } kernels[] = {
-      {1, "tdm_mla_absorb_n64t8_sm90"}, {64, "tdm_mla_absorb_n64t64_sm90"}, {129, "tdm_mla_absorb_n128t128_sm90"}};
+    const char* kernel[2]; /* on 5 SMs, on 132 */
+  } kernels[] = {{1, {"tdm_mla_absorb_short_n256t8_sm90", "tdm_mla_absorb_short_n128t8_sm90"}},
+                 {64, {"tdm_mla_absorb_short_n256t64_sm90", "tdm_mla_absorb_short_n128t64_sm90"}},
+                 {129, {"tdm_mla_absorb_n128t128_sm90", "tdm_mla_absorb_n128t128_sm90"}}};
   for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
     const absorb_case c = {kernels[i].m, 16, 0, TDM_BF16, TDM_BF16, 0, TDM_ROPE_DEINTERLEAVE};
     bench b;
@@ -181,10 +184,13 @@ Test(mla_absorb, plan) {
     for (size_t j = 0; j < sizeof sms / sizeof sms[0]; j++) {
       tdm_gemm_bf16_sm90_plan fused, gemm;
       tdm_mla_absorb_sm90_plan(&b.args, sms[j], &fused);
-      tdm_gemm_bf16_sm90_make_plan(16, c.m, LATENT, NOPE, true, sms[j], &gemm);
-      cr_expect_str_eq(fused.launch.kernel, kernels[i].kernel);
+      const tdm_gemm_bf16_args product = tdm_mla_absorb_gemm(&b.args);
+      const bool short_k = tdm_gemm_bf16_short_sm90_make_plan(&product, sms[j], &gemm);
+      if (!short_k) tdm_gemm_bf16_sm90_make_plan(16, c.m, LATENT, NOPE, true, sms[j], &gemm);
+      cr_expect_str_eq(fused.launch.kernel, kernels[i].kernel[j]);
+      cr_expect_eq(fused.short_k, short_k);
       cr_expect_eq(fused.launch.grid, gemm.launch.grid);
-      cr_expect_eq(fused.launch.shared_bytes, gemm.launch.shared_bytes + 1024);
+      cr_expect_eq(fused.launch.shared_bytes, gemm.launch.shared_bytes + (short_k ? 0 : 1024));
       cr_expect_eq(fused.segments, gemm.segments);
     }
     test_rig_close(&b.rig);
