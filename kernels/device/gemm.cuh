@@ -15,11 +15,6 @@ namespace tdm {
 /* A number that a lambda can take as a compile-time constant. */
 template <int kValue> struct Constant { static constexpr int value = kValue; };
 
-/* The value of lane 0, which the other lanes have too: so the compiler knows, and computes with it once a warp. */
-template <class Value> __device__ __forceinline__ Value same_in_warp(Value value) {
-  return __shfl_sync(~0u, value, 0);
-}
-
 /* Rows of a token tile that are loaded: not those that no batch of m tokens has, which the copy engine would fill. */
 __device__ __forceinline__ uint32_t loaded_rows(int32_t m, int32_t tile) {
   return static_cast<uint32_t>(min((m + 7) / 8 * 8, tile));

@@ -126,10 +126,9 @@ template <class Value> __device__ __forceinline__ Value kept(Value value) {
   return value;
 }
 
-/* What all lanes of a warp have, in a form that tells the compiler so: descriptors of wgmma that are reckoned from it
- * stay in uniform registers. Else four registers are moved there for each product, and a move waits until the product
- * before has read what it overwrites: 100 clocks a product and more (docs/kernels/gemm_fp8_swap.md). */
-__device__ __forceinline__ uint32_t uniform(uint32_t value) {
+/* The value of lane 0, which the other lanes have too: so the compiler knows, and computes with it once a warp.
+ * Descriptors of wgmma that are reckoned from it stay in uniform registers; else four are moved there a product. */
+template <class Value> __device__ __forceinline__ Value same_in_warp(Value value) {
   return __shfl_sync(~0u, value, 0);
 }
 

@@ -141,8 +141,8 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
       float c[2][kCount]; /* gate, up */
       uint32_t previous = kStages;
       for (int32_t kb = begin; kb < end; ++kb) {
-        const uint32_t x = tdm::uniform(tdm::wgmma_descriptor_lower(shared.x[ring.slot]));
-        const uint32_t w = tdm::uniform(tdm::wgmma_descriptor_lower(shared.w[ring.slot] + consumer * 64 * 128));
+        const uint32_t x = tdm::same_in_warp(tdm::wgmma_descriptor_lower(shared.x[ring.slot]));
+        const uint32_t w = tdm::same_in_warp(tdm::wgmma_descriptor_lower(shared.w[ring.slot] + consumer * 64 * 128));
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
         tdm::wgmma_fence();
 #pragma unroll

@@ -90,8 +90,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
     }
   }
 
-  template <int kN>
-  __device__ static __forceinline__ void issue(float (&acc)[kN / 2], uint32_t w, uint32_t x) {
+  template <int kN> __device__ static __forceinline__ void issue(float (&acc)[kN / 2], uint32_t w, uint32_t x) {
 #pragma unroll
     for (uint32_t k = 0; k < 4; ++k)
       wgmma_e4m3<kN>::issue(acc, wgmma_descriptor_whole(w + 2 * k), wgmma_descriptor_whole(x + 2 * k), k != 0);
@@ -164,8 +163,8 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
         next_scales = fetch(kb + 32);
       }
       const float gate_scale = __shfl_sync(~0u, scales.x, in_batch), up_scale = __shfl_sync(~0u, scales.y, in_batch);
-      const uint32_t w = uniform(wgmma_descriptor_lower(shared.w[ring.slot] + consumer * 64 * 128));
-      const uint32_t x = uniform(wgmma_descriptor_lower(shared.x[ring.slot]));
+      const uint32_t w = same_in_warp(wgmma_descriptor_lower(shared.w[ring.slot] + consumer * 64 * 128));
+      const uint32_t x = same_in_warp(wgmma_descriptor_lower(shared.x[ring.slot]));
       const float* scale = shared.scale[ring.parity][ring.slot];
       mbarrier_wait(&shared.full[ring.slot], ring.parity);
       if constexpr (Rows::kGathered) fence_async_shared();

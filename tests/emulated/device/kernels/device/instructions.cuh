@@ -49,11 +49,11 @@ template <int kGroups> void copy_async_wait() {
 }
 inline void fence_gpu() {
 }
-inline uint32_t uniform(uint32_t value) {
+template <class Value> Value same_in_warp(Value value) {
   uint32_t all[32];
-  emulator::exchange(value, all);
+  emulator::exchange(static_cast<uint32_t>(value), all);
   for (uint32_t other : all)
-    if (other != value) emulator::refuse("calls uniform what is not");
+    if (other != static_cast<uint32_t>(value)) emulator::refuse("takes for the same in a warp what is not");
   return value;
 }
 template <class Value> Value kept(Value value) {
