@@ -126,6 +126,13 @@ template <class Value> __device__ __forceinline__ Value kept(Value value) {
   return value;
 }
 
+/* What all lanes of a warp have, in a form that tells the compiler so: descriptors of wgmma that are reckoned from it
+ * stay in uniform registers. Else four registers are moved there for each product, and a move waits until the product
+ * before has read what it overwrites: 100 clocks a product and more (docs/kernels/gemm_fp8_swap.md). */
+__device__ __forceinline__ uint32_t uniform(uint32_t value) {
+  return __shfl_sync(~0u, value, 0);
+}
+
 __device__ __forceinline__ float kept(float value) {
   asm volatile("" : "+f"(value));
   return value;

@@ -172,14 +172,17 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
             scales = kEarly ? next_scales : fetch(stage);
             if constexpr (kEarly) next_scales = fetch(stage + 32);
           }
+          const uint32_t w = uniform(wgmma_descriptor_lower(shared.w[ring.slot][0] + w_offset));
+          const uint32_t x = uniform(wgmma_descriptor_lower(shared.x[ring.slot][0]));
           mbarrier_wait(&shared.full[ring.slot], ring.parity);
           const float* scale = shared.scale[ring.parity][ring.slot];
-          const auto issue = [&](float(&d)[kTokens / 2], int block) {
-            const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
-            const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+          const auto issue = [&](float(&d)[kTokens / 2], uint32_t block) {
+            constexpr uint32_t kBlockOfW = sizeof shared.w[0][0] / 16, kBlockOfX = sizeof shared.x[0][0] / 16;
             wgmma_fence();
 #pragma unroll
-            for (int k = 0; k < 4; ++k) wgmma_e4m3<kTokens>::issue(d, w + 2 * k, x + 2 * k, k != 0);
+            for (uint32_t k = 0; k < 4; ++k)
+              wgmma_e4m3<kTokens>::issue(d, wgmma_descriptor_whole(w + block * kBlockOfW + 2 * k),
+                                         wgmma_descriptor_whole(x + block * kBlockOfX + 2 * k), k != 0);
             wgmma_commit();
           };
           const float first_scale = __shfl_sync(~0u, scales.x, in_batch),

@@ -169,7 +169,7 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
           next_w_scale = fetch(kb + 32);
         }
         const float block_scale = __shfl_sync(~0u, w_scale, static_cast<int32_t>(in_batch++));
-        const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (kRows * 8);
+        const uint32_t x = uniform(x_tiles + ring.slot * (kTokens * 8)), w = uniform(w_tiles + ring.slot * (kRows * 8));
         mbarrier_wait(&shared.full[ring.slot], ring.parity);
         const float* const scale = reinterpret_cast<const float*>(
             reinterpret_cast<const char*>(shared.scale[ring.parity][ring.slot]) + scale_bytes);

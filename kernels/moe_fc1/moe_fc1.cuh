@@ -37,10 +37,13 @@ __device__ __forceinline__ uint32_t magnitude(float v) {
 struct Quantiser {
   float scale, inverse;
 
-  __device__ __forceinline__ Quantiser(const tdm_moe_fc1_params& p, uint32_t largest) {
+  __device__ __forceinline__ Quantiser(uint32_t largest, float eps, bool pow2) {
     const bool broken = largest >= 0x7f800000u;
-    scale = quant_scale(__uint_as_float(largest), broken, p.quant_eps, p.pow2_scale != 0);
+    scale = quant_scale(__uint_as_float(largest), broken, eps, pow2);
     inverse = __frcp_rn(scale);
+  }
+  __device__ __forceinline__ Quantiser(const tdm_moe_fc1_params& p, uint32_t largest)
+      : Quantiser(largest, p.quant_eps, p.pow2_scale != 0) {
   }
   __device__ __forceinline__ float divide(float v) const {
     const float q = v * inverse;

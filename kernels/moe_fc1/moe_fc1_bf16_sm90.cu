@@ -141,15 +141,17 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
       float c[2][kCount]; /* gate, up */
       uint32_t previous = kStages;
       for (int32_t kb = begin; kb < end; ++kb) {
+        const uint32_t x = tdm::uniform(tdm::wgmma_descriptor_lower(shared.x[ring.slot]));
+        const uint32_t w = tdm::uniform(tdm::wgmma_descriptor_lower(shared.w[ring.slot] + consumer * 64 * 128));
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
-        const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot]);
         tdm::wgmma_fence();
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot] + (2 * half + consumer) * 64 * 128);
+        for (uint32_t half = 0; half < 2; ++half) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
-            tdm::wgmma_bf16<kTokens>::template issue<0>(c[half], w + 2 * k, x + 2 * k, k != 0 || kb != begin);
+          for (uint32_t k = 0; k < 4; ++k)
+            tdm::wgmma_bf16<kTokens>::template issue<0>(
+                c[half], tdm::wgmma_descriptor_whole(w + half * (2 * 64 * 128 / 16) + 2 * k),
+                tdm::wgmma_descriptor_whole(x + 2 * k), k != 0 || kb != begin);
         }
         tdm::wgmma_commit();
         tdm::wgmma_wait<1>();

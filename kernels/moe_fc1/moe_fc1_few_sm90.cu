@@ -166,15 +166,16 @@ template <int kRows> struct MoeFc1Few {
       /* Of the last stage as many blocks as of the others: those beyond K are multiplied and not added. */
       int32_t asked_block = 0, block = 0;
       const auto issue = [&](float(&acc)[kBlocks][4]) {
+        const uint32_t a = tdm::uniform(tdm::wgmma_descriptor_lower(asked.stage()));
+        const uint32_t b = tdm::uniform(tdm::wgmma_descriptor_lower(x + asked_block * 1024));
         tdm::mbarrier_wait(&asked.full[asked.slot], asked.parity);
-        const uint64_t a = tdm::wgmma_descriptor(asked.stage());
-        const uint64_t b = tdm::wgmma_descriptor(x + asked_block * 1024);
         tdm::wgmma_fence();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i)
 #pragma unroll
           for (int k = 0; k < 4; ++k)
-            tdm::wgmma_e4m3<kTokens>::issue(acc[i], a + i * (kBlockBytes / 16) + 2 * k, b + i * 64 + 2 * k, k != 0);
+            tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(a + i * (kBlockBytes / 16) + 2 * k),
+                                            tdm::wgmma_descriptor_whole(b + i * 64 + 2 * k), k != 0);
         tdm::wgmma_commit();
         asked.advance();
         asked_block += kBlocks;

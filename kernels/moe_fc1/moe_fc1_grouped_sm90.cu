@@ -166,7 +166,7 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     if (threadIdx.x == 0) {
       for (int i = 0; i < kStages; ++i) {
         tdm::mbarrier_init(&shared.full[i], 1 + Gathering::kArrivals);
-        tdm::mbarrier_init(&shared.empty[i], 8);
+        tdm::mbarrier_init(&shared.empty[i], 256); /* every lane says so: racecheck follows no one else's reads */
       }
       tdm::fence_barrier_init();
       tdm::tma_prefetch_map(&p.fc1.w);

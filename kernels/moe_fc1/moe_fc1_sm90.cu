@@ -136,11 +136,12 @@ template <int kTokens, int kStages> struct MoeFc1Upright {
           next_scales = fetch(kb + 32);
         }
         const float w_scale[2] = {__shfl_sync(~0u, scales.x, in_batch), __shfl_sync(~0u, scales.y, in_batch)};
+        const uint32_t x = tdm::uniform(x_tiles + ring.slot * (kTokens * 8));
+        const uint32_t w = tdm::uniform(w_tiles + ring.slot * (256 * 8));
         tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
         ++in_batch;
         const float upper = shared.scale[ring.parity][ring.slot][token],
                     lower = shared.scale[ring.parity][ring.slot][token + 8];
-        const uint32_t x = x_tiles + ring.slot * (kTokens * 8), w = w_tiles + ring.slot * (256 * 8);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           constexpr uint32_t kHalf = 128 * 128 / 16; /* in descriptor units */
@@ -376,7 +377,8 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) c[i] = 0.0f;
       const auto issue = [&](float(&to)[kCount]) {
-        const uint32_t x = x_tiles + issued.slot * (kTokens * 8), w = w_tiles + issued.slot * (2 * kRows * 8);
+        const uint32_t x = tdm::uniform(x_tiles + issued.slot * (kTokens * 8));
+        const uint32_t w = tdm::uniform(w_tiles + issued.slot * (2 * kRows * 8));
         tdm::mbarrier_wait(&shared.full[issued.slot], issued.parity);
         tdm::wgmma_fence();
 #pragma unroll

@@ -91,10 +91,10 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
   }
 
   template <int kN>
-  __device__ static __forceinline__ void issue(float (&acc)[kN / 2], const uint8_t* w, const uint8_t* x) {
-    const uint64_t a = wgmma_descriptor(w), b = wgmma_descriptor(x);
+  __device__ static __forceinline__ void issue(float (&acc)[kN / 2], uint32_t w, uint32_t x) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) wgmma_e4m3<kN>::issue(acc, a + 2 * k, b + 2 * k, k != 0);
+    for (uint32_t k = 0; k < 4; ++k)
+      wgmma_e4m3<kN>::issue(acc, wgmma_descriptor_whole(w + 2 * k), wgmma_descriptor_whole(x + 2 * k), k != 0);
     wgmma_commit();
   }
 
@@ -164,13 +164,14 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
         next_scales = fetch(kb + 32);
       }
       const float gate_scale = __shfl_sync(~0u, scales.x, in_batch), up_scale = __shfl_sync(~0u, scales.y, in_batch);
-      const uint8_t *w = shared.w[ring.slot] + consumer * 64 * 128, *x = shared.x[ring.slot];
+      const uint32_t w = uniform(wgmma_descriptor_lower(shared.w[ring.slot] + consumer * 64 * 128));
+      const uint32_t x = uniform(wgmma_descriptor_lower(shared.x[ring.slot]));
       const float* scale = shared.scale[ring.parity][ring.slot];
       mbarrier_wait(&shared.full[ring.slot], ring.parity);
       if constexpr (Rows::kGathered) fence_async_shared();
       wgmma_fence();
       issue<kN>(acc[0], w, x);
-      issue<kN>(acc[1], w + 128 * 128, x);
+      issue<kN>(acc[1], w + 128 * 128 / 16, x);
       wgmma_wait<1>();
       wgmma_settle(acc[0]);
       promote<kN>(gate, acc[0], scale, gate_scale, rows);
@@ -178,7 +179,7 @@ template <int kTokens, int kStages> struct MoeFc1Swap {
       wgmma_settle(acc[1]);
       promote<kN>(up, acc[1], scale, up_scale, rows);
       __syncwarp();
-      if (lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
+      if (Rows::kGathered || lane == 0) mbarrier_arrive(&shared.empty[ring.slot]);
       ring.advance();
     }
   }

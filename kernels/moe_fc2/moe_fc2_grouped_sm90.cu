@@ -627,12 +627,12 @@ template <int kBlocks, int kGroup> struct Consumer {
     const bool waits_first = long_groups();
     if (waits_first) await_turn();
     for (int32_t block = 0; block < p.blocks; block += kBlocks) {
+      const uint32_t w = tdm::uniform(tdm::wgmma_descriptor_lower(shared.w_of(weights)));
+      const uint32_t x = tdm::uniform(tdm::wgmma_descriptor_lower(shared.x_of(tokens)));
       tokens.await();
       weights.await();
       tdm::fence_async_shared();
       tdm::wgmma_fence();
-      const uint32_t w = tdm::wgmma_descriptor_lower(shared.w_of(weights));
-      const uint32_t x = tdm::wgmma_descriptor_lower(shared.x_of(tokens));
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b)
 #pragma unroll

@@ -49,6 +49,13 @@ template <int kGroups> void copy_async_wait() {
 }
 inline void fence_gpu() {
 }
+inline uint32_t uniform(uint32_t value) {
+  uint32_t all[32];
+  emulator::exchange(value, all);
+  for (uint32_t other : all)
+    if (other != value) emulator::refuse("calls uniform what is not");
+  return value;
+}
 template <class Value> Value kept(Value value) {
   return value;
 }
