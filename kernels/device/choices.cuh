@@ -74,12 +74,13 @@ __device__ __forceinline__ uint32_t turn_round(uint32_t row) {
 }
 
 /* Of `rows` rows from first_row on, as far as they are live; groups are of `group` rows. Bits of no expert are passed
- * over. note(expert, groups): the groups of all experts before it, also for the one behind the last. All threads of the
- * CTA, after step_wait, with nobody using what was there. */
+ * over. note(expert, groups): the groups of all experts before it, also for the one behind the last. `scratch`: shared
+ * memory for the bits as they come, or NULL; without it every word's warp asks for all rows' sectors, and all CTAs ask
+ * few places in L2. All threads of the CTA, after step_wait, with nobody using what was there. */
 template <class Note>
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
                                                 int32_t rows, int32_t first_row, int32_t live, int32_t group,
-                                                Note note) {
+                                                uint32_t* scratch, Note note) {
   const int32_t expert_words = (n_experts + 31) / 32, experts = 32 * expert_words;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
@@ -91,10 +92,30 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
   choices.words = (rows + 31) / 32;
   choices.first_row = first_row;
 
+  constexpr int kAtOnce = 4; /* loads under way */
+  if (scratch != nullptr) {
+    const int32_t n = min(live - first_row, rows) * expert_words;
+    for (int32_t base = static_cast<int32_t>(threadIdx.x); base < n; base += kAtOnce * 32 * warps) {
+      uint32_t values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int32_t at = base + i * 32 * warps, row = first_row + at / expert_words;
+        values[i] = at < n ? static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + at % expert_words)) : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (base + i * 32 * warps < n) scratch[base + i * 32 * warps] = values[i];
+    }
+    __syncthreads();
+  }
+  const auto bits_of = [&](int32_t row, int32_t word) {
+    if (scratch != nullptr) return scratch[(row - first_row) * expert_words + word];
+    return static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + word));
+  };
+
   /* Experts and groups of a word of 32 experts, then of all words before it; both in one number, experts below. */
   const auto number = [&](int32_t chose) { return chose == 0 ? 0 : 1 + ((chose + group - 1) / group << 16); };
-  /* A warp has all rows of a word, in squares of 32 x 32; so many are under way at a time. */
-  constexpr int kAtOnce = 4;
+  /* A warp has all rows of a word, in squares of 32 x 32. */
   for (int32_t word = warp; word < expert_words; word += warps) {
     const int32_t expert = 32 * word + lane;
     int32_t chose = 0;
@@ -104,7 +125,7 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
       for (int i = 0; i < kAtOnce; ++i) {
         const int32_t row = first_row + 32 * (base + i) + lane;
         const bool there = base + i < choices.words && row < live;
-        row_bits[i] = there ? static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + word)) : 0;
+        row_bits[i] = there ? bits_of(row, word) : 0;
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -141,7 +162,7 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
 
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
                                                 int32_t rows, int32_t first_row, int32_t live, int32_t group) {
-  return load_choices(memory, p, n_experts, rows, first_row, live, group, [](int32_t, int32_t) {});
+  return load_choices(memory, p, n_experts, rows, first_row, live, group, nullptr, [](int32_t, int32_t) {});
 }
 
 /* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done.

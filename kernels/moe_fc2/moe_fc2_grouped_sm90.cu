@@ -65,9 +65,12 @@ struct Ring {
       parity ^= 1;
     }
   }
-  /* n is some times `slots` at most. */
+  /* n is some times `slots` at most, and mostly less. */
   __device__ __forceinline__ void advance_by(uint32_t n) {
     slot += n;
+    const bool around = slot >= slots;
+    slot -= around ? slots : 0;
+    parity ^= around ? 1 : 0;
     while (slot >= slots) {
       slot -= slots;
       parity ^= 1;
@@ -434,19 +437,14 @@ template <int kGroup> struct Ends {
     }
   }
 
-  /* Sums that the CTA before left. */
+  /* Sums that the CTA before left; the thread's own are there then. */
   __device__ __forceinline__ void take_up(const Seat& seat) const {
-    constexpr int kAtOnce = 4;
     const float4* const from = partial(int64_t{shared.turn->cta} - 1, seat.column);
-    for (int32_t token = seat.token; token < rows; token += kAtOnce * seat.step) {
-      float4 v[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i)
-        if (token + i * seat.step < rows) v[i] = __ldcg(from + (token + i * seat.step) * (kColumns / 4));
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i)
-        if (token + i * seat.step < rows) sum_of(token + i * seat.step, seat.column) = v[i];
-    }
+#pragma unroll 4
+    for (int32_t token = seat.token; token < rows; token += seat.step)
+      tdm::copy_async_16(&sum_of(token, seat.column), from + token * (kColumns / 4));
+    tdm::copy_async_commit();
+    tdm::copy_async_wait<0>();
   }
 
   /* Four columns of a token's result. */
@@ -476,9 +474,10 @@ template <int kGroup> struct Ends {
       store(token, piece.tile * kColumns + seat.column, sum_of(token, seat.column));
   }
 
-  /* Of the tokens of some shares the sum over the segments in the workspace; those of rank `own` are the CTA's sums. */
+  /* Of the tokens of some shares the sum over the segments in the workspace; those of rank `own` are the CTA's sums.
+   * kSegments and kAtOnce: what is asked for at a time. */
+  template <int kSegments, int kAtOnce>
   __device__ __forceinline__ void combine(const Piece& piece, int32_t own, uint32_t shares, const Seat& seat) const {
-    constexpr int kAtOnce = kGroup == 8 ? 4 : 2; /* as registers allow */
     const float4* const parts = partial(place_of_tile(piece), seat.column);
     const int32_t next = p.tokens * (kColumns / 4), all = (1 << work.ranks) - 1;
     const bool every = (static_cast<int32_t>(shares) & all) == all;
@@ -490,28 +489,38 @@ template <int kGroup> struct Ends {
 #pragma unroll 1
       for (int32_t at = seat.token; token_of(at) < rows; at += kAtOnce * seat.step) {
         float4 total[kAtOnce];
-        int32_t tokens[kAtOnce];
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i)
-          total[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f), tokens[i] = token_of(at + i * seat.step);
+        for (int i = 0; i < kAtOnce; ++i) total[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 1
-        for (int32_t s = 0; s < work.ranks; ++s) {
-          float4 v[kAtOnce];
-          if (s == own) {
+        for (int32_t first = 0; first < work.ranks; first += kSegments) {
+          float4 v[kSegments][kAtOnce];
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) v[i] = sum_of(min(tokens[i], rows - 1), seat.column);
-          } else {
+          for (int s = 0; s < kSegments; ++s) {
+            const bool here = first + s == own;
+            const float4* const its = parts + min(first + s, work.ranks - 1) * next;
 #pragma unroll
-            for (int i = 0; i < kAtOnce; ++i)
-              if (tokens[i] < rows) v[i] = __ldcg(parts + s * next + tokens[i] * (kColumns / 4));
+            for (int i = 0; i < kAtOnce; ++i) {
+              const int32_t token = token_of(at + i * seat.step);
+              v[s][i] = total[i];
+              if (!here && token < rows) v[s][i] = __ldcg(its + token * (kColumns / 4));
+            }
           }
 #pragma unroll
-          for (int i = 0; i < kAtOnce; ++i)
-            total[i].x += v[i].x, total[i].y += v[i].y, total[i].z += v[i].z, total[i].w += v[i].w;
+          for (int s = 0; s < kSegments; ++s) {
+            if (first + s == work.ranks) break;
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+              const int32_t token = min(token_of(at + i * seat.step), rows - 1);
+              if (first + s == own) v[s][i] = sum_of(token, seat.column);
+              total[i].x += v[s][i].x, total[i].y += v[s][i].y, total[i].z += v[s][i].z, total[i].w += v[s][i].w;
+            }
+          }
         }
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i)
-          if (tokens[i] < rows) store(tokens[i], piece.tile * kColumns + seat.column, total[i]);
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int32_t token = token_of(at + i * seat.step);
+          if (token < rows) store(token, piece.tile * kColumns + seat.column, total[i]);
+        }
       }
     }
   }
@@ -533,13 +542,14 @@ template <int kGroup> __device__ void finish(const Ends<kGroup>& ends) {
     ++n;
     shares = __shfl_sync(~0u, shares, 0);
     if (shares == 0) return;
-    ends.combine(piece, -1, shares, Ends<kGroup>::seat_of(threadIdx.x % 32, 32));
+    ends.template combine<2, 4>(piece, -1, shares, Ends<kGroup>::seat_of(threadIdx.x % 32, 32));
     if (threadIdx.x % 32 == 0 && (shares & tdm::kMeetingLeaves) != 0)
       tdm::leave_meeting(ends.counter(piece), ends.work.ranks);
   });
 }
 
-/* Of a consumer, over all passes: whether the next group is its own, and the phase of its turn. */
+/* Of a consumer, over all passes: whether the next group is its own, and the phase of its turn. Its rings are where its
+ * own next group is. */
 struct Order {
   bool own;
   uint32_t parity;
@@ -586,6 +596,10 @@ template <int kBlocks, int kGroup> struct Consumer {
     }
   }
 
+  __device__ static __forceinline__ float masked(float value, uint32_t mask) {
+    return __uint_as_float(__float_as_uint(value) & mask);
+  }
+
   /* The warp's turn at the sums of its columns: the other consumer's warp has had the group before. */
   __device__ __forceinline__ void await_turn() const {
     tdm::mbarrier_wait(&shared.order[threadIdx.x / 32], order.parity);
@@ -629,7 +643,8 @@ template <int kBlocks, int kGroup> struct Consumer {
       const Note& note = shared.note_of(tokens);
       const bool first = block == 0;
       int32_t new_places[kTokens];
-      float new_alpha[kTokens], folded[kBlocks][kTokens], scales[kBlocks][kTokens];
+      float new_alpha[kTokens], scales[kBlocks][kTokens];
+      uint32_t weighs[kBlocks][kTokens]; /* all bits or none: the dense form passes over what has no weight */
       read(new_places, note.places + first_token);
       read(new_alpha, note.alpha + first_token);
 #pragma unroll
@@ -639,11 +654,12 @@ template <int kBlocks, int kGroup> struct Consumer {
       }
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
-        read(folded[b], note.scale[b] + first_token);
+        read(scales[b], note.scale[b] + first_token);
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {
-          folded[b][i] *= alpha[i];
-          scales[b][i] = folded[b][i] * note.w_scale[b];
+          const float folded = scales[b][i] * alpha[i];
+          weighs[b][i] = folded != 0.0f ? ~0u : 0;
+          scales[b][i] = folded != 0.0f ? folded * note.w_scale[b] : 0.0f;
         }
       }
       tdm::wgmma_wait<0>();
@@ -666,11 +682,8 @@ template <int kBlocks, int kGroup> struct Consumer {
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {
           const int at = 4 * (i / 2) + i % 2;
-          const bool weighs = folded[b][i] != 0.0f; /* the dense form passes over what has no weight */
-          const float low = fmaf(scales[b][i], acc[b][at], c[2 * i]);
-          const float high = fmaf(scales[b][i], acc[b][at + 2], c[2 * i + 1]);
-          c[2 * i] = weighs ? low : c[2 * i];
-          c[2 * i + 1] = weighs ? high : c[2 * i + 1];
+          c[2 * i] = fmaf(scales[b][i], masked(acc[b][at], weighs[b][i]), c[2 * i]); /* no sum is -0: 0 changes none */
+          c[2 * i + 1] = fmaf(scales[b][i], masked(acc[b][at + 2], weighs[b][i]), c[2 * i + 1]);
         }
     }
 #pragma unroll
@@ -725,22 +738,19 @@ template <int kBlocks, int kGroup> struct Consumer {
       tdm::named_barrier_sync(kBarrier, kThreads);
       shares = *shared.flag;
     }
-    if (shares != 0) ends.combine(piece, piece.rank, shares, mine);
+    if (shares != 0) ends.template combine<1, 4>(piece, piece.rank, shares, mine);
     if (threadIdx.x == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(ends.counter(piece), work.ranks);
   }
 
   __device__ void multiply() const {
     const uint32_t stages = static_cast<uint32_t>(p.blocks / kBlocks);
     work.each_piece([&](const Piece& piece) {
-      for (int32_t group = piece.begin; group < piece.end; ++group) {
-        if (order.own) {
-          add_group(piece, group == piece.begin, group + 1 == piece.end);
-        } else {
-          weights.advance_by(stages);
-          tokens.advance_by(stages);
-        }
-        order.own = !order.own;
+      for (int32_t group = piece.begin + (order.own ? 0 : 1); group < piece.end; group += 2) {
+        add_group(piece, group == piece.begin, group + 1 == piece.end);
+        weights.advance_by(stages);
+        tokens.advance_by(stages);
       }
+      order.own ^= (piece.end - piece.begin) % 2 != 0;
       order.kept += ends.for_finisher(piece) ? 1u : 0u;
       if (ends.done_by_all(piece)) end_together(piece);
     });
@@ -780,16 +790,20 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
   const bool shares = p.counters != nullptr;
   const int32_t passes = (live + p.tokens - 1) / p.tokens, units = shares ? min(passes, 1) : passes * n_tiles;
   Order order{threadIdx.x < 128, threadIdx.x < 128 ? 1u : 0u, 0}; /* the first turn is there already */
+  if (threadIdx.x >= 128 && threadIdx.x < kProducer) {
+    weights.advance_by(static_cast<uint32_t>(p.blocks / kBlocks));
+    tokens.advance_by(static_cast<uint32_t>(p.blocks / kBlocks));
+  }
   int32_t turn = 0;
   bool waits = ahead;
   for (int32_t u = shares ? 0 : static_cast<int32_t>(blockIdx.x); u < units; u += static_cast<int32_t>(gridDim.x)) {
     const int32_t first_row = u % passes * p.tokens, tile = u / passes;
-    const tdm::Choices choices = tdm::load_choices(shared.choices, p.choices, p.n_experts, min(p.m, p.tokens),
-                                                   first_row, live, kGroup, [&](int32_t expert, int32_t groups) {
-                                                     for (int32_t s = 0; s <= p.segments; ++s)
-                                                       if (expert == tdm::segment_begin(s, p.segments, p.n_experts, 1))
-                                                         shared.bounds[s] = groups;
-                                                   });
+    const tdm::Choices choices = tdm::load_choices(
+        shared.choices, p.choices, p.n_experts, min(p.m, p.tokens), first_row, live, kGroup,
+        p.tokens > 32 ? reinterpret_cast<uint32_t*>(shared.sums) : nullptr, [&](int32_t expert, int32_t groups) {
+          for (int32_t s = 0; s <= p.segments; ++s)
+            if (expert == tdm::segment_begin(s, p.segments, p.n_experts, 1)) shared.bounds[s] = groups;
+        });
     Work work(p, choices, shared.bounds);
     const uint32_t cta = shared.turn->cta;
     if (shares)
