@@ -12,17 +12,18 @@
  * 4. Two warpgroups multiply groups in turn. Then, one after the other, a token's sum comes to registers, takes the
  * expert's blocks, and goes back: the same operations in the same order as in the dense form, so the same bits. Warp w
  * of both has the same 16 columns of all tokens' sums, so that turns pass from warp to warp.
- * 5. Segments of a tile meet in the workspace, and are added in ascending order.
+ * 5. Segments of a tile meet in the workspace, and are added in ascending order. A unit's sums go there as soon as they
+ * are complete, and a warp that does nothing else tells others of them and adds up; both warpgroups end the last piece.
  *
  *   two warpgroups         multiply         ring of weights  w     [2][64][128] e4m3, swizzled
  *   a warp                 lane 0: weights  ring of tokens   x     [2][group][128] e4m3, swizzled
- *   two or three warps     tokens                            note  scales, weights and places of the tokens
- *                                           sums             [tokens][64] f32
+ *   a warp                 finishes pieces                   note  scales, weights and places of the tokens
+ *   two or three warps     tokens           sums             [tokens][64] f32
  *
  * Where sync.reads_ahead, routing is done before FC1 begins: choices are looked at and the first weights asked for
  * while the last CTAs of FC1 still run.
  *
- * Block: 352 or 384 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
+ * Block: 384 or 416 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
 
 #include <cstring>
 
@@ -654,12 +655,13 @@ template <int kBlocks, int kGroup> struct Consumer {
       }
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
+        const float w_scale = note.w_scale[b];
         read(scales[b], note.scale[b] + first_token);
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {
           const float folded = scales[b][i] * alpha[i];
           weighs[b][i] = folded != 0.0f ? ~0u : 0;
-          scales[b][i] = folded != 0.0f ? folded * note.w_scale[b] : 0.0f;
+          scales[b][i] = masked(folded * w_scale, weighs[b][i]);
         }
       }
       tdm::wgmma_wait<0>();
