@@ -13,7 +13,7 @@
  * expert's blocks, and goes back: the same operations in the same order as in the dense form, so the same bits. Warp w
  * of both has the same 16 columns of all tokens' sums, so that turns pass from warp to warp.
  * 5. Segments of a tile meet in the workspace, and are added in ascending order. A unit's sums go there as soon as they
- * are complete, and a warp that does nothing else tells others of them and adds up; both warpgroups end the last piece.
+ * are complete, and a warp that does nothing else tells others of them and adds up; all warps end the last piece.
  *
  *   two warpgroups         multiply         ring of weights  w     [2][64][128] e4m3, swizzled
  *   a warp                 lane 0: weights  ring of tokens   x     [2][group][128] e4m3, swizzled
@@ -106,7 +106,7 @@ template <int kGroup> struct Memory {
   uint64_t* seen;  /* [2] and the finisher knows */
   int32_t* bounds; /* first group of a tile of each segment, and its end */
   tdm::Turn* turn;
-  uint32_t* flag; /* of the consumers */
+  uint32_t* flag; /* what the last piece's meeting said */
   void* choices;
 
   __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_fc2_grouped_params& p)
@@ -219,6 +219,17 @@ struct Work {
       piece.last_of_work = !left_head && at >= rest && !left_tail;
       body(piece);
     }
+  }
+  /* The last of each_piece, as far as its tile, its rank and its end go; there is one. */
+  __device__ __forceinline__ Piece last_piece() const {
+    Piece first = unit_of(from), last = unit_of(to - 1);
+    const bool head = place(last.tile, last.end) > to, tail = place(first.tile, first.begin) < from;
+    const uint32_t last_begin = place(last.tile, last.begin);
+    const bool one = place(first.tile, first.begin) == last_begin;
+    if (tail && !(head && one)) return first;
+    if (head && !one) return unit_of(last_begin - 1);
+    last.last = !head;
+    return last;
   }
   /* body(index, first, count) for each group of a piece: an expert of the list, tokens first .. first + count - 1 of
    * those that chose it. */
@@ -387,13 +398,10 @@ template <int kGroup> struct Ends {
   __device__ __forceinline__ bool whole_tiles() const {
     return p.counters == nullptr;
   }
-  /* Whether consumers do together what is left to do, or go on: the sums are in the workspace, and the finisher tells
-   * others of them. */
-  __device__ __forceinline__ bool done_by_all(const Piece& piece) const {
-    return piece.last_of_work || (piece.last && work.ranks == 1);
-  }
+  /* Whether consumers go on, the sums are in the workspace, and the finisher tells others of them. The work's last
+   * piece is for the whole CTA. */
   __device__ __forceinline__ bool for_finisher(const Piece& piece) const {
-    return !whole_tiles() && !done_by_all(piece);
+    return !whole_tiles() && !piece.last_of_work && (!piece.last || work.ranks > 1);
   }
   __device__ __forceinline__ uint32_t* counter(const Piece& piece) const {
     return p.counters + 1 + gridDim.x + piece.tile;
@@ -524,6 +532,24 @@ template <int kGroup> struct Ends {
         }
       }
     }
+  }
+
+  /* All threads, when all groups are done: the last piece, whose unit waits for the tile's others. */
+  __device__ __forceinline__ void end_work() const {
+    Piece piece = work.last_piece();
+    piece.last_of_work = true;
+    const Seat mine = seat_of(threadIdx.x, static_cast<int32_t>(blockDim.x));
+    if (piece.last && work.ranks == 1) return store_sums(piece, mine);
+    uint32_t shares = ~tdm::kMeetingLeaves;
+    if (!whole_tiles()) {
+      keep(place_of(piece), mine);
+      __syncthreads();
+      if (threadIdx.x == 0) *shared.flag = tell(piece);
+      __syncthreads();
+      shares = *shared.flag;
+    }
+    if (shares != 0) combine<1, 4>(piece, piece.rank, shares, mine);
+    if (threadIdx.x == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(counter(piece), work.ranks);
   }
 };
 
@@ -710,10 +736,11 @@ template <int kBlocks, int kGroup> struct Consumer {
     }
     __syncwarp();
   }
-  /* By the warps one by one, of pieces that stay in the workspace. */
+  /* By the warps one by one. */
   __device__ __forceinline__ void end(const Piece& piece) const {
     __syncwarp();
-    if (ends.done_by_all(piece)) return;
+    if (piece.last_of_work) return;
+    if (piece.last && work.ranks == 1) return ends.store_sums(piece, seat());
     ends.keep(ends.place_of(piece), seat());
     if (ends.whole_tiles()) return;
     __syncwarp();
@@ -721,27 +748,6 @@ template <int kBlocks, int kGroup> struct Consumer {
       tdm::mbarrier_wait(&shared.seen[order.kept % 2], order.kept / 2 % 2 ^ 1);
       tdm::mbarrier_arrive(&shared.kept[order.kept % 2]);
     }
-  }
-  /* By both consumers: what is complete here, and the CTA's last piece, whose unit waits for the tile's others. */
-  __device__ __forceinline__ void end_together(const Piece& piece) const {
-    constexpr uint32_t kBarrier = 3, kThreads = 256;
-    const Seat mine = Ends<kGroup>::seat_of(threadIdx.x, kThreads);
-    uint32_t shares = ~tdm::kMeetingLeaves;
-    tdm::named_barrier_sync(kBarrier, kThreads);
-    if (piece.last && work.ranks == 1) {
-      ends.store_sums(piece, mine);
-      tdm::named_barrier_sync(kBarrier, kThreads);
-      return;
-    }
-    if (!ends.whole_tiles()) {
-      ends.keep(ends.place_of(piece), mine);
-      tdm::named_barrier_sync(kBarrier, kThreads);
-      if (threadIdx.x == 0) *shared.flag = ends.tell(piece);
-      tdm::named_barrier_sync(kBarrier, kThreads);
-      shares = *shared.flag;
-    }
-    if (shares != 0) ends.template combine<1, 4>(piece, piece.rank, shares, mine);
-    if (threadIdx.x == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(ends.counter(piece), work.ranks);
   }
 
   __device__ void multiply() const {
@@ -754,7 +760,6 @@ template <int kBlocks, int kGroup> struct Consumer {
       }
       order.own ^= (piece.end - piece.begin) % 2 != 0;
       order.kept += ends.for_finisher(piece) ? 1u : 0u;
-      if (ends.done_by_all(piece)) end_together(piece);
     });
   }
 
@@ -830,6 +835,8 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
       Gatherer<kBlocks, kGroup> gatherer(p, shared, choices, tokens, warp, turn);
       if (gatherer.mine < gatherer.warps) gatherer.gather(work);
     }
+    __syncthreads();
+    if (work.from < work.to) ends.end_work();
     __syncthreads();
   }
   if (waits) tdm::step_wait(sync);
