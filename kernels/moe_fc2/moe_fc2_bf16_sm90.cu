@@ -120,15 +120,18 @@ template <int kRows, int kTokens, int kStages> struct MoeFc2Bf16 : tdm::GemmBf16
         fetch(p, weight, walk.live, m0, hits.expert(index));
         uint32_t previous = kStages;
         for (int32_t stage = 0; stage < walk.expert_stages; ++stage) {
+          const uint32_t w = tdm::same_in_warp(tdm::wgmma_descriptor_lower(shared.w[ring.slot][0] + w_offset));
+          const uint32_t x = tdm::same_in_warp(tdm::wgmma_descriptor_lower(shared.x[ring.slot][0]));
           tdm::mbarrier_wait(&shared.full[ring.slot], ring.parity);
           tdm::wgmma_fence();
 #pragma unroll
-          for (int block = 0; block < 2; ++block) {
-            const uint64_t w = tdm::wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
-            const uint64_t x = tdm::wgmma_descriptor(shared.x[ring.slot][block]);
+          for (uint32_t block = 0; block < 2; ++block) {
+            constexpr uint32_t kBlockOfW = sizeof shared.w[0][0] / 16, kBlockOfX = sizeof shared.x[0][0] / 16;
 #pragma unroll
-            for (int k = 0; k < 4; ++k)
-              tdm::wgmma_bf16<kTokens>::template issue<0>(acc, w + 2 * k, x + 2 * k, block + k != 0 || stage != 0);
+            for (uint32_t k = 0; k < 4; ++k)
+              tdm::wgmma_bf16<kTokens>::template issue<0>(
+                  acc, tdm::wgmma_descriptor_whole(w + block * kBlockOfW + 2 * k),
+                  tdm::wgmma_descriptor_whole(x + block * kBlockOfX + 2 * k), block + k != 0 || stage != 0);
           }
           tdm::wgmma_commit();
           tdm::wgmma_wait<1>();
