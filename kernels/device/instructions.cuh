@@ -126,6 +126,12 @@ template <class Value> __device__ __forceinline__ Value kept(Value value) {
   return value;
 }
 
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /* The value of lane 0, which the other lanes have too: so the compiler knows, and computes with it once a warp.
  * Descriptors of wgmma that are reckoned from it stay in uniform registers; else four are moved there a product. */
 template <class Value> __device__ __forceinline__ Value same_in_warp(Value value) {

@@ -7,14 +7,9 @@
  * parts, round as the reference does (kernels/common/softmax.h). */
 
 #include "kernels/device/fp8.cuh"
+#include "kernels/device/instructions.cuh"
 
 namespace tdm {
-
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /* What sums against base `from` are multiplied by to be against `to` >= from, both whole or minus infinity: exactly
  * 2^(from - to), 0 from minus infinity. */

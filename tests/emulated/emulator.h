@@ -93,6 +93,8 @@ int64_t clock();
 #define blockDim  emulator::threads
 #undef __forceinline__
 #define __forceinline__ inline
+#undef __noinline__
+#define __noinline__
 #undef __shared__
 #define __shared__ static thread_local
 #undef __launch_bounds__
@@ -207,6 +209,16 @@ inline float __uint_as_float(uint32_t bits) {
   float value;
   memcpy(&value, &bits, 4);
   return value;
+}
+inline float __int_as_float(int32_t bits) {
+  return __uint_as_float(static_cast<uint32_t>(bits));
+}
+inline int32_t __float2int_rn(float value) { /* saturates; NaN gives 0 */
+  if (isnan(value)) return 0;
+  return static_cast<int32_t>(fmin(fmax(nearbyint(static_cast<double>(value)), -2147483648.0), 2147483647.0));
+}
+inline float __fmul_rn(float a, float b) {
+  return a * b;
 }
 inline float __fmaf_rn(float a, float b, float c) {
   return fmaf(a, b, c);

@@ -23,6 +23,9 @@ inline float reciprocal_near(float value) {
 inline double reciprocal_near(double value) {
   return 1.0 / value;
 }
+inline float exp2_approx(float x) {
+  return exp2f(x);
+}
 inline uint4 fetch_16(const void* address) {
   return *static_cast<const uint4*>(address);
 }

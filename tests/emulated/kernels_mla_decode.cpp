@@ -1,0 +1,12 @@
+#include "tests/emulated/emulator.h"
+
+#include "kernels/mla_decode/mla_decode_h16_sm90.cu"
+
+namespace {
+
+const emulator::Kernel kernels[] = {
+    {"tdm_mla_decode_h16_sm90", emulator::call<tdm_mla_decode_params, tdm_mla_decode_h16_sm90>},
+};
+const emulator::Kernels known(kernels, sizeof kernels / sizeof *kernels);
+
+} // namespace
