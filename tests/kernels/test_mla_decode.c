@@ -334,8 +334,8 @@ Test(mla_decode, leaves_follow_from_heads_and_reach_alone) {
         cuts[cut]++;
       }
     }
-    cr_expect((cuts[1] > 0 || pages == 1) && cuts[2] > 0, "%lld heads: %d plans cut into branches, %d into groups", (long long)heads,
-              cuts[1], cuts[2]);
+    cr_expect((cuts[1] > 0 || pages == 1) && cuts[2] > 0, "%lld heads: %d plans cut into branches, %d into groups",
+              (long long)heads, cuts[1], cuts[2]);
     cr_expect_eq(cuts[0] > 0, few && pages < 4096, "%lld heads: %d plans cut into pages", (long long)heads, cuts[0]);
   }
 }
