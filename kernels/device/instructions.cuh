@@ -126,6 +126,11 @@ template <class Value> __device__ __forceinline__ Value kept(Value value) {
   return value;
 }
 
+__device__ __forceinline__ float kept(float value) {
+  asm volatile("" : "+f"(value));
+  return value;
+}
+
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -136,11 +141,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
  * Descriptors of wgmma that are reckoned from it stay in uniform registers; else four are moved there a product. */
 template <class Value> __device__ __forceinline__ Value same_in_warp(Value value) {
   return __shfl_sync(~0u, value, 0);
-}
-
-__device__ __forceinline__ float kept(float value) {
-  asm volatile("" : "+f"(value));
-  return value;
 }
 
 } // namespace tdm

@@ -28,7 +28,8 @@ void tdm_gemm_fp8_sm90_make_plan(int64_t m, int64_t n, int64_t k, int32_t sms, t
 void tdm_gemm_fp8_sm90_make_plan_for(int64_t m, int64_t n, int64_t k, int32_t sms, int32_t rows, int32_t tokens,
                                      tdm_gemm_fp8_sm90_plan* out_plan);
 
-/* Whether the upright form, 64 weight rows a tile, takes so many tokens and rows. Shared with bmm_fp8. */
+/* Whether the upright form takes so many tokens and rows; its tiles have 64 weight rows, or 128 where there is one for
+ * most SMs. Shared with bmm_fp8. */
 bool tdm_gemm_fp8_sm90_is_upright(int64_t m, int64_t n, int32_t sms);
 void tdm_gemm_fp8_sm90_make_upright_plan(int64_t m, int64_t n, int64_t k, int32_t sms,
                                          tdm_gemm_fp8_sm90_plan* out_plan);
