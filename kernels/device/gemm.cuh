@@ -44,6 +44,42 @@ template <int kStages> struct Ring {
   }
 };
 
+/* The same with as many stages as a launch or a role has, and their barriers. */
+struct SizedRing {
+  uint64_t* full;
+  uint64_t* empty;
+  uint32_t stages;
+  uint32_t slot = 0, parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++slot == stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+  /* n is some times `stages` at most. */
+  __device__ __forceinline__ void advance_by(uint32_t n) {
+    slot += n;
+    while (slot >= stages) {
+      slot -= stages;
+      parity ^= 1;
+    }
+  }
+  /* The barrier that ends the filling. */
+  __device__ __forceinline__ uint64_t* begin_fill() const {
+    mbarrier_wait(&empty[slot], parity ^ 1);
+    return &full[slot];
+  }
+  __device__ __forceinline__ void await() const {
+    mbarrier_wait(&full[slot], parity);
+  }
+  /* By a warp that has read the stage. */
+  __device__ __forceinline__ void hand_back() {
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(&empty[slot]);
+    advance();
+  }
+};
+
 /* A piece of work: a tile of the output and a segment of the sum. Tokens vary fastest, so that neighbouring CTAs share
  * weights in L2; then segments, so that the segments of a tile end close together. */
 struct Unit {

@@ -78,23 +78,16 @@ template <int kRows> struct MoeFc1Few {
   static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
   static constexpr int kBlocks = TDM_MOE_FC1_FEW_STAGE_BYTES / kBlockBytes;
   /* An engine's stages: those of all, where it is the only one that has units. */
-  struct Ring {
+  struct Ring : tdm::SizedRing {
     uint8_t* w;
-    uint64_t *full, *empty;
-    uint32_t stages, slot = 0, parity = 0;
 
     __device__ Ring(uint8_t* memory, Barriers& barriers, int32_t engine, bool alone)
-        : w(memory + engine * kStages * TDM_MOE_FC1_FEW_STAGE_BYTES), full(barriers.full + engine * kStages),
-          empty(barriers.empty + engine * kStages), stages(alone ? kEngines * kStages : kStages) {
+        : tdm::SizedRing{barriers.full + engine * kStages, barriers.empty + engine * kStages,
+                         static_cast<uint32_t>(alone ? kEngines * kStages : kStages)},
+          w(memory + engine * kStages * TDM_MOE_FC1_FEW_STAGE_BYTES) {
     }
     __device__ __forceinline__ uint8_t* stage() const {
       return w + slot * TDM_MOE_FC1_FEW_STAGE_BYTES;
-    }
-    __device__ __forceinline__ void advance() {
-      if (++slot == stages) {
-        slot = 0;
-        parity ^= 1;
-      }
     }
   };
 
@@ -133,8 +126,7 @@ template <int kRows> struct MoeFc1Few {
         const int32_t row = unit.tile * 256 + unit.piece * kRows;
         for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
           const int32_t blocks = min(p.k_blocks - kb, kBlocks);
-          uint64_t* const barrier = &ring.full[ring.slot];
-          tdm::mbarrier_wait(&ring.empty[ring.slot], ring.parity ^ 1);
+          uint64_t* const barrier = ring.begin_fill();
           tdm::mbarrier_arrive_expect(barrier, static_cast<uint32_t>(blocks * kBlockBytes));
           for (int32_t b = 0; b < blocks; ++b) {
             uint8_t* const w = ring.stage() + b * kBlockBytes;
@@ -168,7 +160,7 @@ template <int kRows> struct MoeFc1Few {
       const auto issue = [&](float(&acc)[kBlocks][4]) {
         const uint32_t a = tdm::same_in_warp(tdm::wgmma_descriptor_lower(asked.stage()));
         const uint32_t b = tdm::same_in_warp(tdm::wgmma_descriptor_lower(x + asked_block * 1024));
-        tdm::mbarrier_wait(&asked.full[asked.slot], asked.parity);
+        asked.await();
         tdm::wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k) /* neighbours do not wait for each other's sums */
@@ -184,8 +176,7 @@ template <int kRows> struct MoeFc1Few {
         tdm::wgmma_wait<decltype(pending)::value>();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i) tdm::wgmma_settle(acc[i]);
-        if (lane == 0) tdm::mbarrier_arrive(&ring.empty[ring.slot]);
-        ring.advance();
+        ring.hand_back();
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i, ++block) {
           const float w_scale = __shfl_sync(~0u, block < 32 ? low : high, block % 32);

@@ -52,40 +52,7 @@ struct Sums {
   }
 };
 
-/* Of a launch's number of slots; barriers: device/gemm.cuh, Ring. */
-struct Ring {
-  uint64_t* full;
-  uint64_t* empty;
-  uint32_t slots;
-  uint32_t slot = 0, parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++slot == slots) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-  /* n is some times `slots` at most. */
-  __device__ __forceinline__ void advance_by(uint32_t n) {
-    slot += n;
-    while (slot >= slots) {
-      slot -= slots;
-      parity ^= 1;
-    }
-  }
-  __device__ __forceinline__ uint64_t* begin_fill() const {
-    tdm::mbarrier_wait(&empty[slot], parity ^ 1);
-    return &full[slot];
-  }
-  __device__ __forceinline__ void await() const {
-    tdm::mbarrier_wait(&full[slot], parity);
-  }
-  /* By a warp that has read the slot. */
-  __device__ __forceinline__ void hand_back() {
-    if (threadIdx.x % 32 == 0) tdm::mbarrier_arrive(&empty[slot]);
-    advance();
-  }
-};
+using Ring = tdm::SizedRing;
 
 /* Where things lie in shared memory, in the order of tdm_moe_fc2_grouped_bytes. */
 template <int kGroup> struct Memory {
@@ -128,7 +95,7 @@ template <int kGroup> struct Memory {
     return x + ring.slot * kXBytes;
   }
   __device__ __forceinline__ Note& note_of(const Ring& ring) const {
-    return notes[ring.parity * ring.slots + ring.slot];
+    return notes[ring.parity * ring.stages + ring.slot];
   }
 };
 
