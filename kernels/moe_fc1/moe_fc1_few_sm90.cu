@@ -163,7 +163,7 @@ template <int kRows> struct MoeFc1Few {
         asked.await();
         tdm::wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) /* neighbours do not wait for each other's sums */
+        for (int k = 0; k < 4; ++k) /* blocks side by side; one after the other is as quick */
 #pragma unroll
           for (int i = 0; i < kBlocks; ++i)
             tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(a + i * (kBlockBytes / 16) + 2 * k),
