@@ -118,19 +118,22 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
    * back when the next one's products are under way. */
   __device__ static __forceinline__ void accumulate(Shared& shared, Ring<kStages>& ring, float (&c)[kTokens / 2],
                                                     int32_t begin, int32_t end, uint32_t w_offset) {
-    constexpr int kStepOfW = kMnMajor ? 128 : 2; /* 16 of K in descriptor units */
+    constexpr uint32_t kStepOfW = kMnMajor ? 128 : 2; /* 16 of K in descriptor units */
     const uint32_t lane = threadIdx.x % 32;
     uint32_t previous = kStages;
     for (int32_t kb = begin; kb < end; kb += 2) {
+      const uint32_t w = same_in_warp(wgmma_descriptor_lower(shared.w[ring.slot][0] + w_offset));
+      const uint32_t x = same_in_warp(wgmma_descriptor_lower(shared.x[ring.slot][0]));
       mbarrier_wait(&shared.full[ring.slot], ring.parity);
       wgmma_fence();
 #pragma unroll
-      for (int block = 0; block < 2; ++block) {
-        const uint64_t w = wgmma_descriptor(shared.w[ring.slot][block] + w_offset);
-        const uint64_t x = wgmma_descriptor(shared.x[ring.slot][block]);
+      for (uint32_t block = 0; block < 2; ++block) {
+        constexpr uint32_t kBlockOfW = sizeof shared.w[0][0] / 16, kBlockOfX = sizeof shared.x[0][0] / 16;
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-          wgmma_bf16<kTokens>::template issue<kMnMajor>(c, w + kStepOfW * k, x + 2 * k, block + k != 0 || kb != begin);
+        for (uint32_t k = 0; k < 4; ++k)
+          wgmma_bf16<kTokens>::template issue<kMnMajor>(c, wgmma_descriptor_whole(w + block * kBlockOfW + kStepOfW * k),
+                                                        wgmma_descriptor_whole(x + block * kBlockOfX + 2 * k),
+                                                        block + k != 0 || kb != begin);
       }
       wgmma_commit();
       wgmma_wait<1>();
