@@ -4,9 +4,10 @@
  * sums are v^T p^T, 64 of the 512 value columns x 16 heads at a time. A page then costs what reading it twice from
  * shared memory costs, a third of its share of device bandwidth.
  *
- * 1. A unit is a token and a split of its keys; persistent CTAs walk the units. A split is one leaf of keys, or a group
- *    of leaves: a leaf is summed up by itself, then folded into its group, and the merge folds leaves into groups,
- * groups into the whole, in the same order. So the host picks splits as the load wants them, and no bit changes.
+ * 1. A unit is a token and a split of its keys; persistent CTAs walk the units. A split is a page, a branch of pages or
+ * a group of branches: a page is summed up by itself, then folded into its branch, the branch into its group, and the
+ * merge does from there on what is left, in the same order. So the host picks splits as the load wants them, and no bit
+ * changes.
  * 2. Pages: a warp brings them, each as three thirds of 3 swizzled boxes of 64 rows x 64 values, through a ring of
  *    thirds; another brings the q of the next unit as soon as the scores no longer need this one's.
  * 3. The warpgroup multiplies; a maximum of 64 keys is over lanes by shuffles and over warps by shared memory;
@@ -38,7 +39,7 @@ struct Shared {
   alignas(1024) uint8_t probabilities[kHeads * 128];
   alignas(1024) uint8_t ring[kSlots][kChunks / kThirds * kChunkBytes];
   float largest[4][kHeads]; /* of a page, by warp */
-  float sums[4][kHeads];    /* of a leaf, by warp */
+  float sums[4][kHeads];    /* likewise */
   uint64_t q_full;
   uint64_t q_empty;
   uint64_t full[kSlots];
@@ -164,10 +165,10 @@ __device__ __forceinline__ int32_t head_number(int h) {
   return 8 * (h / 2) + 2 * static_cast<int32_t>(threadIdx.x % 4) + h % 2;
 }
 
-/* s: products of 64 keys with the heads, keys from `valid` on to be left out. Leaves probabilities in shared memory
- * and says whether o must be scaled by factor. */
-__device__ __forceinline__ bool softmax(const tdm_mla_decode_params& p, Shared& shared, Sums& leaf, float (&s)[8],
-                                        float (&factor)[4], int32_t valid) {
+/* s: products of a page with the heads, keys from `valid` on to be left out. Leaves probabilities in shared memory, and
+ * the heads' base and the thread's part of their sum. */
+__device__ __forceinline__ void softmax(const tdm_mla_decode_params& p, Shared& shared, float (&s)[8], float (&base)[4],
+                                        float (&sum)[4], int32_t valid) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   if (valid < kPage) {
 #pragma unroll
@@ -193,16 +194,11 @@ __device__ __forceinline__ bool softmax(const tdm_mla_decode_params& p, Shared& 
     top[0] = fmaxf(top[0], low.x), top[1] = fmaxf(top[1], low.y);
     top[2] = fmaxf(top[2], high.x), top[3] = fmaxf(top[3], high.y);
   }
-  bool scale = false;
   float subtract[4];
 #pragma unroll
   for (int h = 0; h < 4; ++h) {
-    const float base = fmaxf(leaf.base[h], ceilf(top[h] * p.log2_scale));
-    factor[h] = tdm::base_factor(leaf.base[h], base);
-    scale |= factor[h] != 1.0f;
-    leaf.base[h] = base;
-    leaf.sum[h] *= factor[h];
-    subtract[h] = tdm::finite_base(base);
+    base[h] = ceilf(top[h] * p.log2_scale);
+    subtract[h] = tdm::finite_base(base[h]);
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) s[i] = tdm::exp2_approx(fmaf(s[i], p.log2_scale, -subtract[head_of(i)]));
@@ -210,47 +206,51 @@ __device__ __forceinline__ bool softmax(const tdm_mla_decode_params& p, Shared& 
   for (int half = 0; half < 2; ++half) {
     const uint32_t low = tdm::bf16x2(s[4 * half], s[4 * half + 1]);
     const uint32_t high = tdm::bf16x2(s[4 * half + 2], s[4 * half + 3]);
-    leaf.sum[2 * half] += tdm::bf16_low(low) + tdm::bf16_low(high);
-    leaf.sum[2 * half + 1] += tdm::bf16_high(low) + tdm::bf16_high(high);
+    sum[2 * half] = tdm::bf16_low(low) + tdm::bf16_low(high);
+    sum[2 * half + 1] = tdm::bf16_high(low) + tdm::bf16_high(high);
     const int32_t head = 8 * half + lane % 8, byte = 32 * warp + 16 * (lane / 8 % 2);
     tdm::stmatrix_x2_transposed(shared.probabilities + head * 128 + (byte ^ lane % 8 * 16), low, high);
   }
-  tdm::fence_async_shared();
-  scale = __any_sync(~0u, scale) != 0;
-  tdm::named_barrier_sync(2, 128);
-  return scale;
-}
-
-/* The leaf's denominators, until now each thread's own, become those of all 64 keys' threads; then it joins the group
- * and is empty again. */
-__device__ __forceinline__ void fold_leaf(Shared& shared, Sums& leaf, Sums& group) {
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
 #pragma unroll
   for (int distance = 4; distance < 32; distance *= 2)
 #pragma unroll
-    for (int h = 0; h < 4; ++h) leaf.sum[h] += __shfl_xor_sync(~0u, leaf.sum[h], distance);
+    for (int h = 0; h < 4; ++h) sum[h] += __shfl_xor_sync(~0u, sum[h], distance);
   if (lane < 4) {
 #pragma unroll
-    for (int h = 0; h < 4; ++h) shared.sums[warp][head_number(h)] = leaf.sum[h];
+    for (int h = 0; h < 4; ++h) shared.sums[warp][head_number(h)] = sum[h];
   }
-  tdm::named_barrier_sync(1, 128);
-  float from[4], part[4];
+  tdm::fence_async_shared();
+  tdm::named_barrier_sync(2, 128);
+}
+
+/* Until the next page's first barrier: the heads' sums over all warps. */
+__device__ __forceinline__ void whole_sums(const Shared& shared, float (&sum)[4]) {
 #pragma unroll
   for (int h = 0; h < 4; ++h) {
     const int32_t head = head_number(h);
-    const float sum = (shared.sums[0][head] + shared.sums[1][head]) + (shared.sums[2][head] + shared.sums[3][head]);
-    const float base = fmaxf(group.base[h], leaf.base[h]);
-    from[h] = tdm::base_factor(group.base[h], base);
-    part[h] = tdm::base_factor(leaf.base[h], base);
-    group.base[h] = base;
-    tdm::fold(group.sum[h], from[h], sum, part[h]);
+    sum[h] = (shared.sums[0][head] + shared.sums[1][head]) + (shared.sums[2][head] + shared.sums[3][head]);
   }
-#pragma unroll
-  for (int c = 0; c < 8; ++c)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) tdm::fold(group.o[c][i], from[head_of(i)], leaf.o[c][i], part[head_of(i)]);
-  leaf.clear();
 }
+
+/* A part joins the sums before it: base and denominator at once, then its columns. */
+struct Join {
+  float from[4], part[4];
+
+  __device__ __forceinline__ Join(Sums& sums, const float (&base)[4], const float (&sum)[4]) {
+#pragma unroll
+    for (int h = 0; h < 4; ++h) {
+      const float to = fmaxf(sums.base[h], base[h]);
+      from[h] = tdm::base_factor(sums.base[h], to);
+      part[h] = tdm::base_factor(base[h], to);
+      sums.base[h] = to;
+      tdm::fold(sums.sum[h], from[h], sum[h], part[h]);
+    }
+  }
+  __device__ __forceinline__ void columns(float (&sums)[8], const float (&o)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) tdm::fold(sums[i], from[head_of(i)], o[i], part[head_of(i)]);
+  }
+};
 
 __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const tdm::Unit& unit, const Sums& sums) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
@@ -285,8 +285,8 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
   Slot slot;
   uint32_t q_parity = 0;
   tdm::Unit unit, following;
-  Sums leaf, group;
-  leaf.clear();
+  Sums branch, group;
+  branch.clear();
   bool more = walk.next(p, unit);
   while (more) {
     group.clear();
@@ -321,33 +321,41 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
       /* The next unit's q may come while this one is finished. */
       if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
 
-      float factor[4];
-      if (softmax(p, shared, leaf, s, factor, valid)) {
-#pragma unroll
-        for (int c = 0; c < 8; ++c)
-#pragma unroll
-          for (int i = 0; i < 8; ++i) leaf.o[c][i] *= factor[head_of(i)];
-      }
+      float base[4], sum[4];
+      softmax(p, shared, s, base, sum, valid);
+      whole_sums(shared, sum);
+      const Join join(branch, base, sum);
       const uint64_t b = tdm::wgmma_descriptor(shared.probabilities);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) tdm::wgmma_settle(leaf.o[c]);
-      tdm::wgmma_fence();
+      for (int half = 0; half < 2; ++half) { /* of the columns: registers do not hold all of a page's */
+        float o[4][8];
+        tdm::wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
+        for (int k = 0; k < 4; ++k)
 #pragma unroll
-        for (int c = 0; c < 8; ++c)
-          tdm::wgmma_bf16<16>::issue<1>(leaf.o[c], tdm::wgmma_descriptor(page.chunk(c)) + 128 * k, b + 2 * k, 1);
-      tdm::wgmma_commit();
-      tdm::wgmma_wait<0>();
+          for (int c = 0; c < 4; ++c)
+            tdm::wgmma_bf16<16>::issue<1>(o[c], tdm::wgmma_descriptor(page.chunk(4 * half + c)) + 128 * k, b + 2 * k,
+                                          k != 0);
+        tdm::wgmma_commit();
+        tdm::wgmma_wait<0>();
 #pragma unroll
-      for (int c = 0; c < 8; ++c) tdm::wgmma_settle(leaf.o[c]);
+        for (int c = 0; c < 4; ++c) {
+          tdm::wgmma_settle(o[c]);
+          join.columns(branch.o[4 * half + c], o[c]);
+        }
+      }
       slot = first;
 #pragma unroll
       for (int third = 0; third < kThirds; ++third) {
         if (lane == 0) tdm::mbarrier_arrive(&shared.empty[slot.index]);
         slot.advance();
       }
-      if (key + kPage >= unit.end || (key + kPage - unit.begin) % p.leaf_keys == 0) fold_leaf(shared, leaf, group);
+      if (key + kPage >= unit.end || (key + kPage - unit.begin) % p.branch_keys == 0) {
+        const Join all(group, branch.base, branch.sum);
+#pragma unroll
+        for (int c = 0; c < 8; ++c) all.columns(group.o[c], branch.o[c]);
+        branch.clear();
+      }
     }
     if (!more) tdm::step_admit_next();
     store(p, unit, group);

@@ -1,9 +1,9 @@
 /* Merges the parts of a row that mla_decode's kernels left in scratch, 128 value columns of a head at a time. Splits
- * are folded into their group, groups into the whole, both ascending. What the kernels noted says how many parts a row
- * has, so no sequence is looked up.
+ * are folded into their branch, branches into their group, groups into the whole, all ascending. What the kernels noted
+ * says how many parts a row has, so no sequence is looked up.
  *
- * A few parts: a warp folds them all. Many: the warps of a CTA, up to eight, fold a group each, in turn, and the first
- * warp folds the groups. Limit: latency, one of the count, one of the parts. */
+ * A few parts: a warp folds them all. Many: the warps of a CTA fold a branch each, or where splits are branches a
+ * group, in turn, and the first warp folds those. Limit: latency, one of the count, one of the parts. */
 
 #include "kernels/mla_decode/mla_decode_units.cuh"
 
@@ -74,8 +74,8 @@ __device__ __forceinline__ void merge(const tdm_mla_decode_params& p) {
        place < rows.end * p.heads * kPieces; place += static_cast<int32_t>(gridDim.x * blockDim.x / 32)) {
     const Piece piece(p, place, rows.begin, rows.end);
     if (piece.splits <= 1) continue;
-    Part whole, group;
-    int32_t in_group = 0;
+    Part whole, group, branch;
+    int32_t in_group = 0, in_branch = 0;
     for (int32_t begin = 0; begin < piece.splits; begin += kAhead) {
       float2 stat[kAhead];
       float4 value[kAhead];
@@ -89,42 +89,54 @@ __device__ __forceinline__ void merge(const tdm_mla_decode_params& p) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (begin + i >= piece.splits) break;
-        group.fold(stat[i].x, stat[i].y, value[i]);
-        if (++in_group == p.group_splits || begin + i + 1 == piece.splits) {
-          whole.fold(group);
-          group = Part{};
-          in_group = 0;
-        }
+        const bool last = begin + i + 1 == piece.splits;
+        branch.fold(stat[i].x, stat[i].y, value[i]);
+        if (++in_branch < p.branch_splits && !last) continue;
+        group.fold(branch);
+        branch = Part{};
+        in_branch = 0;
+        if (++in_group < p.group_branches && !last) continue;
+        whole.fold(group);
+        group = Part{};
+        in_group = 0;
       }
     }
     piece.store(p, whole);
   }
 }
 
-/* groups: of a row, by lane */
-__device__ __forceinline__ void merge_many(const tdm_mla_decode_params& p, Part (*groups)[32]) {
+/* Branches of a row, or groups of splits that are branches; by lane. */
+__device__ __forceinline__ void merge_many(const tdm_mla_decode_params& p, Part (*units)[32]) {
   const Rows rows(p);
+  const bool branches = p.branch_splits > 1;
+  const int32_t unit_splits = branches ? p.branch_splits : p.group_branches;
+  const int32_t group_units = branches ? p.group_branches : 1;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
   for (int32_t place = static_cast<int32_t>(blockIdx.x); place < rows.end * p.heads * kPieces;
        place += static_cast<int32_t>(gridDim.x)) {
     const Piece piece(p, place, rows.begin, rows.end);
     if (piece.splits <= 1) continue;
-    const int32_t count = (piece.splits + p.group_splits - 1) / p.group_splits;
-    for (int32_t g = warp; g < count; g += warps) {
-      Part group;
-      const int32_t begin = g * p.group_splits, end = min(begin + p.group_splits, piece.splits);
+    const int32_t count = (piece.splits + unit_splits - 1) / unit_splits;
+    for (int32_t u = warp; u < count; u += warps) {
+      Part unit;
+      const int32_t begin = u * unit_splits, end = min(begin + unit_splits, piece.splits);
 #pragma unroll 4
       for (int32_t split = begin; split < end; ++split) {
         const float2 stat = piece.stats[split];
-        group.fold(stat.x, stat.y, piece.value(split));
+        unit.fold(stat.x, stat.y, piece.value(split));
       }
-      groups[g][lane] = group;
+      units[u][lane] = unit;
     }
     __syncthreads();
     if (warp == 0) {
-      Part whole;
-      for (int32_t g = 0; g < count; ++g) whole.fold(groups[g][lane]);
+      Part whole, group;
+      for (int32_t u = 0; u < count; ++u) {
+        group.fold(units[u][lane]);
+        if ((u + 1) % group_units != 0 && u + 1 < count) continue;
+        whole.fold(group);
+        group = Part{};
+      }
       piece.store(p, whole);
     }
     __syncthreads();
@@ -141,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
   tdm::step_end(sync);
 }
 
-extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MERGE_THREADS)
+extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_MANY_THREADS)
     tdm_mla_decode_merge_many_sm90(const __grid_constant__ tdm_mla_decode_params p,
                                    const __grid_constant__ tdm_step_sync sync) {
   TDM_DYNAMIC_SHARED(uint8_t, memory, 16);

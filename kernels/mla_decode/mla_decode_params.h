@@ -19,6 +19,7 @@ enum {
                                2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + (2 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
                               1024 * 1024,
   TDM_MLA_DECODE_MERGE_THREADS = 256,
+  TDM_MLA_DECODE_MANY_THREADS = 512,  /* for a row of many splits */
   TDM_MLA_DECODE_MERGE_COLUMNS = 128, /* of a head, by one warp, or by all of a CTA for a row of many splits */
   TDM_MLA_DECODE_PART_BYTES = 24      /* of a lane, for a group, there */
 };
@@ -44,8 +45,10 @@ typedef struct tdm_mla_decode_params {
   int32_t seqs;
   int32_t max_keys; /* what a row of the block table reaches */
   int32_t split_keys;
-  int32_t leaf_keys;    /* h16: what is summed up before it joins its group; divides split_keys */
-  int32_t group_splits; /* that the merge sums up by themselves first */
+  int32_t branch_keys;    /* h16: pages of so many are summed up before they join their group */
+  int32_t leaf_keys;      /* h64: what is summed up before it joins its group; divides split_keys */
+  int32_t branch_splits;  /* that the merge sums up by themselves first; 1: splits are branches or more */
+  int32_t group_branches; /* of which the merge makes groups; 1: splits are groups */
   int32_t max_splits;
   int32_t out_dtype;
   int32_t vectors; /* 1: strides of out divide by 8 */

@@ -7,16 +7,18 @@
 #include "kernels/mla_decode/mla_decode_params.h"
 #include "tandem/ops.h"
 
-/* Into what the keys of a row are cut. Leaves and groups follow from what a row of the block table reaches and from the
- * number of heads, never from the number of rows, the lengths or the lane: a row's bits depend on nothing else. Splits
- * are leaves or groups. */
+/* Into what the keys of a row are cut. Leaves, branches and groups follow from what a row of the block table reaches
+ * and from the number of heads, never from the number of rows, the lengths or the lane: a row's bits depend on nothing
+ * else. Splits are leaves, branches or groups. With more than 16 heads a branch is a leaf. */
 typedef struct tdm_mla_decode_plan {
   int32_t head_tile;
   int32_t leaf_keys;
+  int32_t branch_keys;
   int32_t split_keys;
-  int32_t group_splits;
-  int32_t max_splits;   /* 1: nothing is merged and there is no second launch */
-  size_t partial_bytes; /* of scratch, not initialised */
+  int32_t branch_splits;  /* splits of a branch; 1: they are branches or more */
+  int32_t group_branches; /* branches of a group; 1: splits are groups */
+  int32_t max_splits;     /* 1: nothing is merged and there is no second launch */
+  size_t partial_bytes;   /* of scratch, not initialised */
   tdm_kernel_launch attend;
   tdm_kernel_launch merge;
 } tdm_mla_decode_plan;

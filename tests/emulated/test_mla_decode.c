@@ -90,7 +90,7 @@ static void run(const decode_case* c) {
                                           .n_outputs = 1,
                                           .kernel = "mla_decode",
                                           .counts_launches = true,
-                                          .sms = {132, 5, 1}});
+                                          .sms = {132, 20, 1}});
   test_rig_close(&rig);
 }
 

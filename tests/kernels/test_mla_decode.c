@@ -315,24 +315,28 @@ Test(mla_decode, leaves_follow_from_heads_and_reach_alone) {
   static const int64_t shapes[][2] = {{1, 1}, {16, 64}, {16, 4096}, {17, 64}, {64, 10}, {128, 64}, {128, 2048}};
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
     int64_t heads = shapes[i][0], pages = shapes[i][1];
-    int32_t leaf = 0, cuts[2] = {0, 0}, leaves = heads <= 16 ? 8 : 4; /* of a group */
+    const bool few = heads <= 16; /* leaves are pages, branches so many of them; else branches are leaves */
+    int32_t branch = 0, cuts[3] = {0, 0, 0}, branches = few ? 8 : 4; /* of a group */
     for (int64_t rows = 1; rows <= 257; rows *= 2) {
       for (int32_t sms = 1; sms <= 132; sms = sms * 3 + 1) {
         tdm_mla_decode_args args = {.q = {.shape = {rows, heads, CACHED}}, .block_table = {.shape = {rows, pages}}};
         tdm_mla_decode_plan plan;
         tdm_mla_decode_sm90_make_plan(&args, sms, &plan);
-        if (leaf == 0) leaf = plan.leaf_keys;
-        cr_expect_eq(plan.leaf_keys, leaf, "%lld heads, %lld rows, %d SMs", (long long)heads, (long long)rows, sms);
-        bool groups = plan.split_keys != leaf;
-        cr_expect_eq(plan.split_keys, groups ? leaves * leaf : leaf);
-        cr_expect_eq(plan.group_splits, groups ? 1 : leaves);
+        if (branch == 0) branch = plan.branch_keys;
+        cr_expect_eq(plan.branch_keys, branch, "%lld heads, %lld rows, %d SMs", (long long)heads, (long long)rows, sms);
+        cr_expect_eq(plan.leaf_keys, few ? PAGE : branch);
+        const int cut = plan.split_keys < branch ? 0 : plan.split_keys == branch ? 1 : 2;
+        cr_expect_eq(plan.split_keys, cut == 0 ? PAGE : cut == 1 ? branch : branches * branch);
+        cr_expect_eq(plan.branch_splits, cut == 0 ? branch / PAGE : 1);
+        cr_expect_eq(plan.group_branches, cut == 2 ? 1 : branches);
         cr_expect(plan.max_splits * (int64_t)plan.split_keys >= pages * PAGE);
         cr_expect(plan.attend.grid <= (uint32_t)sms);
-        cuts[groups]++;
+        cuts[cut]++;
       }
     }
-    cr_expect(cuts[0] > 0 && cuts[1] > 0, "%lld heads: %d plans cut into leaves, %d into groups", (long long)heads,
-              cuts[0], cuts[1]);
+    cr_expect((cuts[1] > 0 || pages == 1) && cuts[2] > 0, "%lld heads: %d plans cut into branches, %d into groups",
+              (long long)heads, cuts[1], cuts[2]);
+    cr_expect_eq(cuts[0] > 0, few && pages < 4096, "%lld heads: %d plans cut into pages", (long long)heads, cuts[0]);
   }
 }
 
