@@ -25,18 +25,6 @@ struct Choices {
   __device__ __forceinline__ int32_t rows(int32_t index) const {
     return list[index] >> 16;
   }
-  /* Experts of the list below `e`. */
-  __device__ __forceinline__ int32_t below(int32_t e) const {
-    int32_t low = 0, high = n;
-    while (low < high) {
-      const int32_t middle = (low + high) / 2;
-      if (expert(middle) < e)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
-  }
   /* The expert, as an index of the list, that has a group; there is one. */
   __device__ __forceinline__ int32_t holder(int32_t group) const {
     int32_t low = 0, high = n - 1;
@@ -73,10 +61,26 @@ __device__ __forceinline__ int32_t sum_up(int32_t value) {
   return value;
 }
 
+/* A square of bits of which each lane has a row: the lane's column, bit r of it from lane r. */
+__device__ __forceinline__ uint32_t turn_round(uint32_t row) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+  uint32_t low = 0x0000ffffu; /* of each two halves of a smaller square, the lower */
+#pragma unroll
+  for (int half = 16; half > 0; half /= 2, low ^= low << half) {
+    const uint32_t other = __shfl_xor_sync(~0u, row, half);
+    row = (lane & half) == 0 ? (row & low) | (other & low) << half : (row & ~low) | (other & ~low) >> half;
+  }
+  return row;
+}
+
 /* Of `rows` rows from first_row on, as far as they are live; groups are of `group` rows. Bits of no expert are passed
- * over. All threads of the CTA, after step_wait, with nobody using what was there. */
+ * over. note(expert, groups): the groups of all experts before it, also for the one behind the last. `scratch`: shared
+ * memory for the bits as they come, or NULL; without it every word's warp asks for all rows' sectors, and all CTAs ask
+ * few places in L2. All threads of the CTA, after step_wait, with nobody using what was there. */
+template <class Note>
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
-                                                int32_t rows, int32_t first_row, int32_t live, int32_t group) {
+                                                int32_t rows, int32_t first_row, int32_t live, int32_t group,
+                                                uint32_t* scratch, Note note) {
   const int32_t expert_words = (n_experts + 31) / 32, experts = 32 * expert_words;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
@@ -88,56 +92,77 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
   choices.words = (rows + 31) / 32;
   choices.first_row = first_row;
 
-  /* Squares of 32 rows x 32 experts, a warp each; four loads are under way at a time. */
-  constexpr int kAtOnce = 4;
-  const int32_t squares = expert_words * choices.words;
-  for (int32_t base = warp; base < squares; base += kAtOnce * warps) {
-    uint32_t row_bits[kAtOnce];
+  constexpr int kAtOnce = 4; /* loads under way */
+  if (scratch != nullptr) {
+    const int32_t n = min(live - first_row, rows) * expert_words;
+    for (int32_t base = static_cast<int32_t>(threadIdx.x); base < n; base += kAtOnce * 32 * warps) {
+      uint32_t values[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int32_t square = base + i * warps, row = first_row + square / expert_words * 32 + lane;
-      const bool there = square < squares && row < live;
-      row_bits[i] = there ? static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + square % expert_words)) : 0;
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int32_t square = base + i * warps, expert = square % expert_words * 32 + lane;
-      if (square >= squares) break;
-      uint32_t turned = 0;
-#pragma unroll 8 /* all 32 cost registers */
-      for (int bit = 0; bit < 32; ++bit) {
-        const uint32_t column = __ballot_sync(~0u, row_bits[i] >> bit & 1);
-        turned = lane == bit ? column : turned;
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int32_t at = base + i * 32 * warps, row = first_row + at / expert_words;
+        values[i] = at < n ? static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + at % expert_words)) : 0;
       }
-      choices.bits[expert * choices.words + square / expert_words] = expert < n_experts ? turned : 0;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (base + i * 32 * warps < n) scratch[base + i * 32 * warps] = values[i];
     }
+    __syncthreads();
   }
-  __syncthreads();
-  /* Experts and groups of a word of 32 experts, then of all words before it; both in one number, experts below. */
-  const auto rows_of = [&](int32_t expert) {
-    int32_t chose = 0;
-    for (int32_t w = 0; w < choices.words; ++w) chose += __popc(choices.bits[expert * choices.words + w]);
-    return chose;
+  const auto bits_of = [&](int32_t row, int32_t word) {
+    if (scratch != nullptr) return scratch[(row - first_row) * expert_words + word];
+    return static_cast<uint32_t>(__ldcg(p.bits + row * p.stride + word));
   };
+
+  /* Experts and groups of a word of 32 experts, then of all words before it; both in one number, experts below. */
   const auto number = [&](int32_t chose) { return chose == 0 ? 0 : 1 + ((chose + group - 1) / group << 16); };
+  /* A warp has all rows of a word, in squares of 32 x 32. */
   for (int32_t word = warp; word < expert_words; word += warps) {
-    const int32_t all = __reduce_add_sync(~0u, number(rows_of(32 * word + lane)));
+    const int32_t expert = 32 * word + lane;
+    int32_t chose = 0;
+    for (int32_t base = 0; base < choices.words; base += kAtOnce) {
+      uint32_t row_bits[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int32_t row = first_row + 32 * (base + i) + lane;
+        const bool there = base + i < choices.words && row < live;
+        row_bits[i] = there ? bits_of(row, word) : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (base + i >= choices.words) break;
+        const uint32_t column = turn_round(row_bits[i]), turned = expert < n_experts ? column : 0;
+        choices.bits[expert * choices.words + base + i] = turned;
+        chose += __popc(turned);
+      }
+    }
+    const int32_t all = __reduce_add_sync(~0u, number(chose));
     if (lane == 0) of_word[word] = all;
   }
   __syncthreads();
   const int32_t mine = lane < expert_words ? of_word[lane] : 0, up_to = sum_up(mine);
   for (int32_t word = warp; word < expert_words; word += warps) {
-    const int32_t chose = rows_of(32 * word + lane), own = number(chose);
-    const int32_t before = __shfl_sync(~0u, up_to - mine, word) + sum_up(own) - own;
+    const int32_t expert = 32 * word + lane;
+    int32_t chose = 0;
+    for (int32_t w = 0; w < choices.words; ++w) chose += __popc(choices.bits[expert * choices.words + w]);
+    const int32_t own = number(chose), before = __shfl_sync(~0u, up_to - mine, word) + sum_up(own) - own;
+    if (expert < n_experts) note(expert, before >> 16);
     if (chose == 0) continue;
-    choices.list[before & 0xffff] = (32 * word + lane) | chose << 16;
+    choices.list[before & 0xffff] = expert | chose << 16;
     choices.before[before & 0xffff] = before >> 16;
   }
   const int32_t all = __shfl_sync(~0u, up_to, 31);
   choices.n = all & 0xffff;
-  if (threadIdx.x == 0) choices.before[choices.n] = all >> 16;
+  if (threadIdx.x == 0) {
+    choices.before[choices.n] = all >> 16;
+    note(n_experts, all >> 16);
+  }
   __syncthreads();
   return choices;
+}
+
+__device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
+                                                int32_t rows, int32_t first_row, int32_t live, int32_t group) {
+  return load_choices(memory, p, n_experts, rows, first_row, live, group, nullptr, [](int32_t, int32_t) {});
 }
 
 /* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done.

@@ -57,9 +57,12 @@ struct SizedRing {
       parity ^= 1;
     }
   }
-  /* n is some times `stages` at most. */
+  /* n is some times `stages` at most, and mostly less. */
   __device__ __forceinline__ void advance_by(uint32_t n) {
     slot += n;
+    const bool around = slot >= stages;
+    slot -= around ? stages : 0;
+    parity ^= around ? 1 : 0;
     while (slot >= stages) {
       slot -= stages;
       parity ^= 1;

@@ -46,14 +46,14 @@ enum {
 
 #define TDM_MOE_FC2_GROUPED_NOTE_BYTES(group) (16 * (group) + 16)
 
-/* Two warpgroups that multiply, a warp that asks for weights, and those that gather. */
+/* Two warpgroups that multiply, a warp that asks for weights, one that finishes pieces, and those that gather. */
 #define TDM_MOE_FC2_GROUPED_GATHERERS(group) ((group) == 8 ? 2 : 3)
-#define TDM_MOE_FC2_GROUPED_THREADS(group)   (256 + 32 * (1 + TDM_MOE_FC2_GROUPED_GATHERERS(group)))
+#define TDM_MOE_FC2_GROUPED_THREADS(group)   (256 + 32 * (2 + TDM_MOE_FC2_GROUPED_GATHERERS(group)))
 
 /* Shared memory before the choices: tiles, then sums, notes, barriers and the rest, as the kernel has them. */
 static inline uint32_t tdm_moe_fc2_grouped_bytes(int32_t tokens, int32_t group, int32_t stages, int32_t x_stages) {
   const int32_t x_stage = 2 * 128 * group + 2 * TDM_MOE_FC2_GROUPED_NOTE_BYTES(group) + 2 * 8;
-  const int32_t rest = 8 * 8 + 8 + 4 + 4 * (TDM_MOE_FC2_GROUPED_SEGMENTS + 1);
+  const int32_t rest = 8 * (8 + 4) + 8 + 4 + 4 * (TDM_MOE_FC2_GROUPED_SEGMENTS + 1);
   return (uint32_t)(stages * (TDM_MOE_FC2_GROUPED_W_BYTES + 2 * 8) + x_stages * x_stage +
                     (tokens + group) * TDM_MOE_FC2_GROUPED_COLUMNS * 4 + rest);
 }

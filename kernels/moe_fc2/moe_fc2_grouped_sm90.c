@@ -7,9 +7,9 @@
 #include "runtime/status.h"
 
 enum {
-  FEW = 8,      /* tokens that leave a CTA so little to do that sharing tiles costs more */
-  EIGHTS = 128, /* up to so many tokens an expert rarely has more than eight of them */
-  MOST_STAGES = 10,
+  FEW = 8,         /* tokens that leave a CTA so little to do that sharing tiles costs more */
+  EIGHTS = 128,    /* up to so many tokens an expert rarely has more than eight of them */
+  MOST_STAGES = 6, /* more only wait longer: 16, 64 tokens take 2 us more with ten (H200, 2026-11-22) */
   X_STAGES = 8
 };
 

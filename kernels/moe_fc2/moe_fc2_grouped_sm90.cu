@@ -12,17 +12,18 @@
  * 4. Two warpgroups multiply groups in turn. Then, one after the other, a token's sum comes to registers, takes the
  * expert's blocks, and goes back: the same operations in the same order as in the dense form, so the same bits. Warp w
  * of both has the same 16 columns of all tokens' sums, so that turns pass from warp to warp.
- * 5. Segments of a tile meet in the workspace, and are added in ascending order.
+ * 5. Segments of a tile meet in the workspace, and are added in ascending order. A unit's sums go there as soon as they
+ * are complete, and a warp that does nothing else tells others of them and adds up; all warps end the last piece.
  *
  *   two warpgroups         multiply         ring of weights  w     [2][64][128] e4m3, swizzled
  *   a warp                 lane 0: weights  ring of tokens   x     [2][group][128] e4m3, swizzled
- *   two or three warps     tokens                            note  scales, weights and places of the tokens
- *                                           sums             [tokens][64] f32
+ *   a warp                 finishes pieces                   note  scales, weights and places of the tokens
+ *   two or three warps     tokens           sums             [tokens][64] f32
  *
  * Where sync.reads_ahead, routing is done before FC1 begins: choices are looked at and the first weights asked for
  * while the last CTAs of FC1 still run.
  *
- * Block: 352 or 384 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
+ * Block: 384 or 416 threads. Limit: device bandwidth on w2 of the experts that were chosen. */
 
 #include <cstring>
 
@@ -65,9 +66,11 @@ template <int kGroup> struct Memory {
   Note* notes; /* [2][slots of tokens]: twice, device/gemm.cuh, Ring */
   uint64_t* barriers;
   uint64_t* order; /* [2 warpgroups][4 warps] whose turn it is at the sums */
+  uint64_t* kept;  /* [2] sums of every other piece are in the workspace */
+  uint64_t* seen;  /* [2] and the finisher knows */
   int32_t* bounds; /* first group of a tile of each segment, and its end */
   tdm::Turn* turn;
-  uint32_t* flag;
+  uint32_t* flag; /* what the last piece's meeting said */
   void* choices;
 
   __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_fc2_grouped_params& p)
@@ -76,7 +79,9 @@ template <int kGroup> struct Memory {
     notes = reinterpret_cast<Note*>(sums + (p.tokens + kGroup) * kColumns);
     barriers = reinterpret_cast<uint64_t*>(notes + 2 * p.x_stages);
     order = barriers + 2 * (p.stages + p.x_stages);
-    turn = reinterpret_cast<tdm::Turn*>(order + 8);
+    kept = order + 8;
+    seen = kept + 2;
+    turn = reinterpret_cast<tdm::Turn*>(seen + 2);
     flag = reinterpret_cast<uint32_t*>(turn + 1);
     bounds = reinterpret_cast<int32_t*>(flag + 1);
     choices = bounds + TDM_MOE_FC2_GROUPED_SEGMENTS + 1;
@@ -117,14 +122,10 @@ struct Work {
   int32_t ranks;   /* segments that have groups */
   uint32_t from, to;
 
-  /* All threads of the CTA. */
-  __device__ __forceinline__ Work(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& chosen, int32_t* to_bounds)
-      : choices(chosen), bounds(to_bounds), segments(p.segments),
-        groups(static_cast<uint32_t>(chosen.before[chosen.n])), ranks(0), from(0), to(0) {
-    const int32_t thread = static_cast<int32_t>(threadIdx.x);
-    if (thread <= segments)
-      to_bounds[thread] = choices.before[choices.below(tdm::segment_begin(thread, segments, p.n_experts, 1))];
-    __syncthreads();
+  __device__ __forceinline__ Work(const tdm_moe_fc2_grouped_params& p, const tdm::Choices& chosen,
+                                  const int32_t* of_segments)
+      : choices(chosen), bounds(of_segments), segments(p.segments),
+        groups(static_cast<uint32_t>(of_segments[p.segments])), ranks(0), from(0), to(0) {
     for (int32_t s = 0; s < segments; ++s) ranks += bounds[s + 1] > bounds[s];
   }
   /* An even share of the groups of all tiles; CTAs that would have none come last, for nobody may wait for them. */
@@ -150,34 +151,49 @@ struct Work {
     }
     return Piece{tile, begin, end, rank, true, true, false};
   }
-  /* The last unit's first groups, whole units, the first unit's last groups. */
+  /* The last unit's first groups, whole units, the first unit's last groups. Units are looked up again, not kept, for
+   * registers are few. */
   template <class Body> __device__ __forceinline__ void each_piece(Body body) const {
     if (from >= to) return;
-    const Piece first = unit_of(from), last = unit_of(to - 1);
-    const uint32_t begin = place(first.tile, first.begin), end = place(last.tile, last.end);
-    const uint32_t last_begin = place(last.tile, last.begin);
-    const bool head = end > to, tail = begin < from, one = begin == last_begin;
-    const uint32_t rest = head ? last_begin : to;
-    uint32_t at = tail ? place(first.tile, first.end) : from; /* of the whole units that are left */
-    bool left_head = head, left_tail = tail && !(head && one);
+    uint32_t at, rest; /* of the whole units that are left, and their end */
+    bool left_head, left_tail, one;
+    {
+      const Piece first = unit_of(from), last = unit_of(to - 1);
+      const uint32_t begin = place(first.tile, first.begin), last_begin = place(last.tile, last.begin);
+      const bool head = place(last.tile, last.end) > to, tail = begin < from;
+      one = begin == last_begin;
+      rest = head ? last_begin : to;
+      at = tail ? place(first.tile, first.end) : from;
+      left_head = head, left_tail = tail && !(head && one);
+    }
     while (left_head || at < rest || left_tail) {
-      Piece piece;
-      if (left_head) {
-        left_head = false;
-        piece = last;
-        piece.end = static_cast<int32_t>(to - place(last.tile, 0)), piece.last = false;
-        if (one) piece.begin = static_cast<int32_t>(from - place(last.tile, 0)), piece.first = !tail;
-      } else if (at < rest) {
-        piece = unit_of(at);
-        at = place(piece.tile, piece.end);
-      } else {
-        left_tail = false;
-        piece = first;
-        piece.begin = static_cast<int32_t>(from - place(first.tile, 0)), piece.first = false;
+      const bool is_head = left_head, is_tail = !is_head && at >= rest;
+      Piece piece = unit_of(is_head ? to - 1 : is_tail ? from : at);
+      if (is_head) piece.end = static_cast<int32_t>(to - place(piece.tile, 0)), piece.last = false;
+      if (is_tail || (is_head && one)) {
+        const int32_t begin = static_cast<int32_t>(from - place(piece.tile, 0));
+        piece.first = begin <= piece.begin, piece.begin = max(begin, piece.begin);
       }
-      piece.last_of_work = at >= rest && !left_tail;
+      if (is_head)
+        left_head = false;
+      else if (is_tail)
+        left_tail = false;
+      else
+        at = place(piece.tile, piece.end);
+      piece.last_of_work = !left_head && at >= rest && !left_tail;
       body(piece);
     }
+  }
+  /* The last of each_piece, as far as its tile, its rank and its end go; there is one. */
+  __device__ __forceinline__ Piece last_piece() const {
+    Piece first = unit_of(from), last = unit_of(to - 1);
+    const bool head = place(last.tile, last.end) > to, tail = place(first.tile, first.begin) < from;
+    const uint32_t last_begin = place(last.tile, last.begin);
+    const bool one = place(first.tile, first.begin) == last_begin;
+    if (tail && !(head && one)) return first;
+    if (head && !one) return unit_of(last_begin - 1);
+    last.last = !head;
+    return last;
   }
   /* body(index, first, count) for each group of a piece: an expert of the list, tokens first .. first + count - 1 of
    * those that chose it. */
@@ -323,10 +339,212 @@ template <int kBlocks, int kGroup> struct Gatherer {
   }
 };
 
-/* Of a consumer, over all passes: whether the next group is its own, and the phase of its turn. */
+/* What becomes of a piece's sums. A unit's are complete: a CTA that has whole tiles adds them to those of the segments
+ * before; else segments of a tile meet in the workspace, and of those there a CTA's share is every work.ranks-th run of
+ * eight tokens. What a CTA leaves of a unit the next one takes up. */
+template <int kGroup> struct Ends {
+  const tdm_moe_fc2_grouped_params& p;
+  const Memory<kGroup>& shared;
+  const Work& work;
+  const int32_t rows; /* of the pass */
+
+  /* Four columns of a token, then of the token `step` further. */
+  struct Seat {
+    int32_t column, token, step;
+  };
+  /* A thread's, of some that read and write whole rows. */
+  __device__ static __forceinline__ Seat seat_of(uint32_t thread, int32_t threads) {
+    constexpr uint32_t kAcross = kColumns / 4;
+    return Seat{static_cast<int32_t>(thread % kAcross * 4), static_cast<int32_t>(thread / kAcross),
+                threads / static_cast<int32_t>(kAcross)};
+  }
+
+  __device__ __forceinline__ bool whole_tiles() const {
+    return p.counters == nullptr;
+  }
+  /* Whether consumers go on, the sums are in the workspace, and the finisher tells others of them. The work's last
+   * piece is for the whole CTA. */
+  __device__ __forceinline__ bool for_finisher(const Piece& piece) const {
+    return !whole_tiles() && !piece.last_of_work && (!piece.last || work.ranks > 1);
+  }
+  __device__ __forceinline__ uint32_t* counter(const Piece& piece) const {
+    return p.counters + 1 + gridDim.x + piece.tile;
+  }
+
+  __device__ __forceinline__ float4& sum_of(int32_t token, int32_t column) const {
+    return *reinterpret_cast<float4*>(&shared.sums[Sums::place(token) ^ column]);
+  }
+  /* Sums in the workspace: of a CTA, then of the segments of each tile. A token is kColumns / 4 on. */
+  __device__ __forceinline__ float4* partial(int64_t place, int32_t column) const {
+    return reinterpret_cast<float4*>(p.partials + place * p.tokens * kColumns + column);
+  }
+  __device__ __forceinline__ int64_t place_of_tile(const Piece& piece) const {
+    return whole_tiles() ? int64_t{blockIdx.x} * p.segments : gridDim.x + int64_t{piece.tile} * p.segments;
+  }
+  __device__ __forceinline__ int64_t place_of(const Piece& piece) const {
+    return piece.last ? place_of_tile(piece) + piece.rank : int64_t{shared.turn->cta};
+  }
+
+  /* What one thread tells others when the piece's sums are in the workspace; answers what tdm::meet does. */
+  __device__ __forceinline__ uint32_t tell(const Piece& piece) const {
+    uint32_t shares = 0;
+    __threadfence();
+    if (piece.last)
+      shares = tdm::meet(counter(piece), piece.rank, work.ranks, piece.last_of_work);
+    else
+      tdm::tell_next(p.counters, *shared.turn);
+    __threadfence();
+    return shares;
+  }
+
+  __device__ __forceinline__ void keep(int64_t place, const Seat& seat) const {
+    constexpr int kAtOnce = 4;
+    float4* const to = partial(place, seat.column);
+    for (int32_t token = seat.token; token < rows; token += kAtOnce * seat.step) {
+      float4 v[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) v[i] = sum_of(min(token + i * seat.step, rows - 1), seat.column);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (token + i * seat.step < rows) __stcg(to + (token + i * seat.step) * (kColumns / 4), v[i]);
+    }
+  }
+
+  /* Sums that the CTA before left; the thread's own are there then. */
+  __device__ __forceinline__ void take_up(const Seat& seat) const {
+    const float4* const from = partial(int64_t{shared.turn->cta} - 1, seat.column);
+#pragma unroll 4
+    for (int32_t token = seat.token; token < rows; token += seat.step)
+      tdm::copy_async_16(&sum_of(token, seat.column), from + token * (kColumns / 4));
+    tdm::copy_async_commit();
+    tdm::copy_async_wait<0>();
+  }
+
+  /* Four columns of a token's result. */
+  __device__ __forceinline__ void store(int32_t token, int32_t column, float4 sum) const {
+    const int32_t m = work.choices.first_row + token;
+    float v[4] = {sum.x, sum.y, sum.z, sum.w};
+    if (p.addend != nullptr) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (column + i < p.n) v[i] += tdm::load_element(p.addend, p.addend_dtype, m * p.addend_stride + column + i);
+    }
+    const int64_t at = m * p.out_stride + column;
+    if (column + 4 > p.n || (p.out_stride & 3) != 0) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (column + i < p.n) tdm::store_element(p.out, p.out_dtype, at + i, v[i]);
+    } else if (p.out_dtype == TDM_KERNEL_F32) {
+      *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(p.out) + at) =
+          make_uint2(tdm::bf16x2(v[0], v[1]), tdm::bf16x2(v[2], v[3]));
+    }
+  }
+  __device__ __forceinline__ void store_sums(const Piece& piece, const Seat& seat) const {
+#pragma unroll 1
+    for (int32_t token = seat.token; token < rows; token += seat.step)
+      store(token, piece.tile * kColumns + seat.column, sum_of(token, seat.column));
+  }
+
+  /* Of the tokens of some shares the sum over the segments in the workspace; those of rank `own` are the CTA's sums.
+   * kSegments and kAtOnce: what is asked for at a time. */
+  template <int kSegments, int kAtOnce>
+  __device__ __forceinline__ void combine(const Piece& piece, int32_t own, uint32_t shares, const Seat& seat) const {
+    const float4* const parts = partial(place_of_tile(piece), seat.column);
+    const int32_t next = p.tokens * (kColumns / 4), all = (1 << work.ranks) - 1;
+    const bool every = (static_cast<int32_t>(shares) & all) == all;
+    const int32_t n_shares = every ? 1 : work.ranks;
+#pragma unroll 1
+    for (int32_t share = 0; share < n_shares; ++share) {
+      if (!every && (shares >> share & 1) == 0) continue;
+      const auto token_of = [&](int32_t i) { return (i / 8 * n_shares + share) * 8 + i % 8; };
+#pragma unroll 1
+      for (int32_t at = seat.token; token_of(at) < rows; at += kAtOnce * seat.step) {
+        float4 total[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) total[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 1
+        for (int32_t first = 0; first < work.ranks; first += kSegments) {
+          float4 v[kSegments][kAtOnce];
+#pragma unroll
+          for (int s = 0; s < kSegments; ++s) {
+            const bool here = first + s == own;
+            const float4* const its = parts + min(first + s, work.ranks - 1) * next;
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+              const int32_t token = token_of(at + i * seat.step);
+              v[s][i] = total[i];
+              if (!here && token < rows) v[s][i] = __ldcg(its + token * (kColumns / 4));
+            }
+          }
+#pragma unroll
+          for (int s = 0; s < kSegments; ++s) {
+            if (first + s == work.ranks) break;
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+              const int32_t token = min(token_of(at + i * seat.step), rows - 1);
+              if (first + s == own) v[s][i] = sum_of(token, seat.column);
+              total[i].x += v[s][i].x, total[i].y += v[s][i].y, total[i].z += v[s][i].z, total[i].w += v[s][i].w;
+            }
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int32_t token = token_of(at + i * seat.step);
+          if (token < rows) store(token, piece.tile * kColumns + seat.column, total[i]);
+        }
+      }
+    }
+  }
+
+  /* All threads, when all groups are done: the last piece, whose unit waits for the tile's others. */
+  __device__ __forceinline__ void end_work() const {
+    Piece piece = work.last_piece();
+    piece.last_of_work = true;
+    const Seat mine = seat_of(threadIdx.x, static_cast<int32_t>(blockDim.x));
+    if (piece.last && work.ranks == 1) return store_sums(piece, mine);
+    uint32_t shares = ~tdm::kMeetingLeaves;
+    if (!whole_tiles()) {
+      keep(place_of(piece), mine);
+      __syncthreads();
+      if (threadIdx.x == 0) *shared.flag = tell(piece);
+      __syncthreads();
+      shares = *shared.flag;
+    }
+    if (shares != 0) combine<1, 4>(piece, piece.rank, shares, mine);
+    if (threadIdx.x == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(counter(piece), work.ranks);
+  }
+};
+
+/* A warp that tells others of pieces whose sums consumers have put into the workspace, and adds up units that nobody
+ * waits for, so that the consumers go on. kept[] and seen[]: of every other piece, so that arrivals do not mix; no
+ * consumer is two pieces ahead of it. */
+template <int kGroup> __device__ void finish(const Ends<kGroup>& ends) {
+  uint32_t n = 0;
+  ends.work.each_piece([&](const Piece& piece) {
+    if (!ends.for_finisher(piece)) return;
+    tdm::mbarrier_wait(&ends.shared.kept[n % 2], n / 2 % 2);
+    uint32_t shares = 0;
+    if (threadIdx.x % 32 == 0) {
+      tdm::mbarrier_arrive(&ends.shared.seen[n % 2]);
+      shares = ends.tell(piece);
+    }
+    ++n;
+    shares = __shfl_sync(~0u, shares, 0);
+    if (shares == 0) return;
+    ends.template combine<2, 4>(piece, -1, shares, Ends<kGroup>::seat_of(threadIdx.x % 32, 32));
+    if (threadIdx.x % 32 == 0 && (shares & tdm::kMeetingLeaves) != 0)
+      tdm::leave_meeting(ends.counter(piece), ends.work.ranks);
+  });
+}
+
+/* Of a consumer, over all passes: whether the next group is its own, and the phase of its turn. Its rings are where its
+ * own next group is. */
 struct Order {
   bool own;
   uint32_t parity;
+  uint32_t kept; /* pieces that went to the finisher */
 };
 
 /* A warpgroup that multiplies every other group. */
@@ -336,10 +554,11 @@ template <int kBlocks, int kGroup> struct Consumer {
   const tdm_step_sync& sync;
   const Memory<kGroup>& shared;
   const Work& work;
-  const int32_t rows; /* of the pass */
+  const Ends<kGroup>& ends;
   Ring& weights;
   Ring& tokens;
   Order& order;
+  using Seat = typename Ends<kGroup>::Seat;
 
   __device__ static __forceinline__ uint32_t consumer() {
     return threadIdx.x / 128;
@@ -349,23 +568,12 @@ template <int kBlocks, int kGroup> struct Consumer {
     tdm::named_barrier_sync(1 + consumer(), 128);
   }
 
-  __device__ __forceinline__ float4& sum_of(int32_t token, int32_t column) const {
-    return *reinterpret_cast<float4*>(&shared.sums[Sums::place(token) ^ column]);
-  }
   __device__ static __forceinline__ int32_t lane() {
     return static_cast<int32_t>(threadIdx.x % 32);
   }
-  /* The first of four columns that are the thread's, of every eighth token. */
-  __device__ static __forceinline__ int32_t column() {
-    return static_cast<int32_t>(threadIdx.x % 128 / 32) * 16 + 4 * (lane() % 4);
-  }
-  template <int kAtOnce, class Body> __device__ __forceinline__ void each_mine(Body body) const {
-#pragma unroll kAtOnce
-    for (int32_t token = lane() / 4; token < rows; token += 8) body(token, column());
-  }
-
-  __device__ __forceinline__ void zero() const {
-    each_mine<1>([&](int32_t token, int32_t column) { sum_of(token, column) = make_float4(0.0f, 0.0f, 0.0f, 0.0f); });
+  /* The thread's columns are the warp's. */
+  __device__ static __forceinline__ Seat seat() {
+    return Seat{static_cast<int32_t>(threadIdx.x % 128 / 32) * 16 + 4 * (lane() % 4), lane() / 4, 8};
   }
 
   /* The thread's pairs of neighbours, `from` on, of a slot's values. */
@@ -377,6 +585,10 @@ template <int kBlocks, int kGroup> struct Consumer {
       memcpy(&to[i], &pair.x, 4);
       memcpy(&to[i + 1], &pair.y, 4);
     }
+  }
+
+  __device__ static __forceinline__ float masked(float value, uint32_t mask) {
+    return __uint_as_float(__float_as_uint(value) & mask);
   }
 
   /* The warp's turn at the sums of its columns: the other consumer's warp has had the group before. */
@@ -422,7 +634,8 @@ template <int kBlocks, int kGroup> struct Consumer {
       const Note& note = shared.note_of(tokens);
       const bool first = block == 0;
       int32_t new_places[kTokens];
-      float new_alpha[kTokens], folded[kBlocks][kTokens], scales[kBlocks][kTokens];
+      float new_alpha[kTokens], scales[kBlocks][kTokens];
+      uint32_t weighs[kBlocks][kTokens]; /* all bits or none: the dense form passes over what has no weight */
       read(new_places, note.places + first_token);
       read(new_alpha, note.alpha + first_token);
 #pragma unroll
@@ -432,11 +645,13 @@ template <int kBlocks, int kGroup> struct Consumer {
       }
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
-        read(folded[b], note.scale[b] + first_token);
+        const float w_scale = note.w_scale[b];
+        read(scales[b], note.scale[b] + first_token);
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {
-          folded[b][i] *= alpha[i];
-          scales[b][i] = folded[b][i] * note.w_scale[b];
+          const float folded = scales[b][i] * alpha[i];
+          weighs[b][i] = folded != 0.0f ? ~0u : 0;
+          scales[b][i] = masked(folded * w_scale, weighs[b][i]);
         }
       }
       tdm::wgmma_wait<0>();
@@ -459,11 +674,8 @@ template <int kBlocks, int kGroup> struct Consumer {
 #pragma unroll
         for (int i = 0; i < kTokens; ++i) {
           const int at = 4 * (i / 2) + i % 2;
-          const bool weighs = folded[b][i] != 0.0f; /* the dense form passes over what has no weight */
-          const float low = fmaf(scales[b][i], acc[b][at], c[2 * i]);
-          const float high = fmaf(scales[b][i], acc[b][at + 2], c[2 * i + 1]);
-          c[2 * i] = weighs ? low : c[2 * i];
-          c[2 * i + 1] = weighs ? high : c[2 * i + 1];
+          c[2 * i] = fmaf(scales[b][i], masked(acc[b][at], weighs[b][i]), c[2 * i]); /* no sum is -0: 0 changes none */
+          c[2 * i + 1] = fmaf(scales[b][i], masked(acc[b][at + 2], weighs[b][i]), c[2 * i + 1]);
         }
     }
 #pragma unroll
@@ -475,145 +687,61 @@ template <int kBlocks, int kGroup> struct Consumer {
     pass_turn();
   }
 
-  /* Four columns of a token's result. */
-  __device__ __forceinline__ void store(int32_t token, int32_t column, float4 sum) const {
-    const int32_t m = work.choices.first_row + token;
-    float v[4] = {sum.x, sum.y, sum.z, sum.w};
-    if (p.addend != nullptr) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (column + i < p.n) v[i] += tdm::load_element(p.addend, p.addend_dtype, m * p.addend_stride + column + i);
-    }
-    const int64_t at = m * p.out_stride + column;
-    if (column + 4 > p.n || (p.out_stride & 3) != 0) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (column + i < p.n) tdm::store_element(p.out, p.out_dtype, at + i, v[i]);
-    } else if (p.out_dtype == TDM_KERNEL_F32) {
-      *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) = make_float4(v[0], v[1], v[2], v[3]);
-    } else {
-      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(p.out) + at) =
-          make_uint2(tdm::bf16x2(v[0], v[1]), tdm::bf16x2(v[2], v[3]));
-    }
-  }
-
-  /* Sums in the workspace: of a CTA, then of the segments of each tile. The thread's columns of token 0; a token is
-   * kColumns / 4 on. */
-  __device__ __forceinline__ float4* kept(int64_t place) const {
-    return reinterpret_cast<float4*>(p.partials + place * p.tokens * kColumns + column());
-  }
-  __device__ __forceinline__ void keep(int64_t place) const {
-    float4* const to = kept(place);
-    each_mine<2>([&](int32_t token, int32_t column) { __stcg(to + token * (kColumns / 4), sum_of(token, column)); });
-  }
-
-  __device__ __forceinline__ void leave() const {
-    const tdm::Turn turn = *shared.turn;
-    keep(turn.cta);
-    __threadfence();
-    sync_warps();
-    if (threadIdx.x % 128 == 0) tdm::tell_next(p.counters, turn);
-  }
-  __device__ __forceinline__ void take_up() const {
-    const tdm::Turn turn = *shared.turn;
-    if (threadIdx.x % 128 == 0) tdm::await_previous(p.counters, turn, sync);
-    sync_warps();
-    const float4* const from = kept(int64_t{turn.cta} - 1);
-    each_mine<4>([&](int32_t token, int32_t column) { sum_of(token, column) = __ldcg(from + token * (kColumns / 4)); });
-  }
-
-  /* Of the tokens of some shares the sum over the segments, those of other pieces in the workspace, `first` on. */
-  __device__ __forceinline__ void combine(const Piece& piece, int64_t first, uint32_t shares) const {
-    const float4* const others = kept(first);
-    const int32_t next = p.tokens * (kColumns / 4);
-    const auto add = [](float4& total, float4 v) { total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w; };
-    const auto here = [&](int32_t token) { return (shares >> token / 8 % max(work.ranks, 1) & 1) != 0; };
-    each_mine<4>([&](int32_t token, int32_t column) {
-      if (!here(token)) return;
-      const float4* const its = others + token * (kColumns / 4);
-      float4 total = make_float4(0.0f, 0.0f, 0.0f, 0.0f), v[2] = {total, total};
-#pragma unroll
-      for (int32_t s = 0; s < 2; ++s)
-        if (s < work.ranks) v[s] = s == piece.rank ? sum_of(token, column) : __ldcg(its + s * next);
-      add(total, v[0]);
-      add(total, v[1]);
-#pragma unroll 1
-      for (int32_t s = 2; s < work.ranks; ++s)
-        add(total, s == piece.rank ? sum_of(token, column) : __ldcg(its + s * next));
-      sum_of(token, column) = total;
-    });
-#pragma unroll 1
-    for (int32_t token = lane() / 4; token < rows; token += 8)
-      if (here(token)) store(token, piece.tile * kColumns + column(), sum_of(token, column()));
-  }
-
-  /* A unit is complete. A CTA that has whole tiles keeps it until the last; else it meets the tile's others, and its
-   * share is every work.ranks-th run of eight tokens. A CTA that has more to do does not wait for them. */
-  __device__ __forceinline__ void complete(const Piece& piece) const {
-    const bool whole = p.counters == nullptr;
-    const int64_t first = whole ? int64_t{blockIdx.x} * p.segments : gridDim.x + int64_t{piece.tile} * p.segments;
-    uint32_t* const counter = p.counters + 1 + gridDim.x + piece.tile;
-    uint32_t shares = whole && piece.rank + 1 < work.ranks ? 0 : ~tdm::kMeetingLeaves;
-    if (work.ranks > 1 && (!whole || shares == 0)) keep(first + piece.rank);
-    if (work.ranks > 1 && !whole) {
-      __threadfence();
-      sync_warps();
-      if (threadIdx.x % 128 == 0) {
-        *shared.flag = tdm::meet(counter, piece.rank, work.ranks, piece.last_of_work);
-        __threadfence();
-      }
-      sync_warps();
-      shares = *shared.flag;
-    }
-    if (shares != 0) combine(piece, first, shares);
-    if (threadIdx.x % 128 == 0 && (shares & tdm::kMeetingLeaves) != 0) tdm::leave_meeting(counter, work.ranks);
-  }
-
   __device__ __forceinline__ void begin(const Piece& piece) const {
-    if (piece.first)
-      zero();
-    else
-      take_up();
+    const Seat mine = seat();
+    if (piece.first) {
+#pragma unroll 4
+      for (int32_t token = mine.token; token < ends.rows; token += mine.step)
+        ends.sum_of(token, mine.column) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    } else {
+      if (threadIdx.x % 128 == 0) tdm::await_previous(p.counters, *shared.turn, sync);
+      sync_warps();
+      ends.take_up(mine);
+    }
     __syncwarp();
   }
+  /* By the warps one by one. */
   __device__ __forceinline__ void end(const Piece& piece) const {
     __syncwarp();
-    if (piece.last)
-      complete(piece);
-    else
-      leave();
+    if (piece.last_of_work) return;
+    if (piece.last && work.ranks == 1) return ends.store_sums(piece, seat());
+    ends.keep(ends.place_of(piece), seat());
+    if (ends.whole_tiles()) return;
+    __syncwarp();
+    if (lane() == 0) {
+      tdm::mbarrier_wait(&shared.seen[order.kept % 2], order.kept / 2 % 2 ^ 1);
+      tdm::mbarrier_arrive(&shared.kept[order.kept % 2]);
+    }
   }
 
   __device__ void multiply() const {
     const uint32_t stages = static_cast<uint32_t>(p.blocks / kBlocks);
     work.each_piece([&](const Piece& piece) {
-      int32_t group = piece.begin;
-      work.each_group(piece, kGroup, [&](int32_t, int32_t, int32_t) {
-        if (order.own) {
-          add_group(piece, group == piece.begin, group + 1 == piece.end);
-        } else {
-          weights.advance_by(stages);
-          tokens.advance_by(stages);
-        }
-        order.own = !order.own;
-        ++group;
-      });
+      for (int32_t group = piece.begin + (order.own ? 0 : 1); group < piece.end; group += 2) {
+        add_group(piece, group == piece.begin, group + 1 == piece.end);
+        weights.advance_by(stages);
+        tokens.advance_by(stages);
+      }
+      order.own ^= (piece.end - piece.begin) % 2 != 0;
+      order.kept += ends.for_finisher(piece) ? 1u : 0u;
     });
   }
 
   /* Of a tile, where nobody chose anything. */
   __device__ void store_nothing(int32_t tile) const {
-    combine(Piece{tile, 0, 0, 0, true, true, true}, 0, ~0u);
+    for (int32_t token = seat().token; token < ends.rows; token += seat().step)
+      ends.store(token, tile * kColumns + seat().column, make_float4(0.0f, 0.0f, 0.0f, 0.0f));
   }
 };
 
 template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped_params& p, const tdm_step_sync& sync) {
-  constexpr uint32_t kProducer = 256; /* the thread that asks for weights */
+  constexpr uint32_t kProducer = 256, kFinisher = kProducer + 32; /* the thread that asks for weights; a warp's first */
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   const Memory<kGroup> shared(memory, p);
   Ring weights = shared.weights(p), tokens = shared.tokens(p);
   const bool ahead = sync.reads_ahead != 0;
   tdm::step_enter(sync);
+  if (threadIdx.x == 32) tdm::draw_turn(p.counters, *shared.turn);
   if (threadIdx.x == 0) {
     for (int32_t i = 0; i < p.stages; ++i) {
       tdm::mbarrier_init(&weights.full[i], 1);
@@ -624,21 +752,29 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
       tdm::mbarrier_init(&tokens.empty[i], 4);
     }
     for (int32_t i = 0; i < 8; ++i) tdm::mbarrier_init(&shared.order[i], 32);
+    for (int32_t i = 0; i < 2; ++i) tdm::mbarrier_init(&shared.kept[i], 4), tdm::mbarrier_init(&shared.seen[i], 1);
     tdm::fence_barrier_init();
     tdm::tma_prefetch_map(&p.w);
   }
   if (!ahead) tdm::step_wait(sync);
-  if (threadIdx.x == 32) tdm::draw_turn(p.counters, *shared.turn);
   const int32_t live = tdm::live_rows(p.n_tokens, p.m), n_tiles = (p.n + kColumns - 1) / kColumns;
   const bool shares = p.counters != nullptr;
   const int32_t passes = (live + p.tokens - 1) / p.tokens, units = shares ? min(passes, 1) : passes * n_tiles;
-  Order order{threadIdx.x < 128, threadIdx.x < 128 ? 1u : 0u}; /* the first turn is there already */
+  Order order{threadIdx.x < 128, threadIdx.x < 128 ? 1u : 0u, 0}; /* the first turn is there already */
+  if (threadIdx.x >= 128 && threadIdx.x < kProducer) {
+    weights.advance_by(static_cast<uint32_t>(p.blocks / kBlocks));
+    tokens.advance_by(static_cast<uint32_t>(p.blocks / kBlocks));
+  }
   int32_t turn = 0;
   bool waits = ahead;
   for (int32_t u = shares ? 0 : static_cast<int32_t>(blockIdx.x); u < units; u += static_cast<int32_t>(gridDim.x)) {
     const int32_t first_row = u % passes * p.tokens, tile = u / passes;
-    const tdm::Choices choices =
-        tdm::load_choices(shared.choices, p.choices, p.n_experts, min(p.m, p.tokens), first_row, live, kGroup);
+    const tdm::Choices choices = tdm::load_choices(
+        shared.choices, p.choices, p.n_experts, min(p.m, p.tokens), first_row, live, kGroup,
+        p.tokens > 32 ? reinterpret_cast<uint32_t*>(shared.sums) : nullptr, [&](int32_t expert, int32_t groups) {
+          for (int32_t s = 0; s <= p.segments; ++s)
+            if (expert == tdm::segment_begin(s, p.segments, p.n_experts, 1)) shared.bounds[s] = groups;
+        });
     Work work(p, choices, shared.bounds);
     const uint32_t cta = shared.turn->cta;
     if (shares)
@@ -648,19 +784,23 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
     if (threadIdx.x == kProducer) load_weights<kBlocks, kGroup>(p, work, shared, weights);
     if (waits) tdm::step_wait(sync);
     waits = false;
+    const Ends<kGroup> ends{p, shared, work, min(live - first_row, p.tokens)};
     if (threadIdx.x < kProducer) {
-      const Consumer<kBlocks, kGroup> consumer{p,       sync,   shared, work, min(live - first_row, p.tokens),
-                                               weights, tokens, order};
+      const Consumer<kBlocks, kGroup> consumer{p, sync, shared, work, ends, weights, tokens, order};
       consumer.multiply();
       if (work.groups == 0 && threadIdx.x < 128) {
         const int32_t step = shares ? static_cast<int32_t>(gridDim.x) : n_tiles;
         for (int32_t t = shares ? static_cast<int32_t>(cta) : tile; t < n_tiles; t += step) consumer.store_nothing(t);
       }
-    } else if (threadIdx.x >= kProducer + 32) {
-      const int32_t warp = static_cast<int32_t>((threadIdx.x - kProducer) / 32) - 1;
+    } else if (threadIdx.x >= kFinisher && threadIdx.x < kFinisher + 32) {
+      if (shares) finish(ends);
+    } else if (threadIdx.x >= kFinisher + 32) {
+      const int32_t warp = static_cast<int32_t>((threadIdx.x - kFinisher) / 32) - 1;
       Gatherer<kBlocks, kGroup> gatherer(p, shared, choices, tokens, warp, turn);
       if (gatherer.mine < gatherer.warps) gatherer.gather(work);
     }
+    __syncthreads();
+    if (work.from < work.to) ends.end_work();
     __syncthreads();
   }
   if (waits) tdm::step_wait(sync);
