@@ -58,6 +58,8 @@ const bench_case bench_cases[] = {
     {"moe", "moe_gate", "router, moe_route and its list of hits", bench_make_gate, 256, 7168, 1, {SMALL4}},
     {"moe", "fc1_chosen", "FC1 + SwiGLU + quant, 8 of 256 experts and a shared one", bench_make_fc1_chosen, 131584, 7168, 257, {SMALL4, {BENCH_SMALL, 256, 0, 0}}},
     {"moe", "fc2_chosen", "FC2, 8 of 256 experts and a shared one", bench_make_fc2_chosen, 7168, 65792, 257, {SMALL4, {BENCH_SMALL, 256, 0, 0}}},
+    {"moe", "experts", "FC1 and FC2 in one launch, 8 of 256 experts and a shared one", bench_make_experts, 131584, 7168, 257,
+     {{BENCH_SMALL, 1, 0, 0}, {BENCH_SMALL, 2, 0, 0}, {BENCH_SMALL, 4, 0, 0}, {BENCH_SMALL, 8, 0, 0}}},
     {"moe", "fc1_bf16", "FC1 + SwiGLU, bf16, 256 experts", bench_make_fc1_bf16, 131072, 7168, 256, {SMALL4}},
     {"moe", "fc2_bf16", "FC2, bf16, every token weighs every expert", bench_make_fc2_bf16, 7168, 65536, 256, {SMALL4}},
     {"moe", "shared_fc1_bf16", "shared FC1 + SwiGLU, bf16", bench_make_fc1_bf16, 4096, 7168, 1, {SMALL4}},

@@ -50,6 +50,7 @@ tdm_status bench_make_fc1(bench_rig* rig, const bench_case* c, int64_t m, bench_
 tdm_status bench_make_fc2(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1_chosen(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc2_chosen(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_experts(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_fc2_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_router(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -269,6 +269,32 @@ tdm_status bench_make_fc2_chosen(bench_rig* rig, const bench_case* c, int64_t m,
   return TDM_OK;
 }
 
+/* A piece: a row. Its reference takes some seconds. */
+tdm_status bench_make_experts(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t experts = c->batch, width = c->n / experts / 2;
+  tdm_view all;
+  tdm_moe_experts_args args = {.size = sizeof args};
+  args.x = activations(rig, work, m, c->k);
+  args.x_scale = bench_scales(rig, work, m, c->k);
+  args.w13 = bench_values(rig, work, TDM_E4M3, 3, (const int64_t[]){experts, 2 * width, c->k}, 240, 0);
+  args.w13_scale = weight_scales(rig, work, 3, (const int64_t[]){experts, width / 64, c->k / 128});
+  args.w2 = bench_values(rig, work, TDM_E4M3, 2, (const int64_t[]){c->k, experts * width}, 240, 0);
+  args.w2_scale = weight_scales(rig, work, 2, (const int64_t[]){bench_blocks(c->k), experts * width / 128});
+  args.alpha = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){m, experts}, 0.4f, 0.5f);
+  args.chosen =
+      choices(rig, work, offsetof(tdm_moe_experts_args, chosen), m, experts, (double)(3 * width * c->k), &all);
+  args.out = bench_tensor(rig, work, TDM_BF16, 2, (const int64_t[]){m, c->k});
+  bench_make_done(work, &tdm_op_moe_experts, &args, 1e-3);
+  bench_check* check = &work->check;
+  bench_axis(check, 0, m);
+  bench_cut_view(check, 0, offsetof(tdm_moe_experts_args, x), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_experts_args, x_scale), 1, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_experts_args, alpha), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_experts_args, chosen), 0, 0, 1, 1);
+  bench_cut_view(check, 0, offsetof(tdm_moe_experts_args, out), 0, 0, 1, 1);
+  return TDM_OK;
+}
+
 /* bf16 weights and activations: nothing is quantised. Pieces as above. */
 tdm_status bench_make_fc1_bf16(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
   const int64_t experts = c->batch, width = c->n / experts / 2;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/common/check.h"
+#include "kernels/moe_experts/moe_experts.h"
 #include "kernels/moe_gate/moe_gate.h"
 
 enum { BLOCK = 128 };
@@ -271,6 +272,33 @@ static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* n
   return tdm_append_moe_fc2(builder->program, lane, tdm_builder_label(builder, name, label), &args);
 }
 
+/* FC1 and FC2 in one launch. From two rows on it is no quicker than two. */
+static bool joins(const tdm_builder* builder, const tdm_experts* experts, tdm_moe_path path) {
+  return path == TDM_MOE_PATH_GROUPED && builder->rows == 1 && tdm_builder_quantises(builder, &experts->w13) &&
+         tdm_moe_experts_supported(builder->rows, experts->n, experts->w13.data.shape[1] / 2,
+                                   experts->w13.data.shape[2]);
+}
+
+static tdm_status append_experts(tdm_builder* builder, const tdm_experts* experts, const tdm_activation* x,
+                                 const selection* selected, const tdm_view* addend, const tdm_view* out) {
+  char label[TDM_LABEL_BYTES];
+  const tdm_moe_experts_args args = {.size = sizeof args,
+                                     .n_tokens = builder->n_tokens,
+                                     .x = x->q,
+                                     .x_scale = x->scale,
+                                     .w13 = experts->w13.data,
+                                     .w13_scale = experts->w13.scale,
+                                     .w2 = experts->w2.data,
+                                     .w2_scale = experts->w2.scale,
+                                     .alpha = selected->alpha,
+                                     .chosen = selected->chosen,
+                                     .addend = *addend,
+                                     .out = *out,
+                                     .pow2_scale = builder->pow2_scale};
+  return tdm_append_moe_experts(builder->program, builder->main_lane, tdm_builder_label(builder, "experts", label),
+                                &args);
+}
+
 tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_activation* x, tdm_view* out_mlp) {
   const selection all = {0};
   selection routed = {0};
@@ -290,6 +318,7 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
     TDM_TRY(
         append_fc2(builder, builder->side_lane, "shared_fc2", &moe->shared, &shared_c, &all, &(tdm_view){0}, &shared));
   }
+  if (joins(builder, &moe->experts, path)) return append_experts(builder, &moe->experts, x, &routed, &shared, out_mlp);
   TDM_TRY(append_fc1(builder, builder->main_lane, "fc1", &moe->experts, x, &routed, &c));
   /* FC1 takes every SM and all the bandwidth. Up to 128 tokens the router is as quick at FC1's end, where some SMs have
    * a tile less than others; with more it has to come first, or everything waits for it. */

@@ -7,15 +7,17 @@
 #include "runtime/tensor_map.h"
 #include "tandem/base.h"
 
+enum { TDM_TILE_DIMS = 4 };
+
 /* A tensor as the copy engine sees it. Dimension 0 is contiguous; strides are those of dimensions 1 and up, in bytes.
  */
 typedef struct tdm_tensor_tile {
   void* data;
   tdm_dtype dtype;
-  uint32_t rank; /* 2 or 3 */
-  uint64_t dim[3];
-  uint64_t stride_bytes[2];
-  uint32_t box[3];
+  uint32_t rank; /* 2 to 4 */
+  uint64_t dim[TDM_TILE_DIMS];
+  uint64_t stride_bytes[TDM_TILE_DIMS - 1];
+  uint32_t box[TDM_TILE_DIMS];
   bool swizzle; /* 128-byte swizzle: box[0] is 128 bytes; else plain rows */
 } tdm_tensor_tile;
 

@@ -256,6 +256,31 @@ typedef struct tdm_moe_fc2_args {
 TDM_API tdm_status tdm_append_moe_fc2(tdm_program* program, tdm_lane* lane, const char* label,
                                       const tdm_moe_fc2_args* args);
 
+/* moe_fc1 and moe_fc2 with `chosen` in one launch, with the bits of both; the activations between them stay inside. For
+ * few tokens, whose experts' weights take no longer than two kernels take to begin and to end. UNSUPPORTED but for FP8,
+ * up to 8 rows, H up to 8192, I at most H, and shapes whose FC1 sum is whole and FC2 sum is in at most two splits, as
+ * those of routed experts are: the two ops take the rest. */
+typedef struct tdm_moe_experts_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view x;         /* [M, H] e4m3; H a multiple of 128 */
+  tdm_view x_scale;   /* [H/128, M] f32 */
+  tdm_view w13;       /* [E, 2*I, H] e4m3; I a multiple of 128; rows as in moe_fc1 */
+  tdm_view w13_scale; /* [E, 2*I/128, H/128] f32 */
+  tdm_view w2;        /* [H, E*I] e4m3 */
+  tdm_view w2_scale;  /* [ceil(H/128), E*I/128] f32 */
+  tdm_view alpha;     /* optional [M, E] f32: routing weights; absent: 1 everywhere */
+  tdm_view chosen; /* [M, ceil(E/32)] i32, as moe_route writes it: a row sums the experts that it chose alone; weights
+                      of experts that no row chose are not read */
+  tdm_view addend; /* optional [M, H] f32 or bf16, added last */
+  tdm_view out;    /* [M, H] bf16 or f32 */
+  float swiglu_limit; /* 0: none */
+  float quant_eps;    /* of the activations between the products; default 1e-4 */
+  bool pow2_scale;    /* likewise */
+} tdm_moe_experts_args;
+TDM_API tdm_status tdm_append_moe_experts(tdm_program* program, tdm_lane* lane, const char* label,
+                                          const tdm_moe_experts_args* args);
+
 /* Which elements a rotation pairs and where the result goes (section 5); i = 0..31. */
 typedef enum tdm_rope_style {
   TDM_ROPE_DEINTERLEAVE = 1, /* pairs (2i, 2i+1) in; first elements to 0..31, second ones to 32..63: HF DeepSeek-V3 */

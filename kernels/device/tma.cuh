@@ -50,6 +50,14 @@ __device__ __forceinline__ void tma_load_3d(void* destination, const tdm_tensor_
                : "memory");
 }
 
+__device__ __forceinline__ void tma_load_4d(void* destination, const tdm_tensor_map* map, uint64_t* barrier,
+                                            uint64_t policy, int32_t x0, int32_t x1, int32_t x2, int32_t x3) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+               " [%0], [%1, {%4, %5, %6, %7}], [%2], %3;" ::"r"(shared_address(destination)),
+               "l"(map), "r"(shared_address(barrier)), "l"(policy), "r"(x0), "r"(x1), "r"(x2), "r"(x3)
+               : "memory");
+}
+
 /* From shared to global memory, in the background: what lies outside the tensor is left out. The source is written
  * before a fence_async_shared of its writers and may be written again after tma_store_wait_read by the same thread. */
 __device__ __forceinline__ void tma_store_2d(const tdm_tensor_map* map, const void* source, int32_t x0, int32_t x1) {

@@ -50,10 +50,10 @@ static tdm_status encode_tensor_map(void* ctx, const tdm_tensor_tile* tile, tdm_
   /* Boxes are rows of 128 bytes. To ask L2 for 256 at a time costs 2 to 7 % of the bandwidth with weights, 7 where 256
    * does not divide a row (docs/kernels/gemm_fp8_swap.md). */
   const CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
-  const cuuint32_t ones[3] = {1, 1, 1};
-  cuuint64_t dims[3], strides[2];
-  for (int i = 0; i < 3; i++) dims[i] = tile->dim[i];
-  for (int i = 0; i < 2; i++) strides[i] = tile->stride_bytes[i];
+  const cuuint32_t ones[TDM_TILE_DIMS] = {1, 1, 1, 1};
+  cuuint64_t dims[TDM_TILE_DIMS], strides[TDM_TILE_DIMS - 1];
+  for (int i = 0; i < TDM_TILE_DIMS; i++) dims[i] = tile->dim[i];
+  for (int i = 0; i < TDM_TILE_DIMS - 1; i++) strides[i] = tile->stride_bytes[i];
   TDM_TRY_CU(&cuda->driver, cuTensorMapEncodeTiled, (CUtensorMap*)(void*)out_map, type, tile->rank, tile->data, dims,
              strides, tile->box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
              tile->swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, promotion,

@@ -83,7 +83,7 @@ struct TileCopy {
   uint8_t* to;
   tdm_tensor_tile tile;
   const uint64_t* barrier;
-  int64_t x[3];
+  int64_t x[4];
 };
 
 /* Arrives at the barrier when a thread's copies are done. */
@@ -226,20 +226,26 @@ int64_t element_bytes(const tdm_tensor_tile& tile) {
 
 /* Of the box. */
 size_t tile_bytes(const tdm_tensor_tile& tile) {
-  return size_t{tile.box[0]} * tile.box[1] * (tile.rank > 2 ? tile.box[2] : 1) *
-         static_cast<size_t>(element_bytes(tile));
+  size_t bytes = static_cast<size_t>(element_bytes(tile));
+  for (uint32_t i = 0; i < tile.rank; ++i) bytes *= tile.box[i];
+  return bytes;
 }
 
 void deliver(const TileCopy& copy) {
   const tdm_tensor_tile& tile = copy.tile;
-  const int64_t size = element_bytes(tile), row_bytes = tile.box[0] * size, depth = tile.rank > 2 ? tile.box[2] : 1;
+  const int64_t size = element_bytes(tile), row_bytes = tile.box[0] * size;
+  const int64_t rows = static_cast<int64_t>(tile_bytes(tile)) / row_bytes;
   size_t to = static_cast<size_t>(copy.to - shared);
-  for (int64_t i = 0; i < depth * tile.box[1]; ++i) {
-    const int64_t x1 = copy.x[1] + i % tile.box[1], x2 = copy.x[2] + i / tile.box[1];
-    const bool inside = x1 >= 0 && x1 < static_cast<int64_t>(tile.dim[1]) &&
-                        (tile.rank < 3 || (x2 >= 0 && x2 < static_cast<int64_t>(tile.dim[2])));
-    const uint8_t* from = static_cast<const uint8_t*>(tile.data) + x1 * static_cast<int64_t>(tile.stride_bytes[0]) +
-                          (tile.rank < 3 ? 0 : x2 * static_cast<int64_t>(tile.stride_bytes[1]));
+  for (int64_t row = 0; row < rows; ++row) {
+    const uint8_t* from = static_cast<const uint8_t*>(tile.data);
+    bool inside = true;
+    int64_t left = row;
+    for (uint32_t i = 1; i < tile.rank; ++i) {
+      const int64_t x = copy.x[i] + left % tile.box[i];
+      inside = inside && x >= 0 && x < static_cast<int64_t>(tile.dim[i]);
+      from += x * static_cast<int64_t>(tile.stride_bytes[i - 1]);
+      left /= tile.box[i];
+    }
     for (int64_t byte = 0; byte < row_bytes; ++byte, ++to) {
       const int64_t x0 = copy.x[0] + byte / size;
       const bool there = inside && x0 >= 0 && x0 < static_cast<int64_t>(tile.dim[0]);
@@ -497,8 +503,9 @@ void mbarrier_wait(const uint64_t* address, uint32_t parity) {
   hesitate();
 }
 
-void copy_tile(void* to, const tdm_tensor_map* map, const uint64_t* barrier, int32_t x0, int32_t x1, int32_t x2) {
-  TileCopy copy = {static_cast<uint8_t*>(to), {}, barrier, {x0, x1, x2}};
+void copy_tile(void* to, const tdm_tensor_map* map, const uint64_t* barrier, int32_t x0, int32_t x1, int32_t x2,
+               int32_t x3) {
+  TileCopy copy = {static_cast<uint8_t*>(to), {}, barrier, {x0, x1, x2, x3}};
   memcpy(&copy.tile, map, sizeof copy.tile); /* as emulated_encode left it */
   if (static_cast<size_t>(copy.to - shared) % (copy.tile.swizzle ? 1024 : 128) != 0)
     refuse("copies a tile to where it may not begin");

@@ -66,7 +66,8 @@ void barrier(unsigned id, unsigned count);
 void mbarrier_init(const uint64_t* barrier, uint32_t count);
 void mbarrier_arrive(const uint64_t* barrier, uint32_t expected_bytes);
 void mbarrier_wait(const uint64_t* barrier, uint32_t parity);
-void copy_tile(void* to, const tdm_tensor_map* map, const uint64_t* barrier, int32_t x0, int32_t x1, int32_t x2);
+void copy_tile(void* to, const tdm_tensor_map* map, const uint64_t* barrier, int32_t x0, int32_t x1, int32_t x2 = 0,
+               int32_t x3 = 0);
 void copy_async(void* to, const void* from, size_t bytes);
 void copy_commit();
 void copy_wait(size_t most);

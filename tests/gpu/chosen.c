@@ -1,10 +1,12 @@
 /* moe_fc1 and moe_fc2 in FP8 over the rows alone that chose an expert: the bits of the dense form on the same GPU
- * (which moe.c holds against the reference), and nothing else written. What nobody chose is NaN. */
+ * (which moe.c holds against the reference), and nothing else written. What nobody chose is NaN. moe_experts, where it
+ * takes the shape: the same bits once more. */
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/moe_experts/moe_experts.h"
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
 
@@ -150,6 +152,23 @@ static tdm_moe_fc2_args fc2_args(const chosen_rig* r, const gpu_tensor* x, const
                             .n_experts = (int32_t)r->c->experts};
 }
 
+/* ---- both ------------------------------------------------------------------------------------------------------- */
+
+static tdm_moe_experts_args experts_args(const chosen_rig* r, const gpu_tensor* out) {
+  return (tdm_moe_experts_args){.size = sizeof(tdm_moe_experts_args),
+                                .n_tokens = r->count ? r->count->view : (tdm_view){0},
+                                .x = r->x->view,
+                                .x_scale = r->x_scale->view,
+                                .w13 = r->w13->view,
+                                .w13_scale = r->w13_scale->view,
+                                .w2 = r->w2->view,
+                                .w2_scale = r->w2_scale->view,
+                                .alpha = r->alpha->view,
+                                .chosen = r->chosen->view,
+                                .addend = r->addend ? r->addend->view : (tdm_view){0},
+                                .out = out->view};
+}
+
 static void run(gpu_rig* rig, const chosen_case* c) {
   gpu_begin(rig, "chosen %lld live %lld of %lld x %lld x %lld top %d shared %d sms %d out %s addend %d",
             (long long)c->rows, (long long)c->live, (long long)c->experts, (long long)c->intermediate,
@@ -157,7 +176,9 @@ static void run(gpu_rig* rig, const chosen_case* c) {
   chosen_rig r = {.c = c};
   const int64_t columns = c->experts * c->intermediate;
   make(rig, &r);
+  const bool joined = tdm_moe_experts_supported(c->rows, c->experts, c->intermediate, c->hidden);
   gpu_tensor *c1[2], *scale[2], *y[2]; /* dense, grouped */
+  gpu_tensor* both = joined ? gpu_make(rig, "experts", c->out, 2, (int64_t[]){c->rows, c->hidden}) : NULL;
   for (int i = 0; i < 2; i++) {
     c1[i] = gpu_make(rig, "fc1", TDM_E4M3, 2, (int64_t[]){c->rows, columns});
     scale[i] = gpu_make_scales(rig, "fc1_scale", c->rows, columns);
@@ -180,6 +201,12 @@ static void run(gpu_rig* rig, const chosen_case* c) {
     gpu_download_one(y[i]);
   }
   if (rig->ok) expect_bytes(rig, y[1], y[0]);
+  if (rig->ok && joined) {
+    tdm_moe_experts_args args = experts_args(&r, both);
+    (void)launch(rig, &tdm_op_moe_experts, &args, sms);
+    gpu_download_one(both);
+    if (rig->ok) expect_bytes(rig, both, y[0]);
+  }
   gpu_end(rig);
   gpu_free(rig);
 }
@@ -202,10 +229,19 @@ void test_moe_chosen(gpu_rig* rig, bool quick) {
   run(rig, &(chosen_case){1, -1, 33, 256, 512, 4, 1, 0, B, 0});
   run(rig, &(chosen_case){40, -1, 7, 1280, 256, 3, 1, 0, F, 0});
   run(rig, &(chosen_case){140, -1, 7, 2048, 256, 3, 1, 5, B, F});
+  /* moe_experts in two segments of FC2. */
+  run(rig, &(chosen_case){1, -1, 65, 128, 4096, 4, 1, 0, B, 0});
+  run(rig, &(chosen_case){6, 5, 65, 128, 4096, 9, 1, 20, F, F});
   if (quick) return;
   static const int64_t lives[] = {0, 1, 31, 32, 33, 128, 129, 255, 256, 257, 300};
   for (size_t i = 0; i < sizeof lives / sizeof *lives; i++)
     run(rig, &(chosen_case){300, lives[i], 40, 128, 256, 6, 1, 0, B, 0});
+  /* What moe_experts takes: experts in one round and in several, one segment of FC2 and two. */
+  for (int64_t m = 1; m <= 8; m++) {
+    run(rig, &(chosen_case){m, -1, 65, 128, 4096, 4, 1, 0, B, 0});
+    if (m == 2 || m == 7) run(rig, &(chosen_case){m, m - m / 2, 257, 256, 7168, 8, 1, m % 2 ? 0 : 116, F, B});
+    run(rig, &(chosen_case){m, -1, 20, 256, 8192, 18, 1, m % 3 ? 0 : 7, B, F});
+  }
   /* DeepSeek-V3 and 384 experts, of one of eight ranks; and experts of a whole rank. */
   static const int64_t rows[] = {1, 16, 64, 96, 128, 192, 256};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)

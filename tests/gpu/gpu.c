@@ -396,11 +396,11 @@ tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* ou
   CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
   if (tile->dtype == TDM_BF16) type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   if (tile->dtype == TDM_F32) type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-  CUresult result = gpu.cuTensorMapEncodeTiled((CUtensorMap*)(void*)out_map, type, tile->rank, tile->data,
-                                               (const cuuint64_t*)tile->dim, (const cuuint64_t*)tile->stride_bytes,
-                                               tile->box, (const cuuint32_t[]){1, 1, 1}, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                               tile->swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-                                               CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CUresult result = gpu.cuTensorMapEncodeTiled(
+      (CUtensorMap*)(void*)out_map, type, tile->rank, tile->data, (const cuuint64_t*)tile->dim,
+      (const cuuint64_t*)tile->stride_bytes, tile->box, (const cuuint32_t[]){1, 1, 1, 1}, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      tile->swizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return TDM_OK;
   gpu_fail(ctx, "cuTensorMapEncodeTiled: %d (dims %llu %llu %llu, strides %llu %llu, box %u %u %u)", (int)result,
            (unsigned long long)tile->dim[0], (unsigned long long)tile->dim[1], (unsigned long long)tile->dim[2],

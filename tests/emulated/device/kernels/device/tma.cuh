@@ -18,11 +18,15 @@ inline void tma_prefetch_map(const tdm_tensor_map*) {
 }
 inline void tma_load_2d(void* destination, const tdm_tensor_map* map, uint64_t* barrier, uint64_t, int32_t x0,
                         int32_t x1) {
-  emulator::copy_tile(destination, map, barrier, x0, x1, 0);
+  emulator::copy_tile(destination, map, barrier, x0, x1);
 }
 inline void tma_load_3d(void* destination, const tdm_tensor_map* map, uint64_t* barrier, uint64_t, int32_t x0,
                         int32_t x1, int32_t x2) {
   emulator::copy_tile(destination, map, barrier, x0, x1, x2);
+}
+inline void tma_load_4d(void* destination, const tdm_tensor_map* map, uint64_t* barrier, uint64_t, int32_t x0,
+                        int32_t x1, int32_t x2, int32_t x3) {
+  emulator::copy_tile(destination, map, barrier, x0, x1, x2, x3);
 }
 
 } // namespace tdm

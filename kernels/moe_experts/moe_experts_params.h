@@ -1,0 +1,74 @@
+#ifndef KERNELS_MOE_EXPERTS_MOE_EXPERTS_PARAMS_H
+#define KERNELS_MOE_EXPERTS_MOE_EXPERTS_PARAMS_H
+
+#include "kernels/device/choices_params.h"
+
+/* What CTAs of a launch count together; zero before it and after it. */
+typedef struct tdm_moe_experts_state {
+  uint32_t drawn; /* items */
+  uint32_t done;  /* pieces of FC1 */
+  uint32_t left;  /* CTAs */
+  uint32_t padding;
+} tdm_moe_experts_state;
+
+/* Strides count elements. */
+typedef struct tdm_moe_experts_params {
+  tdm_tensor_map w13;     /* e4m3 [H/128][E*2*I/128][128][128]: blocks along K, runs of gate or up rows, a run */
+  tdm_tensor_map x;       /* e4m3 [H/128][M][128] */
+  tdm_tensor_map x_scale; /* f32 [H/128][M] */
+  tdm_tensor_map w2;      /* e4m3 [E*I/128][H][128], boxes of a stage */
+  const float* w13_scale; /* [E*2*I/128, H/128] */
+  int64_t w13_scale_stride;
+  const float* w2_scale; /* [ceil(H/128), E*I/128] */
+  int64_t w2_scale_stride;
+  const float* alpha; /* [M, E]; NULL: 1 everywhere */
+  int64_t alpha_stride;
+  tdm_choices_params choices;
+  const int32_t* n_tokens; /* NULL: all rows are live */
+  const void* addend;      /* [M, H], added last; NULL: none */
+  int64_t addend_stride;
+  void* out; /* [M, H] */
+  int64_t out_stride;
+  float* sums; /* [E*I/128][8 rows][gate, up][128], workspace */
+  tdm_moe_experts_state* state;
+  int32_t addend_dtype;
+  int32_t out_dtype;
+  int32_t m;
+  int32_t n; /* H, as columns of the output */
+  int32_t n_experts;
+  int32_t k_blocks; /* of H */
+  int32_t blocks;   /* of an expert: I/128 */
+  int32_t segments; /* of FC2's sum, at most two */
+  int32_t stages;
+  int32_t stage_blocks; /* of w2 in a stage */
+  int32_t pow2_scale;
+  float swiglu_limit; /* 0: none */
+  float quant_eps;
+  int32_t padding[5];
+} tdm_moe_experts_params;
+
+static_assert(sizeof(tdm_moe_experts_params) == 704, "kernel ABI");
+
+enum {
+  TDM_MOE_EXPERTS_THREADS = 288, /* two engines that multiply, a warp that asks for weights */
+  TDM_MOE_EXPERTS_TOKENS = 8,
+  TDM_MOE_EXPERTS_COLUMNS = 64, /* of a tile of FC2 */
+  TDM_MOE_EXPERTS_SEGMENTS = 2,
+  TDM_MOE_EXPERTS_STAGE_BYTES = 16384,
+  TDM_MOE_EXPERTS_LEAST_STAGES = 4, /* an engine has a stage and waits for its next one, so does the other */
+  TDM_MOE_EXPERTS_MOST_STAGES = 10,
+  TDM_MOE_EXPERTS_MOST_BLOCKS = 64 /* of H: a lane has two weight scales */
+};
+
+/* Blocks of activations there is room for: the last stage of FC1 is multiplied as a whole, with some that are none. */
+#define TDM_MOE_EXPERTS_BLOCKS(k_blocks) (((k_blocks) + 3) / 4 * 4)
+
+/* Shared memory, in the order of Memory in the kernel. */
+static inline uint32_t tdm_moe_experts_bytes(int32_t k_blocks, int32_t n_experts, int32_t stages) {
+  const int32_t a_block = TDM_MOE_EXPERTS_TOKENS * (128 + 4) + 4;
+  return (uint32_t)(stages * (TDM_MOE_EXPERTS_STAGE_BYTES + 2 * 8 + 4) + TDM_MOE_EXPERTS_BLOCKS(k_blocks) * a_block +
+                    TDM_MOE_EXPERTS_TOKENS * TDM_MOE_EXPERTS_COLUMNS * 4 + 8 + TDM_MOE_EXPERTS_TOKENS * 32 * 4 + 2 * 4 +
+                    n_experts * 4);
+}
+
+#endif

@@ -1,0 +1,637 @@
+/* FC1 with SwiGLU and requantisation and FC2 in one launch for sm_90a, of the experts that up to 8 tokens chose.
+ *
+ * So few tokens have few experts, so that each of the two kernels would spend about as long on beginning and ending as
+ * on its weights: 33 and 17 MB for one token of DeepSeek-V3, of one of 8 ranks.
+ *
+ * 1. Items of work: pieces of FC1, kRows gate rows of an expert and their up rows, along all of K; then tiles of FC2,
+ * 64 columns, all experts. CTAs draw them in this order, as they get through: whoever waits for pieces knows that CTAs
+ * that run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
+ * 2. One thread asks for weights, item after item, into a ring of stages: while pieces of FC1 end and meet, the first
+ * weights of FC2 are on their way already. An item begins with a stage that holds nothing but its number.
+ * 3. Two warpgroups multiply, weights on the 64-row side of wgmma, two stages' products under way; both go through all
+ * stages. A piece is one engine's, a segment of FC2's sum too; where both have something of an item, their stages come
+ * in turn. Same products and sums in the same order as in the other forms, so the same bits. A fragment has four
+ * elements, so a warp has gate rows or up rows alone; with kRows = 16 half of the 64 rows are whatever lies behind.
+ * 4. All of FC1's activations come to shared memory once, by two copies. Pieces leave their f32 sums in the workspace.
+ * When all of them are done, a CTA that has a tile takes the sums up, applies SwiGLU and quantises, for as many experts
+ * at a time as there is room for where FC1's activations were.
+ *
+ *   warps 0 .. 3, 4 .. 7   the engines                     ring   [stages][16 KB]
+ *   warp 8                 lane 0: weights, tokens         x      [blocks of H][8][128], swizzled
+ *
+ * Block: 288 threads. Limit: device bandwidth on w13 and w2 of the experts that were chosen. */
+
+#include "kernels/device/choices.cuh"
+#include "kernels/moe_experts/moe_experts_params.h"
+#include "kernels/moe_fc1/moe_fc1.cuh"
+
+namespace {
+
+constexpr int kTokens = TDM_MOE_EXPERTS_TOKENS, kColumns = TDM_MOE_EXPERTS_COLUMNS;
+constexpr uint32_t kEngineThreads = 128, kConsumers = 2 * kEngineThreads, kBothEngines = 3;
+constexpr int32_t kWarps = kConsumers / 32;
+
+/* Where things lie in shared memory, in the order of tdm_moe_experts_bytes. */
+struct Memory {
+  uint8_t* w;
+  uint8_t* x;     /* of FC1; then of FC2, of some experts */
+  float* scale;   /* [blocks][kTokens] of x; of FC2 times the routing weight, 0 where a token did not choose */
+  float* w_scale; /* [blocks] of a tile's weights, of FC2 */
+  float* sums;    /* [kTokens][kColumns] of a tile, the second engine's; before that, what each warp takes up */
+  uint64_t* full;
+  uint64_t* empty;
+  uint64_t* x_full;
+  uint32_t* items;   /* of a stage that begins one */
+  uint32_t* bits;    /* [kTokens][32] experts of a token */
+  int32_t* counts;   /* experts that somebody chose; of these, in the first segment of FC2 */
+  uint32_t* experts; /* those, ascending; from bit 16 on a bit a token that chose it */
+
+  __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_experts_params& p)
+      : w(memory), x(w + p.stages * TDM_MOE_EXPERTS_STAGE_BYTES) {
+    const int32_t blocks = TDM_MOE_EXPERTS_BLOCKS(p.k_blocks);
+    scale = reinterpret_cast<float*>(x + blocks * kTokens * 128);
+    w_scale = scale + blocks * kTokens;
+    sums = w_scale + blocks;
+    full = reinterpret_cast<uint64_t*>(sums + kTokens * kColumns);
+    empty = full + p.stages;
+    x_full = empty + p.stages;
+    items = reinterpret_cast<uint32_t*>(x_full + 1);
+    bits = items + p.stages;
+    counts = reinterpret_cast<int32_t*>(bits + kTokens * 32);
+    experts = reinterpret_cast<uint32_t*>(counts + 2);
+  }
+  __device__ __forceinline__ int32_t expert(int32_t index) const {
+    return static_cast<int32_t>(experts[index] & 0xffff);
+  }
+};
+
+/* Barriers: device/gemm.cuh, Ring. Of a launch's number of stages. */
+struct Ring {
+  const Memory& shared;
+  uint32_t stages, slot = 0, parity = 0;
+
+  __device__ __forceinline__ Ring(const Memory& memory, const tdm_moe_experts_params& p)
+      : shared(memory), stages(static_cast<uint32_t>(p.stages)) {
+  }
+  __device__ __forceinline__ void advance() {
+    if (++slot == stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+  __device__ __forceinline__ uint8_t* stage() const {
+    return shared.w + slot * TDM_MOE_EXPERTS_STAGE_BYTES;
+  }
+  __device__ __forceinline__ void await() const {
+    tdm::mbarrier_wait(&shared.full[slot], parity);
+  }
+  /* By a warp whose lanes have all read the slot. */
+  __device__ __forceinline__ void hand_back(uint32_t which) const {
+    if (threadIdx.x % 32 == 0) tdm::mbarrier_arrive(&shared.empty[which]);
+  }
+  /* A stage that `bytes` are copied to. */
+  __device__ __forceinline__ uint64_t* begin_fill(uint32_t bytes) const {
+    tdm::mbarrier_wait(&shared.empty[slot], parity ^ 1);
+    tdm::mbarrier_arrive_expect(&shared.full[slot], bytes);
+    return &shared.full[slot];
+  }
+  __device__ __forceinline__ void fill_item(uint32_t item) {
+    tdm::mbarrier_wait(&shared.empty[slot], parity ^ 1);
+    shared.items[slot] = item;
+    tdm::mbarrier_arrive(&shared.full[slot]);
+    advance();
+  }
+};
+
+/* A warp's way through an item's stages: of its engine and of the other, which come in turn while both have some. Up to
+ * two of its own may be under way. */
+struct Way {
+  Ring& ring;
+  const int32_t which, others;
+  int32_t asked = 0, passed = 0;
+  uint32_t last = 0, before_last = 0; /* slots */
+
+  __device__ __forceinline__ Way(Ring& at, uint32_t engine, int32_t others_stages)
+      : ring(at), which(static_cast<int32_t>(engine)), others(others_stages) {
+  }
+  __device__ __forceinline__ void pass(int32_t up_to) {
+    for (; passed < up_to; ++passed) {
+      ring.await();
+      __syncwarp();
+      ring.hand_back(ring.slot);
+      ring.advance();
+    }
+  }
+  __device__ __forceinline__ const uint8_t* next() {
+    pass(min(asked + which, others));
+    ring.await();
+    const uint8_t* const stage = ring.stage();
+    before_last = last;
+    last = ring.slot;
+    ring.advance();
+    ++asked;
+    return stage;
+  }
+  /* The older one, or the only one that is under way. */
+  __device__ __forceinline__ void hand_back(bool of_two) const {
+    ring.hand_back(of_two ? before_last : last);
+  }
+  __device__ __forceinline__ void end() {
+    pass(others);
+  }
+};
+
+/* Numbers of items: pieces of FC1, then tiles of FC2. */
+struct Items {
+  uint32_t pieces, all;
+
+  __device__ __forceinline__ Items(const tdm_moe_experts_params& p, const Memory& shared, int32_t pieces_of_tile)
+      : pieces(static_cast<uint32_t>(shared.counts[0] * p.blocks * pieces_of_tile)),
+        all(pieces + static_cast<uint32_t>((p.n + kColumns - 1) / kColumns)) {
+  }
+};
+
+/* Experts of a tile that are gone through together, as indices of the list, and which engine has which of them: those
+ * below `second` the first. */
+struct Round {
+  int32_t first, second, end;
+
+  __device__ __forceinline__ Round(const tdm_moe_experts_params& p, const Memory& shared, int32_t from)
+      : first(from), end(min(from + TDM_MOE_EXPERTS_BLOCKS(p.k_blocks) / p.blocks, shared.counts[0])) {
+    second = min(max(shared.counts[1], first), end);
+  }
+  __device__ __forceinline__ int32_t begin_of(uint32_t engine) const {
+    return engine == 0 ? first : second;
+  }
+  __device__ __forceinline__ int32_t count_of(uint32_t engine) const {
+    return (engine == 0 ? second : end) - begin_of(engine);
+  }
+};
+
+template <int kRows> struct MoeExperts {
+  static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
+  static constexpr int kBlocks = TDM_MOE_EXPERTS_STAGE_BYTES / kBlockBytes;
+
+  __device__ static __forceinline__ int32_t piece_stages(const tdm_moe_experts_params& p) {
+    return (p.k_blocks + kBlocks - 1) / kBlocks;
+  }
+  /* Of a piece: 128 columns of FC1's output, and the first of kRows among them. */
+  struct Place {
+    int32_t tile, row;
+  };
+  __device__ static __forceinline__ Place place_of(const tdm_moe_experts_params& p, const Memory& shared,
+                                                   int32_t piece) {
+    const int32_t tile = piece / kPieces;
+    return Place{shared.expert(tile / p.blocks) * p.blocks + tile % p.blocks, piece % kPieces * kRows};
+  }
+
+  /* ---- a thread that asks for weights ---- */
+
+  __device__ static __forceinline__ void load_piece(const tdm_moe_experts_params& p, const Place& place, Ring& ring,
+                                                    uint64_t policy) {
+    for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
+      uint64_t* const full = ring.begin_fill(TDM_MOE_EXPERTS_STAGE_BYTES);
+      tdm::tma_load_4d(ring.stage(), &p.w13, full, policy, 0, place.row, 2 * place.tile, kb);
+      ring.advance();
+    }
+  }
+
+  __device__ static __forceinline__ void load_tile(const tdm_moe_experts_params& p, const Memory& shared, int32_t tile,
+                                                   Ring& ring, uint64_t policy) {
+    const int32_t stages = p.blocks / p.stage_blocks; /* of an expert */
+    for (int32_t from = 0; from < shared.counts[0];) {
+      const Round round(p, shared, from);
+      int32_t index[2] = {round.begin_of(0), round.begin_of(1)}, stage[2] = {};
+      const int32_t end[2] = {round.second, round.end};
+      while (index[0] < end[0] || index[1] < end[1]) {
+#pragma unroll
+        for (int engine = 0; engine < 2; ++engine) {
+          if (index[engine] >= end[engine]) continue;
+          uint64_t* const full = ring.begin_fill(static_cast<uint32_t>(p.stage_blocks) * kColumns * 128);
+          tdm::tma_load_3d(ring.stage(), &p.w2, full, policy, 0, tile * kColumns,
+                           shared.expert(index[engine]) * p.blocks + stage[engine] * p.stage_blocks);
+          ring.advance();
+          if (++stage[engine] == stages) stage[engine] = 0, ++index[engine];
+        }
+      }
+      from = round.end;
+    }
+  }
+
+  /* Who has a tile draws the next one when it has asked for all of it, so that tiles go to those who have time. */
+  __device__ static void load(const tdm_moe_experts_params& p, const Memory& shared, uint32_t item) {
+    const Items items(p, shared, kPieces);
+    const uint64_t once = tdm::l2_evict_first();
+    Ring ring(shared, p);
+    for (;;) {
+      ring.fill_item(item);
+      if (item >= items.all) return;
+      uint32_t next = 0;
+      if (item < items.pieces) {
+        next = atomicAdd(&p.state->drawn, 1u);
+        load_piece(p, place_of(p, shared, static_cast<int32_t>(item)), ring, once);
+      } else {
+        load_tile(p, shared, static_cast<int32_t>(item - items.pieces), ring, once);
+        next = atomicAdd(&p.state->drawn, 1u);
+      }
+      item = next;
+    }
+  }
+
+  /* ---- an engine ---- */
+
+  struct Engine {
+    const tdm_moe_experts_params& p;
+    const tdm_step_sync& sync;
+    const Memory& shared;
+    const int32_t live;
+    const uint32_t which;
+    Ring ring;
+    uint32_t pieces_seen = 0;
+    bool fc1_done = false;
+    int32_t prepared = -1; /* first expert of the round whose activations are there */
+
+    __device__ __forceinline__ Engine(const tdm_moe_experts_params& params, const tdm_step_sync& step,
+                                      const Memory& memory, int32_t live_tokens)
+        : p(params), sync(step), shared(memory), live(live_tokens), which(threadIdx.x / kEngineThreads),
+          ring(memory, params) {
+    }
+    __device__ static __forceinline__ int32_t lane() {
+      return static_cast<int32_t>(threadIdx.x % 32);
+    }
+    __device__ static __forceinline__ int32_t warp() { /* of the engine */
+      return static_cast<int32_t>(threadIdx.x % kEngineThreads / 32);
+    }
+    __device__ __forceinline__ void sync_engine() const {
+      tdm::named_barrier_sync(1 + which, kEngineThreads);
+    }
+    __device__ static __forceinline__ void sync_both() {
+      tdm::named_barrier_sync(kBothEngines, kConsumers);
+    }
+
+    __device__ __forceinline__ void work() {
+      const Items items(p, shared, kPieces);
+      tdm::mbarrier_wait(shared.x_full, 0);
+      for (;;) {
+        ring.await();
+        const uint32_t item = __shfl_sync(~0u, lane() == 0 ? shared.items[ring.slot] : 0, 0);
+        ring.hand_back(ring.slot);
+        ring.advance();
+        if (item >= items.all) return;
+        if (item >= items.pieces)
+          tile(static_cast<int32_t>(item - items.pieces), items.pieces);
+        else if (pieces_seen++ % 2 == which)
+          piece(place_of(p, shared, static_cast<int32_t>(item)));
+        else
+          Way(ring, which, piece_stages(p)).end();
+      }
+    }
+
+    /* ---- FC1 ---- */
+
+    __device__ __forceinline__ void piece(const Place& place) {
+      Way way(ring, which, 0);
+      const bool up = warp() >= kRows / 16, real = warp() < kRows / 8;
+      /* Lane l holds the weight scales of blocks l and 32 + l, handed around by shuffles. */
+      const float* const w_scales = p.w13_scale + (2 * place.tile + (up ? 1 : 0)) * p.w13_scale_stride;
+      const float low = lane() < p.k_blocks ? __ldg(w_scales + lane()) : 0.0f;
+      const float high = 32 + lane() < p.k_blocks ? __ldg(w_scales + 32 + lane()) : 0.0f;
+      float c[4] = {}, even[kBlocks][4], odd[kBlocks][4];
+      /* Of a piece's last stage as many blocks as of the others: those beyond K are multiplied and not added. */
+      int32_t block = 0;
+      uint32_t x_next = tdm::wgmma_descriptor_lower(shared.x + block * (kTokens * 128));
+      const auto issue = [&](float(&acc)[kBlocks][4]) {
+        const uint32_t w = tdm::same_in_warp(tdm::wgmma_descriptor_lower(way.next()));
+        const uint32_t x = tdm::same_in_warp(x_next);
+        tdm::wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i)
+#pragma unroll
+          for (int k = 0; k < 4; ++k)
+            tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(w + i * (kBlockBytes / 16) + 2 * k),
+                                            tdm::wgmma_descriptor_whole(x + i * 64 + 2 * k), k != 0);
+        tdm::wgmma_commit();
+        x_next += kBlocks * 64;
+      };
+      const auto finish = [&](auto pending, float(&acc)[kBlocks][4]) {
+        tdm::wgmma_wait<decltype(pending)::value>();
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i) tdm::wgmma_settle(acc[i]);
+        way.hand_back(decltype(pending)::value != 0);
+#pragma unroll
+        for (int i = 0; i < kBlocks; ++i, ++block) {
+          const float w_scale = __shfl_sync(~0u, block < 32 ? low : high, block % 32);
+          if (block >= p.k_blocks) continue;
+          const float2 s = *reinterpret_cast<const float2*>(shared.scale + block * kTokens + 2 * (lane() % 4));
+#pragma unroll
+          for (int j = 0; j < 4; ++j) c[j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale, acc[i][j], c[j]);
+        }
+      };
+      two_under_way(piece_stages(p), even, odd, issue, finish);
+      if (real) {
+        const int32_t row = place.row + warp() % (kRows / 16) * 16 + lane() / 4;
+        float* const mine = sums_of(place.tile, 2 * (lane() % 4)) + (up ? 128 : 0) + row;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (2 * (lane() % 4) + j % 2 < live) __stcg(mine + j % 2 * 256 + j / 2 * 8, c[j]);
+      }
+      __threadfence();
+      sync_engine();
+      if (threadIdx.x % kEngineThreads == 0) atomicAdd(&p.state->done, 1u);
+    }
+
+    /* Some stages, one or more, the next one's products issued before the last one's are waited for. */
+    template <class Products, class Issue, class Finish>
+    __device__ static __forceinline__ void two_under_way(int32_t stages, Products& even, Products& odd, Issue issue,
+                                                         Finish finish) {
+      using One = tdm::Constant<1>;
+      using None = tdm::Constant<0>;
+      issue(even);
+      int32_t left = stages - 1;
+      for (; left > 1; left -= 2) {
+        issue(odd);
+        finish(One(), even);
+        issue(even);
+        finish(One(), odd);
+      }
+      if (left == 1) {
+        issue(odd);
+        finish(One(), even);
+        finish(None(), odd);
+      } else {
+        finish(None(), even);
+      }
+    }
+
+    /* Of a token, gate sums of a tile of FC1; 128 on the up sums. */
+    __device__ __forceinline__ float* sums_of(int32_t tile, int32_t token) const {
+      return p.sums + (int64_t{tile} * kTokens + token) * 256;
+    }
+    /* In a launch whose waits ran out of time what is waited for may never come, and does not matter. */
+    __device__ __forceinline__ void await(const uint32_t* count, uint32_t least) const {
+      while (tdm::load_acquire(count) < least && !tdm::launch_failed(sync)) {
+      }
+    }
+
+    /* ---- FC2 ---- */
+
+    __device__ __forceinline__ void tile(int32_t at, uint32_t pieces) {
+      const int32_t experts = shared.counts[0];
+      float c[4] = {};
+      if (experts == 0) sync_both(); /* the last tile's sums have been read */
+      for (int32_t from = 0; from < experts;) {
+        const Round round(p, shared, from);
+        prepare(round, at, pieces);
+        add_round(round, c);
+        from = round.end;
+      }
+      store(at, c);
+    }
+
+    /* Both engines: the activations and scales of a round's experts, the scales of a tile's weights. */
+    __device__ __forceinline__ void prepare(const Round& round, int32_t tile, uint32_t pieces) {
+      const int32_t thread = static_cast<int32_t>(threadIdx.x), blocks = (round.end - round.first) * p.blocks;
+      float w_scale = 0.0f;
+      if (thread < blocks) {
+        const int32_t kb = shared.expert(round.first + thread / p.blocks) * p.blocks + thread % p.blocks;
+        w_scale = __ldg(p.w2_scale + tile * kColumns / 128 * p.w2_scale_stride + kb);
+      }
+      if (!fc1_done && thread == 0) await(&p.state->done, pieces);
+      fc1_done = true;
+      sync_both();
+      if (thread < blocks) shared.w_scale[thread] = w_scale;
+      if (prepared != round.first) {
+        take_up(round);
+        prepared = round.first;
+        tdm::fence_async_shared();
+      }
+      sync_both();
+    }
+
+    /* The round's experts with the tokens that chose them, all warps by turns; what a warp has lies in its list. */
+    __device__ __forceinline__ int32_t list_pairs(const Round& round, uint16_t* list) const {
+      const int32_t mine = static_cast<int32_t>(threadIdx.x / 32), token = lane() % kTokens;
+      int32_t before = 0, count = 0;
+      for (int32_t word = 0, index = round.first + lane() / kTokens; index - lane() / kTokens < round.end;
+           ++word, index += 32 / kTokens) {
+        const bool inside = index < round.end, chose = inside && (shared.experts[index] >> (16 + token) & 1) != 0;
+        const uint32_t all = __ballot_sync(~0u, chose);
+        const int32_t place = before + __popc(all & ((1u << lane()) - 1));
+        if (chose && place % kWarps == mine)
+          list[place / kWarps] = static_cast<uint16_t>((index - round.first) * kTokens + token);
+        if (inside && !chose && word % kWarps == mine)
+          for (int32_t b = 0; b < p.blocks; ++b)
+            shared.scale[((index - round.first) * p.blocks + b) * kTokens + token] = 0.0f;
+        before += __popc(all);
+      }
+      count = (before - mine + kWarps - 1) / kWarps;
+      __syncwarp();
+      return count;
+    }
+
+    /* A warp at a time has a block of a token. */
+    __device__ __forceinline__ void take_up(const Round& round) const {
+      constexpr int kAtOnce = 4;
+      uint16_t* const list = reinterpret_cast<uint16_t*>(shared.sums) +
+                             threadIdx.x / 32 * (TDM_MOE_EXPERTS_MOST_BLOCKS * kTokens / kWarps);
+      const int32_t count = list_pairs(round, list);
+      int32_t next = 0, next_block = 0; /* a pair and a block of it */
+      while (next < count) {
+        float4 gate[kAtOnce], up[kAtOnce];
+        float alpha[kAtOnce];
+        int32_t block[kAtOnce], token[kAtOnce], n = 0;
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          gate[i] = up[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+          if (next >= count) continue;
+          const int32_t index = list[next] / kTokens;
+          const int32_t expert = shared.expert(round.first + index);
+          token[i] = list[next] % kTokens;
+          block[i] = index * p.blocks + next_block;
+          const float4* const from =
+              reinterpret_cast<const float4*>(sums_of(expert * p.blocks + next_block, token[i])) + lane();
+          gate[i] = __ldcg(from);
+          up[i] = __ldcg(from + 32);
+          alpha[i] = p.alpha == nullptr ? 1.0f : __ldcg(p.alpha + token[i] * p.alpha_stride + expert);
+          if (++next_block == p.blocks) next_block = 0, ++next;
+          n = i + 1;
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i)
+          if (i < n) quantise(gate[i], up[i], alpha[i], block[i], token[i]);
+      }
+    }
+    __device__ __forceinline__ void quantise(const float4& gate, const float4& up, float alpha, int32_t block,
+                                             int32_t token) const {
+      const float v[4] = {
+          tdm::swiglu_quick(gate.x, up.x, p.swiglu_limit), tdm::swiglu_quick(gate.y, up.y, p.swiglu_limit),
+          tdm::swiglu_quick(gate.z, up.z, p.swiglu_limit), tdm::swiglu_quick(gate.w, up.w, p.swiglu_limit)};
+      uint32_t largest = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) largest = max(largest, tdm::magnitude(v[i]));
+      const tdm::Quantiser quantiser(__reduce_max_sync(~0u, largest), p.quant_eps, p.pow2_scale != 0);
+      uint8_t* const to = shared.x + block * (kTokens * 128) +
+                          tdm::swizzled(static_cast<uint32_t>(token), static_cast<uint32_t>(lane() / 4));
+      *reinterpret_cast<uint32_t*>(to + lane() % 4 * 4) =
+          static_cast<uint32_t>(quantiser.pair(v[0], v[1])) | static_cast<uint32_t>(quantiser.pair(v[2], v[3])) << 16;
+      if (lane() == 0) shared.scale[block * kTokens + token] = alpha == 0.0f ? 0.0f : quantiser.scale * alpha;
+    }
+
+    __device__ __forceinline__ void add_round(const Round& round, float (&c)[4]) {
+      constexpr int kMost = 2;
+      const int32_t stages = p.blocks / p.stage_blocks, mine = round.count_of(which) * stages;
+      int32_t block = (round.begin_of(which) - round.first) * p.blocks;
+      uint32_t x_next = tdm::wgmma_descriptor_lower(shared.x + block * (kTokens * 128));
+      float even[kMost][4], odd[kMost][4];
+      Way way(ring, which, round.count_of(1 - which) * stages);
+      const auto issue = [&](float(&acc)[kMost][4]) {
+        const uint32_t w = tdm::same_in_warp(tdm::wgmma_descriptor_lower(way.next()));
+        const uint32_t x = tdm::same_in_warp(x_next);
+        tdm::wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < kMost; ++i)
+#pragma unroll
+          for (int k = 0; k < 4; ++k)
+            tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(w + i * (kColumns * 128 / 16) + 2 * k),
+                                            tdm::wgmma_descriptor_whole(x + i * 64 + 2 * k), k != 0);
+        tdm::wgmma_commit();
+        x_next += static_cast<uint32_t>(p.stage_blocks) * 64;
+      };
+      const auto finish = [&](auto pending, float(&acc)[kMost][4]) {
+        tdm::wgmma_wait<decltype(pending)::value>();
+#pragma unroll
+        for (int i = 0; i < kMost; ++i) tdm::wgmma_settle(acc[i]);
+        way.hand_back(decltype(pending)::value != 0);
+#pragma unroll
+        for (int i = 0; i < kMost; ++i) {
+          if (i >= p.stage_blocks) continue;
+          const float w_scale = shared.w_scale[block];
+          const float2 s = *reinterpret_cast<const float2*>(shared.scale + block * kTokens + 2 * (lane() % 4));
+          ++block;
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const float folded = j % 2 == 0 ? s.x : s.y;
+            const float sum = fmaf(folded * w_scale, acc[i][j], c[j]);
+            c[j] = folded != 0.0f ? sum : c[j]; /* the dense form passes over what has no weight */
+          }
+        }
+      };
+      if (mine > 0) two_under_way(mine, even, odd, issue, finish);
+      way.end();
+    }
+
+    /* Both engines: the segments' sum, ascending, by the first. */
+    __device__ __forceinline__ void store(int32_t tile, const float (&c)[4]) const {
+      const int32_t first = warp() * 16 + lane() / 4;
+      const auto at = [&](int j) { return (2 * (lane() % 4) + j % 2) * kColumns + first + j / 2 * 8; };
+      if (which == 1) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) shared.sums[at(j)] = c[j];
+      }
+      sync_both();
+      if (which == 1) return;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int32_t token = 2 * (lane() % 4) + j % 2, column = tile * kColumns + first + j / 2 * 8;
+        if (token >= live || column >= p.n) continue;
+        float sum = c[j] + shared.sums[at(j)];
+        if (p.addend != nullptr) sum += tdm::load_element(p.addend, p.addend_dtype, token * p.addend_stride + column);
+        tdm::store_element(p.out, p.out_dtype, token * p.out_stride + column, sum);
+      }
+    }
+  };
+
+  /* ---- a CTA ---- */
+
+  __device__ static __forceinline__ void load_tokens(const tdm_moe_experts_params& p, const Memory& shared) {
+    const uint64_t often = tdm::l2_evict_last();
+    tdm::mbarrier_arrive_expect(shared.x_full, static_cast<uint32_t>(p.k_blocks) * kTokens * (128 + 4));
+    tdm::tma_load_3d(shared.x, &p.x, shared.x_full, often, 0, 0, 0);
+    tdm::tma_load_2d(shared.scale, &p.x_scale, shared.x_full, often, 0, 0);
+  }
+
+  /* All threads: the list of experts that somebody chose. One look at the bits, so that all warps see the same. */
+  __device__ static __forceinline__ void look(const tdm_moe_experts_params& p, const Memory& shared, int32_t live) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+    const auto below = [&](int32_t expert) { /* those of the lane's 32 that are below */
+                                             const int32_t left = expert - 32 * lane;
+                                             return left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
+    };
+    if (warp < kTokens) {
+      const uint32_t real = below(p.n_experts);
+      const bool there = warp < p.m && real != 0;
+      const uint32_t bits =
+          there ? static_cast<uint32_t>(__ldcg(p.choices.bits + warp * p.choices.stride + lane)) & real : 0;
+      shared.bits[32 * warp + lane] = warp < live ? bits : 0;
+    }
+    __syncthreads();
+    if (warp == 0) {
+      uint32_t rows[kTokens], any = 0;
+#pragma unroll
+      for (int r = 0; r < kTokens; ++r) any |= rows[r] = shared.bits[32 * r + lane];
+      const int32_t up_to = tdm::sum_up(__popc(any));
+      const int32_t bound = p.segments == 1 ? p.n_experts : tdm::segment_begin(1, p.segments, p.n_experts, 1);
+      const uint32_t in_first = __reduce_add_sync(~0u, __popc(any & below(bound)));
+      if (lane == 31) shared.counts[0] = up_to, shared.counts[1] = static_cast<int32_t>(in_first);
+      uint32_t* to = shared.experts + up_to - __popc(any);
+      for (uint32_t left = any; left != 0; left &= left - 1) {
+        const int32_t bit = __ffs(static_cast<int32_t>(left)) - 1;
+        uint32_t tokens = 0;
+#pragma unroll
+        for (int r = 0; r < kTokens; ++r) tokens |= (rows[r] >> bit & 1) << r;
+        *to++ = static_cast<uint32_t>(32 * lane + bit) | tokens << 16;
+      }
+    }
+    __syncthreads();
+  }
+
+  __device__ static void run(const tdm_moe_experts_params& p, const tdm_step_sync& sync) {
+    TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
+    const Memory shared(memory, p);
+    uint32_t first = 0;
+    tdm::step_enter(sync);
+    if (threadIdx.x == kConsumers) {
+      for (int32_t i = 0; i < p.stages; ++i) {
+        tdm::mbarrier_init(&shared.full[i], 1);
+        tdm::mbarrier_init(&shared.empty[i], kWarps);
+      }
+      tdm::mbarrier_init(shared.x_full, 1);
+      tdm::fence_barrier_init();
+      tdm::tma_prefetch_map(&p.w13);
+      tdm::tma_prefetch_map(&p.x);
+      tdm::tma_prefetch_map(&p.x_scale);
+      tdm::tma_prefetch_map(&p.w2);
+      if (sync.reads_ahead != 0) { /* routing may still run */
+        tdm::fence_async();
+        load_tokens(p, shared);
+      }
+      first = atomicAdd(&p.state->drawn, 1u); /* this step's alone, and its last launch is complete */
+    }
+    tdm::step_wait(sync);
+    if (threadIdx.x == kConsumers && sync.reads_ahead == 0) load_tokens(p, shared);
+    const int32_t live = tdm::live_rows(p.n_tokens, p.m);
+    look(p, shared, live); /* all threads from one place: synccheck and racecheck want it so */
+    if (threadIdx.x < kConsumers)
+      Engine(p, sync, shared, live).work();
+    else if (threadIdx.x == kConsumers)
+      load(p, shared, first);
+    __syncthreads();
+    end(p);
+    tdm::step_end(sync);
+  }
+
+  /* The last CTA to leave sets everything back. */
+  __device__ static __forceinline__ void end(const tdm_moe_experts_params& p) {
+    if (threadIdx.x == 0 && atomicAdd(&p.state->left, 1u) + 1 == gridDim.x) *p.state = tdm_moe_experts_state{};
+  }
+};
+
+} // namespace
+
+#define EXPERTS(rows)                                                                                                  \
+  extern "C" __global__ void __launch_bounds__(TDM_MOE_EXPERTS_THREADS, 1) tdm_moe_experts_n##rows##_sm90(             \
+      const __grid_constant__ tdm_moe_experts_params p, const __grid_constant__ tdm_step_sync sync) {                  \
+    MoeExperts<rows>::run(p, sync);                                                                                    \
+  }
+EXPERTS(16)
+EXPERTS(32)

@@ -1,0 +1,173 @@
+#include <criterion/criterion.h>
+#include <math.h>
+
+#include "kernels/moe_experts/moe_experts.h"
+#include "kernels/ops.h"
+#include "tests/emulated/run.h"
+#include "tests/kernels/oracle.h"
+
+/* moe_experts: the bits of moe_fc1's and moe_fc2's kernels over the same experts. */
+
+#define B TDM_BF16
+#define F TDM_F32
+
+typedef struct experts_case {
+  int64_t m, live, experts, intermediate, hidden;
+  int64_t top; /* about so many of the experts that are not special */
+  float limit;
+  tdm_dtype out;
+  tdm_dtype addend; /* 0: none */
+  bool weighs;      /* there is alpha */
+  bool pow2;
+} experts_case;
+
+static const experts_case cases[] = {
+    {1, 1, 5, 128, 384, 2, 0.0f, F, 0, true, false},   {1, 1, 4, 256, 896, 2, 5.0f, B, F, true, true},
+    {1, 1, 9, 128, 640, 0, 0.0f, F, 0, false, false},  {2, 2, 5, 256, 384, 2, 0.0f, F, F, true, false},
+    {7, 5, 9, 128, 256, 4, 5.0f, B, B, true, false},   {8, 8, 9, 128, 896, 3, 0.0f, F, 0, true, true},
+    {3, 0, 4, 128, 256, 2, 0.0f, F, F, true, false},   {4, 4, 3, 384, 512, 2, 0.0f, F, B, true, false},
+    {8, 7, 4, 1280, 2304, 2, 0.0f, B, F, true, false}, {1, 1, 40, 128, 4096, 4, 0.0f, B, 0, true, false},
+};
+
+/* Expert 0 is nobody's, expert 1 every third row's, expert 2 the last live row's alone, the last one everybody's. */
+static bool has(const experts_case* c, int64_t row, int64_t expert) {
+  if (expert == c->experts - 1) return c->top > 0;
+  if (expert == 0) return false;
+  if (c->top == 0) return false;
+  if (expert == 1) return row % 3 == 0;
+  if (expert == 2) return row == c->live - 1;
+  return (7 * row + 11 * expert) % c->experts < c->top;
+}
+
+static tdm_view make_chosen(test_rig* rig, const experts_case* c) {
+  const int64_t words = (c->experts + 31) / 32;
+  test_tensor* chosen =
+      test_rig_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->m, words}, (int64_t[]){words + 2, 1});
+  for (int64_t m = 0; m < c->live; m++)
+    for (int64_t w = 0; w < words; w++) {
+      uint32_t bits = 0;
+      for (int64_t e = 32 * w; e < c->experts && e < 32 * w + 32; e++) bits |= (uint32_t)has(c, m, e) << e % 32;
+      *(uint32_t*)test_view_at(&chosen->view, m * words + w) = bits;
+    }
+  return chosen->view;
+}
+
+/* The case's operands; rows of x that are not live, and what nobody chose of the weights, are NaN. */
+static tdm_moe_experts_args make(test_rig* rig, const experts_case* c) {
+  const int64_t two = 2 * c->intermediate, depth = c->experts * c->intermediate;
+  const float deviation = 2.0f / sqrtf((float)c->hidden) / 30.0f; /* gate and up around 2 */
+  test_tensor* x_scale = test_rig_scales(rig, "x_scale", c->m, c->hidden, 4);
+  test_tensor* x = test_rig_activation(rig, "x", TDM_E4M3, c->m, c->hidden, c->hidden + 16, 1.0f, x_scale);
+  test_tensor* w13 = test_rig_tensor(rig, "w13", TDM_E4M3, 3, (int64_t[]){c->experts, two, c->hidden});
+  test_tensor* w13_scale = test_rig_tensor(rig, "w13_scale", F, 3, (int64_t[]){c->experts, two / 128, c->hidden / 128});
+  test_tensor* w2 = test_rig_tensor(rig, "w2", TDM_E4M3, 2, (int64_t[]){c->hidden, depth});
+  test_tensor* w2_scale = test_rig_tensor(rig, "w2_scale", F, 2, (int64_t[]){(c->hidden + 127) / 128, depth / 128});
+  test_view_set_normal(&w13->view, &rig->random, 30.0f);
+  test_view_set_normal(&w2->view, &rig->random, 30.0f);
+  oracle_fill_uniform(&w13_scale->view, &rig->random, 0.5f * deviation, 1.5f * deviation);
+  oracle_fill_uniform(&w2_scale->view, &rig->random, 0.001f, 0.003f);
+  const tdm_view nobodys[] = {tdm_view_slice(w13->view, 0, 0, 1), tdm_view_slice(w2->view, 1, 0, c->intermediate)};
+  for (int i = 0; i < 2; i++) test_view_poison(&nobodys[i]);
+  if (c->live < c->m) {
+    const tdm_view dead = tdm_view_slice(x->view, 0, c->live, c->m - c->live);
+    test_view_poison(&dead);
+  }
+  tdm_moe_experts_args args = {.size = sizeof args,
+                               .x = x->view,
+                               .x_scale = x_scale->view,
+                               .w13 = w13->view,
+                               .w13_scale = w13_scale->view,
+                               .w2 = w2->view,
+                               .w2_scale = w2_scale->view,
+                               .chosen = make_chosen(rig, c),
+                               .swiglu_limit = c->limit,
+                               .pow2_scale = c->pow2};
+  if (c->live < c->m) args.n_tokens = test_rig_count(rig, "n_tokens", (int32_t)c->live)->view;
+  if (c->weighs) {
+    test_tensor* alpha =
+        test_rig_strided(rig, "alpha", F, 2, (int64_t[]){c->m, c->experts}, (int64_t[]){c->experts + 3, 1});
+    for (int64_t i = 0; i < c->m * c->experts; i++) /* of some that were chosen, 0 */
+      oracle_set(&alpha->view, i, i % 7 == 6 ? 0.0f : test_random_uniform(&rig->random, 0.1f, 1.0f));
+    args.alpha = alpha->view;
+  }
+  if (c->addend) {
+    test_tensor* addend = test_rig_tensor(rig, "addend", c->addend, 2, (int64_t[]){c->m, c->hidden});
+    test_view_set_normal(&addend->view, &rig->random, 1.0f);
+    args.addend = addend->view;
+  }
+  return args;
+}
+
+/* In the reference's place: the two ops' kernels. */
+static struct {
+  test_rig* rig;
+  test_tensor *values, *scales;
+} two;
+
+static tdm_status run_two(const void* void_args, const tdm_plan* plan, void* scratch) {
+  const tdm_moe_experts_args* args = void_args;
+  (void)plan;
+  (void)scratch;
+  const tdm_moe_fc1_args fc1 = {.size = sizeof fc1,
+                                .n_tokens = args->n_tokens,
+                                .x = args->x,
+                                .x_scale = args->x_scale,
+                                .w13 = args->w13,
+                                .w13_scale = args->w13_scale,
+                                .chosen = args->chosen,
+                                .out = two.values->view,
+                                .out_scale = two.scales->view,
+                                .swiglu_limit = args->swiglu_limit,
+                                .quant_eps = args->quant_eps,
+                                .pow2_scale = args->pow2_scale};
+  emulated_run(two.rig, &(emulated_call){.op = &tdm_op_moe_fc1, .args = &fc1, .kernel = "moe_fc1_few"});
+  const tdm_moe_fc2_args fc2 = {.size = sizeof fc2,
+                                .n_tokens = args->n_tokens,
+                                .x = two.values->view,
+                                .x_scale = two.scales->view,
+                                .w2 = args->w2,
+                                .w2_scale = args->w2_scale,
+                                .alpha = args->alpha,
+                                .chosen = args->chosen,
+                                .addend = args->addend,
+                                .out = args->out,
+                                .n_experts = (int32_t)args->w13.shape[0]};
+  emulated_run(two.rig, &(emulated_call){
+                            .op = &tdm_op_moe_fc2, .args = &fc2, .kernel = "moe_fc2_grouped", .counts_launches = true});
+  return TDM_OK;
+}
+
+static void run(const experts_case* c) {
+  test_rig rig;
+  test_rig_open(&rig);
+  test_rig_label(&rig, "moe_experts, %lld of %lld rows, %lld x %lld x %lld, top %lld", (long long)c->live,
+                 (long long)c->m, (long long)c->experts, (long long)c->intermediate, (long long)c->hidden,
+                 (long long)c->top);
+  cr_assert(tdm_moe_experts_supported(c->m, c->experts, c->intermediate, c->hidden), "%s", rig.label);
+  tdm_moe_experts_args args = make(&rig, c);
+  test_tensor* out =
+      test_rig_strided(&rig, "out", c->out, 2, (int64_t[]){c->m, c->hidden}, (int64_t[]){c->hidden + 8, 1});
+  args.out = out->view;
+  if (c->live > 0) {
+    const tdm_view live = tdm_view_slice(out->view, 0, 0, c->live);
+    test_tensor_allow(out, &live);
+  }
+  two.rig = &rig;
+  two.values = test_rig_tensor(&rig, "values", TDM_E4M3, 2, (int64_t[]){c->m, c->experts * c->intermediate});
+  two.scales = test_rig_scales(&rig, "scales", c->m, c->experts * c->intermediate, 0);
+  test_tensor_allow(two.values, &two.values->view);
+  test_tensor_allow(two.scales, &two.scales->view);
+  tdm_op op = tdm_op_moe_experts;
+  op.ref = run_two;
+  const emulated_output output = {out, true};
+  emulated_compare(&rig, &(emulated_call){.op = &op,
+                                          .args = &args,
+                                          .outputs = &output,
+                                          .n_outputs = 1,
+                                          .kernel = c->m == 1 ? "moe_experts_n16" : "moe_experts_n32"});
+  test_rig_close(&rig);
+}
+
+Test(moe_experts, has_the_bits_of_the_two_kernels) {
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run(&cases[i]);
+}
