@@ -210,14 +210,15 @@ __device__ __forceinline__ void add_in_turn(float (&total)[kCount], float (&c)[k
  *
  *   counter:  bits 0..7 arrived | 8..15 left | 16..31 a bit a segment: has given up its slice, and left
  *
- * By one thread, behind a fence after the partials' stores; answers a bit a slice that is to be added up here. */
+ * By one thread, between barriers of those whose partials it stands for and who add up: its fences are for all of them.
+ * Answers a bit a slice that is to be added up here. */
 constexpr uint32_t kMeetingLeaves = 0x80000000u; /* the caller has to leave_meeting when it is done */
 
 __device__ __forceinline__ uint32_t meeting_left(uint32_t counter) {
   return (counter >> 8 & 0xff) + static_cast<uint32_t>(__popc(counter >> 16));
 }
 
-__device__ __forceinline__ uint32_t meet(uint32_t* counter, int32_t segment, int32_t segments, bool waits) {
+__device__ __forceinline__ uint32_t meet_unfenced(uint32_t* counter, int32_t segment, int32_t segments, bool waits) {
   constexpr int64_t kPatience = 40000; /* clocks: more than segments of one wave lie apart */
   const uint32_t bit = 1u << segment, all = static_cast<uint32_t>(segments);
   uint32_t seen = atomicAdd(counter, waits ? 1u : 1u + (bit << 16));
@@ -237,6 +238,22 @@ __device__ __forceinline__ uint32_t meet(uint32_t* counter, int32_t segment, int
   if ((seen & 0xff) != all) return 0;
   if (meeting_left(seen) + 1 == all) *counter = 0;
   return bit;
+}
+
+__device__ __forceinline__ uint32_t meet(uint32_t* counter, int32_t segment, int32_t segments, bool waits) {
+  fence_gpu();
+  const uint32_t slices = meet_unfenced(counter, segment, segments, waits);
+  fence_gpu();
+  return slices;
+}
+
+/* Where the last of `all` to arrive adds up everything: whether that is here. By one thread, as meet. */
+__device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t all) {
+  fence_gpu();
+  const bool last = atomicAdd(counter, 1u) + 1 == all;
+  fence_gpu();
+  if (last) *counter = 0;
+  return last;
 }
 
 /* By one thread. The last to leave sets the counter back to zero. */
@@ -263,11 +280,7 @@ __device__ __forceinline__ uint32_t add_segments(float (&c)[kCount], float* part
   for (int i = 0; i < kCount / 4; ++i)
     __stcg(mine + i * 128, make_float4(c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]));
   named_barrier_sync(barrier, 128);
-  if (thread == 0) {
-    fence_gpu(); /* for all of them */
-    *flag = meet(counters + tile, segment, segments, waits && kGroups > 1);
-    fence_gpu();
-  }
+  if (thread == 0) *flag = meet(counters + tile, segment, segments, waits && kGroups > 1);
   named_barrier_sync(barrier, 128);
   const uint32_t slices = *flag;
   if (slices == 0) return 0;

@@ -26,6 +26,7 @@
 
 #include <cstdint>
 
+#include "kernels/device/instructions.cuh"
 #include "kernels/device/mbarrier.cuh"
 #include "runtime/step_sync.h"
 
@@ -151,10 +152,10 @@ __device__ __forceinline__ void step_end(const tdm_step_sync& sync) {
   __syncthreads();
   if (threadIdx.x != 0) return;
   tdm_signal* signal = &signals_of(sync.board)[sync.publishes];
-  __threadfence();
+  fence_gpu();
   if (atomicAdd(&signal->arrived, 1u) + 1 != gridDim.x) return;
   signal->arrived = 0;
-  __threadfence();
+  fence_gpu();
   store_release(&signal->value, *const_cast<volatile uint32_t*>(&sync.board->epoch));
 }
 

@@ -28,7 +28,7 @@ __device__ __forceinline__ void draw_turn(uint32_t* counters, Turn& turn) {
   turn = Turn{number % gridDim.x, number / gridDim.x + 1};
 }
 
-/* By one thread, behind a fence and a barrier of those who stored what the next CTA waits for. */
+/* By one thread, behind a barrier of those who stored what the next CTA waits for. */
 __device__ __forceinline__ void tell_next(uint32_t* counters, const Turn& turn) {
   store_release(counters + 1 + turn.cta, turn.launch);
 }

@@ -335,9 +335,11 @@ template <int kRows> struct MoeExperts {
         for (int j = 0; j < 4; ++j)
           if (2 * (lane() % 4) + j % 2 < live) __stcg(mine + j % 2 * 256 + j / 2 * 8, c[j]);
       }
-      __threadfence();
       sync_engine();
-      if (threadIdx.x % kEngineThreads == 0) atomicAdd(&p.state->done, 1u);
+      if (threadIdx.x % kEngineThreads == 0) {
+        tdm::fence_gpu();
+        atomicAdd(&p.state->done, 1u);
+      }
     }
 
     /* Some stages, one or more, the next one's products issued before the last one's are waited for. */

@@ -101,17 +101,10 @@ template <int kTokens, int kStages> struct MoeFc1Bf16 {
       for (int i = 0; i < kCount / 4; ++i)
         __stcg(mine + i * 128, make_float4(c[half][4 * i], c[half][4 * i + 1], c[half][4 * i + 2], c[half][4 * i + 3]));
     }
-    __threadfence();
     tdm::named_barrier_sync(barrier, 128);
-    if (thread == 0) {
-      const uint32_t arrived = atomicAdd(p.counters + tile, 1u);
-      if (arrived + 1 == static_cast<uint32_t>(p.segments)) p.counters[tile] = 0;
-      *flag = arrived;
-      __threadfence();
-    }
+    if (thread == 0) *flag = tdm::arrives_last(p.counters + tile, static_cast<uint32_t>(p.segments));
     tdm::named_barrier_sync(barrier, 128);
-    if (*flag + 1 != static_cast<uint32_t>(p.segments)) return false;
-    __threadfence();
+    if (*flag == 0) return false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll

@@ -218,14 +218,8 @@ template <int kRows> struct MoeFc1Few {
 
   __device__ static void meet(const Walk& walk, const Unit& unit, uint32_t& last, uint32_t barrier) {
     const tdm_moe_fc1_params& p = walk.p;
-    __threadfence();
     tdm::named_barrier_sync(barrier, 128);
-    if (threadIdx.x % 128 == 0) {
-      uint32_t* const counter = p.counters + unit.tile;
-      last = atomicAdd(counter, 1u) == kPieces - 1;
-      if (last != 0) *counter = 0;
-      __threadfence();
-    }
+    if (threadIdx.x % 128 == 0) last = tdm::arrives_last(p.counters + unit.tile, kPieces);
     tdm::named_barrier_sync(barrier, 128);
     if (last == 0) return;
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);

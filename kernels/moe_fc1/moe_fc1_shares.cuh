@@ -117,7 +117,6 @@ template <int kTokens> struct Sums {
       __stcg(sums + i * kThreads, make_float4(gate[4 * i], gate[4 * i + 1], gate[4 * i + 2], gate[4 * i + 3]));
       __stcg(sums + (kCount / 4 + i) * kThreads, make_float4(up[4 * i], up[4 * i + 1], up[4 * i + 2], up[4 * i + 3]));
     }
-    __threadfence();
     named_barrier_sync(barrier, kThreads);
     if (thread() == 0) tell_next(p.counters, turn);
   }

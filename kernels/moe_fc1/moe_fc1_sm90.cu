@@ -437,11 +437,8 @@ template <int kTokens, int kRows, int kStages> struct MoeFc1Split {
       const Walk walk = walk_again();
       const tdm::Unit unit = walk.at(u);
       uint32_t* const counter = p.counters + walk.tile(unit);
-      if (threadIdx.x == 128) {
-        tdm::fence_gpu();
+      if (threadIdx.x == 128)
         shared.flag = tdm::meet(counter, unit.segment, walk.parts, walk.units <= static_cast<int32_t>(gridDim.x));
-        tdm::fence_gpu();
-      }
       tdm::named_barrier_sync(kBothConsumers, 256);
       const uint32_t shares = shared.flag;
       add_up(p, shares, walk, unit);

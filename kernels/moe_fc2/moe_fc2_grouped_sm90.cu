@@ -387,14 +387,9 @@ template <int kGroup> struct Ends {
 
   /* What one thread tells others when the piece's sums are in the workspace; answers what tdm::meet does. */
   __device__ __forceinline__ uint32_t tell(const Piece& piece) const {
-    uint32_t shares = 0;
-    __threadfence();
-    if (piece.last)
-      shares = tdm::meet(counter(piece), piece.rank, work.ranks, piece.last_of_work);
-    else
-      tdm::tell_next(p.counters, *shared.turn);
-    __threadfence();
-    return shares;
+    if (piece.last) return tdm::meet(counter(piece), piece.rank, work.ranks, piece.last_of_work);
+    tdm::tell_next(p.counters, *shared.turn);
+    return 0;
   }
 
   __device__ __forceinline__ void keep(int64_t place, const Seat& seat) const {
@@ -531,6 +526,7 @@ template <int kGroup> __device__ void finish(const Ends<kGroup>& ends) {
       shares = ends.tell(piece);
     }
     ++n;
+    __syncwarp();
     shares = __shfl_sync(~0u, shares, 0);
     if (shares == 0) return;
     ends.template combine<2, 4>(piece, -1, shares, Ends<kGroup>::seat_of(threadIdx.x % 32, 32));

@@ -37,7 +37,6 @@ template <int kTokens> struct Router {
   __device__ void stored(const tdm::Unit& unit, uint32_t groups, int32_t live, bool one_wave, uint32_t* flag,
                          uint32_t barrier) const {
     const int32_t tiles = (p.gemm.n + 63) / 64;
-    __threadfence();
 #pragma unroll 1
     for (int32_t group = 0; group < kGroups; ++group) {
       const int32_t first = group * kGroupRows, rows = min(live - first, kGroupRows);
@@ -48,7 +47,6 @@ template <int kTokens> struct Router {
         /* The last to arrive can do few rows at once, without a word to the others. Nobody waits for an empty share. */
         const bool waits = one_wave && rows > kWarps && rows >= tiles;
         *flag = tdm::meet(&p.state->meetings[group], unit.n_tile, tiles, waits);
-        __threadfence();
       }
       tdm::named_barrier_sync(barrier, 128);
       const uint32_t shares = *flag;
@@ -88,12 +86,15 @@ template <int kTokens> struct Router {
   template <int kPer> __device__ void end_rows(uint32_t hits, int32_t rows, int32_t live, int32_t lane) const {
     static_assert(kPer <= TDM_MOE_GATE_WORDS, "words");
     if (p.hits != nullptr && lane < kPer) atomicOr(&p.state->hits[lane], hits);
-    __threadfence();
     __syncwarp();
     int32_t routed = 0;
-    if (lane == 0) routed = static_cast<int32_t>(atomicAdd(&p.state->routed, static_cast<uint32_t>(rows))) + rows;
+    if (lane == 0) {
+      tdm::fence_gpu();
+      routed = static_cast<int32_t>(atomicAdd(&p.state->routed, static_cast<uint32_t>(rows))) + rows;
+      tdm::fence_gpu();
+    }
+    __syncwarp();
     if (__shfl_sync(~0u, routed, 0) != live) return;
-    __threadfence();
     if (lane < kGroups) p.state->meetings[lane] = 0;
     if (lane == 0) p.state->routed = 0;
     if (p.hits != nullptr) list_hits<kPer>(lane);
