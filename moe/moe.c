@@ -146,7 +146,16 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
-enum { BF16_MOST_HITS = 90 /* percent of the experts: beyond, a list is slower than all of them */ };
+enum {
+  BF16_MOST_HITS = 90, /* percent of the experts: beyond, a list is slower than all of them */
+  PREFETCH_LEAST_HITS = 80,
+  PREFETCH_BYTES = 24 << 20
+};
+
+/* Of the experts, were choices uniform and independent: m tokens with k of E each would hit E (1 - (1 - k/E)^m). */
+static double hit_share(const tdm_moe_config* config, int64_t rows) {
+  return 1.0 - pow(1.0 - (double)config->top_k / (double)config->n_routed, (double)rows);
+}
 
 static bool fp8(const tdm_moe* moe) {
   return moe->experts.w13.data.dtype == TDM_E4M3 && (moe->shared.n == 0 || moe->shared.w13.data.dtype == TDM_E4M3);
@@ -168,8 +177,7 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
     snprintf(reason, TDM_MOE_REASON_BYTES, "the experts are FP8");
     return TDM_MOE_PATH_GROUPED;
   }
-  /* Were choices uniform and independent, m tokens with k of E experts each would hit E (1 - (1 - k/E)^m). */
-  const double hit = 1.0 - pow(1.0 - (double)config->top_k / (double)config->n_routed, (double)rows);
+  const double hit = hit_share(config, rows);
   const bool most = 100 * hit > BF16_MOST_HITS;
   snprintf(
       reason, TDM_MOE_REASON_BYTES,
@@ -180,12 +188,14 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
 
 /* Logits and routing: one step where a list is wanted, which would be a third launch. Without it two are quicker
  * (docs/kernels/small_ops.md). */
-static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate) {
+static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate,
+                              const tdm_view* prefetch) {
   char label[TDM_LABEL_BYTES];
   if (tdm_view_present(&gate->hits) &&
       tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
     return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
-  const tdm_router_gemm_args router = tdm_moe_gate_router(gate);
+  tdm_router_gemm_args router = tdm_moe_gate_router(gate);
+  router.prefetch = *prefetch;
   TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
   const tdm_moe_route_args route = tdm_moe_gate_route(gate);
   return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
@@ -197,6 +207,22 @@ typedef struct selection {
   tdm_view hits;   /* of the path hits */
   tdm_view chosen; /* of the path grouped */
 } selection;
+
+/* What FC1 will read, as far as most experts are hit: the first rows of each, so that all CTAs gain, for the router to
+ * bring to L2. From 16 to 32 MB it is all the same (docs/overlap.md); where fewer are hit, what is brought in vain
+ * costs more than the rest gains. */
+static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_moe_path path) {
+  tdm_view view = moe->experts.w13.data;
+  const int64_t columns = view.shape[2], most = PREFETCH_BYTES / (view.shape[0] * columns);
+  const int64_t rows = most < view.shape[1] ? most : view.shape[1];
+  if (path != TDM_MOE_PATH_GROUPED || view.dtype != TDM_E4M3 || rows < 1 ||
+      100 * hit_share(&moe->config, builder->rows) < PREFETCH_LEAST_HITS)
+    return (tdm_view){0};
+  view.rank = 2;
+  view.shape[1] = rows * columns;
+  view.stride[1] = 1;
+  return view;
+}
 
 static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm_moe* moe, const tdm_view* x,
                                  tdm_moe_path path, selection* out_selection) {
@@ -229,7 +255,8 @@ static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm
                                   .n_shared = (int32_t)(moe->experts.n - config->n_routed),
                                   .norm_topk_prob = config->norm_topk_prob,
                                   .routed_scaling_factor = config->routed_scaling_factor};
-  return append_gate(builder, lane, &gate);
+  const tdm_view ahead = first_rows(builder, moe, path);
+  return append_gate(builder, lane, &gate, &ahead);
 }
 
 /* FC1 of a stack of experts on `lane`; answers FC2's input. */

@@ -153,6 +153,9 @@ typedef struct tdm_router_gemm_args {
   tdm_view x;        /* [M, H] bf16 or f32 */
   tdm_view w;        /* [E, H] bf16 or f32 */
   tdm_view logits;   /* [M, E] f32 */
+  tdm_view prefetch; /* optional [R, C], any dtype: what a later step reads is brought to L2 meanwhile. Rows contiguous,
+                        their first address and their bytes multiples of 16. The result does not depend on it, and the
+                        host device passes over it */
 } tdm_router_gemm_args;
 TDM_API tdm_status tdm_append_router_gemm(tdm_program* program, tdm_lane* lane, const char* label,
                                           const tdm_router_gemm_args* args);

@@ -15,6 +15,11 @@ __device__ __forceinline__ void bulk_load(void* destination, const void* source,
                : "memory");
 }
 
+/* `bytes` of global memory to L2. Address and size are multiples of 16. */
+__device__ __forceinline__ void bulk_prefetch(const void* source, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
+}
+
 } // namespace tdm
 
 #endif

@@ -47,7 +47,8 @@ void tdm_rmsnorm_sm90_plan(const tdm_rmsnorm_params* params, int32_t sms, tdm_ke
   int32_t threads = (params->cols / 8 + 127) / 128 * 128;
   if (threads < 128) threads = 128;
   if (threads > 1024) threads = 1024;
-  int32_t rows = (params->rows + 3) / 4 * 4, resident = sms * (2048 / threads);
+  /* 64 registers a thread, so 1024 threads an SM. Further rows follow in the same CTA, whose next row is under way. */
+  int32_t rows = (params->rows + 3) / 4 * 4, resident = sms * (1024 / threads);
   launch.block = (uint32_t)threads;
   launch.grid = (uint32_t)(rows < resident ? rows : resident);
   launch.shared_bytes = (uint32_t)params->cols * (uint32_t)sizeof(float);

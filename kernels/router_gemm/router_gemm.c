@@ -8,6 +8,7 @@ static const tdm_operand operands[] = {
     TDM_OPERAND(tdm_router_gemm_args, x, TDM_READ),
     TDM_WEIGHT_OPERAND(tdm_router_gemm_args, w),
     TDM_OPERAND(tdm_router_gemm_args, logits, TDM_WRITE),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_router_gemm_args, prefetch),
 };
 
 tdm_status tdm_router_gemm_check(const char* op, const tdm_router_gemm_args* args) {
@@ -23,14 +24,30 @@ tdm_status tdm_router_gemm_check(const char* op, const tdm_router_gemm_args* arg
                           (int64_t[]){args->x.shape[0], args->w.shape[0]});
 }
 
+static tdm_status check_prefetch(const char* op, const tdm_view* view) {
+  const unsigned any_dtype = ~0u;
+  if (!tdm_view_present(view)) return TDM_OK;
+  TDM_TRY(tdm_check_tensor(op, "prefetch", view, any_dtype, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
+  const int64_t element = (int64_t)tdm_dtype_bytes(view->dtype), row = view->shape[1] * element;
+  const int64_t stride = view->stride[0] * element;
+  if (row % 16 != 0 || (view->shape[0] > 1 && stride % 16 != 0)) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                    "%s: prefetch has rows of %lld bytes that lie %lld apart: multiples of 16 are wanted", op,
+                    (long long)row, (long long)stride);
+  }
+  return TDM_OK;
+}
+
 static tdm_status check(void* args) {
   TDM_TRY(tdm_router_gemm_check("router_gemm", args));
+  TDM_TRY(check_prefetch("router_gemm", &((const tdm_router_gemm_args*)args)->prefetch));
   return tdm_check_overlap(&tdm_op_router_gemm, args, NULL, NULL);
 }
 
 static void plan_sm90(const void* args_, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
   const tdm_router_gemm_args* args = args_;
   tdm_router_gemm_sm90_make_plan(args->x.shape[0], args->w.shape[0], args->w.shape[1], sms, out_plan);
+  if (tdm_view_present(&args->prefetch)) out_plan->launch.grid = (uint32_t)sms; /* all of them ask */
 }
 
 static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
@@ -39,6 +56,7 @@ static void plan(const void* args_, int32_t sms, tdm_plan* out_plan) {
   int64_t k = args->x.shape[1];
   out_plan->flops = 2.0 * (double)m * (double)k * (double)args->w.shape[0];
   out_plan->bytes = tdm_traffic_all(&tdm_op_router_gemm, args);
+  if (tdm_view_present(&args->prefetch)) out_plan->bytes -= tdm_traffic(&args->prefetch);
   if (sms == 0) return;
   tdm_gemm_bf16_sm90_plan kernel;
   plan_sm90(args_, sms, &kernel);
@@ -49,7 +67,7 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
                          tdm_encoded_step* out_step) {
   (void)plan_;
   tdm_gemm_bf16_sm90_plan kernel;
-  tdm_gemm_bf16_params params;
+  tdm_router_gemm_params params;
   plan_sm90(args, env->sms, &kernel);
   TDM_TRY(tdm_router_gemm_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
                                       &params));

@@ -3,14 +3,41 @@
  * The BF16 GEMM (gemm_bf16.cuh) with 64 experts a tile. Few tiles, so H is cut into many segments: at E = 256 and H =
  * 7168 four tiles of 16 segments keep 64 SMs busy; they add the partials in ascending order, a slice each.
  *
+ * A view to prefetch is asked for into L2 at the beginning, by all CTAs.
+ *
  * Block: 384 threads. Shared: the ring, staging. Limit: latency (launch, ring fill, meeting of the segments). */
 
+#include "kernels/device/bulk.cuh"
 #include "kernels/gemm_bf16/gemm_bf16.cuh"
+#include "kernels/router_gemm/router_gemm_params.h"
+
+namespace {
+
+/* Until the router's input is there, and until what it routes begins, the memory has little to do: all CTAs, also those
+ * without a unit, ask for what a later step reads into L2. */
+struct Prefetch : tdm::NothingMore {
+  const tdm_router_gemm_params& p;
+
+  __device__ explicit Prefetch(const tdm_router_gemm_params& params) : p(params) {
+  }
+  __device__ void ahead() const {
+    constexpr int64_t kPiece = 16384;
+    if (p.prefetch == nullptr) return;
+    const int64_t pieces = (p.prefetch_bytes + kPiece - 1) / kPiece;
+    for (int64_t i = blockIdx.x; i < pieces * p.prefetch_rows; i += gridDim.x) {
+      const int64_t offset = i % pieces * kPiece;
+      tdm::bulk_prefetch(p.prefetch + i / pieces * p.prefetch_stride + offset,
+                         static_cast<uint32_t>(min(kPiece, p.prefetch_bytes - offset)));
+    }
+  }
+};
+
+} // namespace
 
 #define ROUTER(tokens, stages)                                                                                         \
   extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, (tokens) <= 32 ? 2 : 1)                          \
-      tdm_router_gemm_t##tokens##_sm90(const __grid_constant__ tdm_gemm_bf16_params p,                                 \
+      tdm_router_gemm_t##tokens##_sm90(const __grid_constant__ tdm_router_gemm_params p,                               \
                                        const __grid_constant__ tdm_step_sync sync) {                                   \
-    tdm::GemmBf16<64, tokens, stages, false>::run(p, sync);                                                            \
+    tdm::GemmBf16<64, tokens, stages, false>::run(p.gemm, sync, Prefetch(p));                                          \
   }
 #include "kernels/router_gemm/router_gemm_variants.inc"

@@ -94,14 +94,16 @@ static void slice_router(void* void_args, int64_t first, int64_t count) {
   args->logits = tdm_view_slice(args->logits, 1, first, count);
 }
 
-static void run_router(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t hidden, bool sampled, bool quick) {
-  gpu_begin(rig, "router_gemm %d x %d", (int)experts, (int)hidden);
+static void run_router(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t hidden, bool prefetches, bool sampled,
+                       bool quick) {
+  gpu_begin(rig, "router_gemm %d x %d prefetches %d", (int)experts, (int)hidden, prefetches);
   gpu_tensor* x = gpu_make(rig, "x", TDM_BF16, 2, (int64_t[]){max_rows, hidden});
   gpu_tensor* w = gpu_make(rig, "w", TDM_BF16, 2, (int64_t[]){experts, hidden});
   gpu_tensor* logits = gpu_make(rig, "logits", TDM_F32, 2, (int64_t[]){max_rows, experts});
   gpu_fill_normal(rig, x, 1.0f);
   gpu_fill_normal(rig, w, 0.02f);
   tdm_router_gemm_args args = {.size = sizeof args, .x = x->view, .w = w->view, .logits = logits->view};
+  if (prefetches) args.prefetch = w->view;
   gpu_upload(rig);
   gpu_product product = {
       .op = &tdm_op_router_gemm,
@@ -117,9 +119,10 @@ static void run_router(gpu_rig* rig, int64_t max_rows, int64_t experts, int64_t 
 }
 
 void test_router_gemm(gpu_rig* rig, bool quick) {
-  run_router(rig, 65, 72, 1024, false, quick);
+  run_router(rig, 65, 72, 1024, false, false, quick);
+  run_router(rig, 65, 72, 1024, true, false, quick);
   if (quick) return;
-  run_router(rig, GPU_MOST_ROWS, 256, 7168, false, false); /* DeepSeek-V3 */
-  run_router(rig, 130, 384, 7168, false, false);
-  run_router(rig, GPU_MOST_ROWS, 8, 384, false, false);
+  run_router(rig, GPU_MOST_ROWS, 256, 7168, false, false, false); /* DeepSeek-V3 */
+  run_router(rig, 130, 384, 7168, true, false, false);
+  run_router(rig, GPU_MOST_ROWS, 8, 384, false, false, false);
 }
