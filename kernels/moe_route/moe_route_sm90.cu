@@ -101,7 +101,7 @@ template <int kPer> __device__ void route_rows(const tdm_moe_route_params& p, co
     } else {
       row += step;
     }
-    if (row < live) {
+    if (row < p.rows) { /* beside the live count */
 #pragma unroll
       for (int i = 0; i < kPer; ++i) logits[i] = p.logits[row * p.logits_stride + 32 * i + lane];
     }
