@@ -24,6 +24,17 @@ __device__ __forceinline__ float finite_base(float base) {
   return base == -__builtin_huge_valf() ? 0.0f : base;
 }
 
+/* Keys that do not count have probability 0, but their values may be NaN: zeroes rows `valid` to 63 of kChunks chunks
+ * of 64 rows of 128 bytes, one behind the other, by kThreads threads. A row stays one under the swizzle. */
+template <int kChunks, int kThreads>
+__device__ __forceinline__ void clear_rows(uint8_t* chunks, int32_t valid, int32_t thread) {
+#pragma unroll 1
+  for (int32_t row = valid + thread / 8; row < 64; row += kThreads / 8)
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk)
+      *reinterpret_cast<uint4*>(chunks + chunk * (64 * 128) + row * 128 + thread % 8 * 16) = make_uint4(0, 0, 0, 0);
+}
+
 /* Of score fragments of 64 queries x 64 keys (wgmma.cuh has the layout): a thread has 16 keys of each of two rows,
  * lane / 4 and + 8; four lanes share a row. */
 struct Softmax {

@@ -222,19 +222,6 @@ __device__ void make_scores(const tdm_mla_decode_params& p, Shared& shared) {
   tdm::mbarrier_arrive(&shared.note_full);
 }
 
-/* Zeroes the rows from `valid` on in a warpgroup's columns of the page. A row of 128 bytes stays one under the swizzle.
- */
-__device__ __forceinline__ void clear_rows(uint8_t* columns, int32_t valid, uint32_t consumer) {
-  const int32_t thread = static_cast<int32_t>(threadIdx.x % 128), rows = kPage - valid;
-#pragma unroll 1
-  for (int32_t i = thread; i < 4 * rows * 8; i += 128) {
-    const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
-    *reinterpret_cast<uint4*>(columns + chunk * kChunkBytes + row * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
-  }
-  tdm::fence_async_shared();
-  tdm::named_barrier_sync(kClear + consumer, 128);
-}
-
 /* A leaf joins its group: the group's sums come from scratch unless the leaf is its first, and go there again, or out
  * when the token has nothing else. */
 template <int kHalf>
@@ -293,7 +280,11 @@ __device__ void add_values(const tdm_mla_decode_params& p, Shared& shared, uint3
     uint8_t* page = shared.page[__shfl_sync(~0u, stage.slot, 0)] + consumer * 4 * kChunkBytes;
     /* Over already, but each thread has to see it by itself to see what was copied. */
     tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
-    if (valid < kPage) clear_rows(page, valid, consumer);
+    if (valid < kPage) {
+      tdm::clear_rows<4, 128>(page, valid, static_cast<int32_t>(threadIdx.x % 128));
+      tdm::fence_async_shared();
+      tdm::named_barrier_sync(kClear + consumer, 128);
+    }
     if (!(state & kStartsLeaf) && __any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
       for (int i = 0; i < 128; ++i) o[i / 64][i % 64] *= factor[i / 2 % 2];

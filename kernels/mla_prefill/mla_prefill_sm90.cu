@@ -113,17 +113,6 @@ __device__ void load(const tdm_mla_prefill_params& p, Shared& shared) {
   }
 }
 
-/* Zeroes the stage's rows from `valid` on. A row of 128 bytes stays one under the swizzle. */
-__device__ void clear_rows(uint8_t* chunks, int32_t valid) {
-  const int32_t thread = static_cast<int32_t>(threadIdx.x) - 128, rows = 64 - valid;
-  for (int32_t i = thread; i < kChunks * rows * 8; i += 256) {
-    const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
-    *reinterpret_cast<uint4*>(chunks + chunk * kChunkBytes + row * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
-  }
-  tdm::fence_async_shared();
-  tdm::named_barrier_sync(1, 256);
-}
-
 /* Whether the stage's values hold NaN or infinity; the same answer for the whole warpgroup. */
 __device__ bool values_broken(Shared& shared, const uint8_t* values, uint32_t consumer) {
   const uint32_t thread = threadIdx.x % 128;
@@ -206,7 +195,11 @@ __device__ void attend(const tdm_mla_prefill_params& p, Shared& shared, uint32_t
     for (int32_t key = 0; key < keys; key += 64) {
       tdm::mbarrier_wait(&shared.full[stage.slot], stage.parity);
       uint8_t* chunks = shared.keys[stage.slot];
-      if (keys - key < 64) clear_rows(chunks, keys - key);
+      if (keys - key < 64) {
+        tdm::clear_rows<kChunks, 256>(chunks, keys - key, static_cast<int32_t>(threadIdx.x) - 128);
+        tdm::fence_async_shared();
+        tdm::named_barrier_sync(1, 256);
+      }
       const int32_t first_query = walk.query0 + 64 * static_cast<int32_t>(consumer);
       if (key >= first_query + 64) { /* all of it comes later */
         if (lane == 0) tdm::mbarrier_arrive(&shared.empty[stage.slot]);
