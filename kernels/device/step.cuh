@@ -47,6 +47,11 @@ __device__ __forceinline__ void store_release(uint32_t* word, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 
+/* For all whose stores come before this thread's, as behind a barrier with them. */
+__device__ __forceinline__ void add_release(uint32_t* word, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+
 __device__ __forceinline__ uint64_t global_nanoseconds() {
   uint64_t now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));

@@ -60,15 +60,24 @@ enum {
   TDM_MOE_EXPERTS_MOST_BLOCKS = 64 /* of H: a lane has two weight scales */
 };
 
-/* Blocks of activations there is room for: the last stage of FC1 is multiplied as a whole, with some that are none. */
-#define TDM_MOE_EXPERTS_BLOCKS(k_blocks) (((k_blocks) + 3) / 4 * 4)
+/* A piece of FC1: up to `rows` gate rows and their up rows. `pieces` of them make a tile of 128, as even as they come.
+ * A block of a piece begins with a swizzle atom of 1024 bytes; a stage has as many blocks as find room. */
+#define TDM_MOE_EXPERTS_PIECES(rows)       ((128 + (rows)-1) / (rows))
+#define TDM_MOE_EXPERTS_BLOCK_BYTES(rows)  ((2 * (rows)*128 + 1023) / 1024 * 1024)
+#define TDM_MOE_EXPERTS_STAGE_BLOCKS(rows) (TDM_MOE_EXPERTS_STAGE_BYTES / TDM_MOE_EXPERTS_BLOCK_BYTES(rows))
+/* Blocks that a copy brings: those of a stage where no gaps lie between them. */
+#define TDM_MOE_EXPERTS_COPY_BLOCKS(rows) ((2 * (rows)*128) % 1024 == 0 ? TDM_MOE_EXPERTS_STAGE_BLOCKS(rows) : 1)
+
+/* Blocks of activations there is room for. The last stage of FC1 is multiplied as a whole, with what lies behind them.
+ */
+#define TDM_MOE_EXPERTS_BLOCKS(k_blocks) (((k_blocks) + 1) / 2 * 2)
 
 /* Shared memory, in the order of Memory in the kernel. */
 static inline uint32_t tdm_moe_experts_bytes(int32_t k_blocks, int32_t n_experts, int32_t stages) {
   const int32_t a_block = TDM_MOE_EXPERTS_TOKENS * (128 + 4) + 4;
   return (uint32_t)(stages * (TDM_MOE_EXPERTS_STAGE_BYTES + 2 * 8 + 4) + TDM_MOE_EXPERTS_BLOCKS(k_blocks) * a_block +
-                    TDM_MOE_EXPERTS_TOKENS * TDM_MOE_EXPERTS_COLUMNS * 4 + 8 + TDM_MOE_EXPERTS_TOKENS * 32 * 4 + 2 * 4 +
-                    n_experts * 4);
+                    TDM_MOE_EXPERTS_TOKENS * TDM_MOE_EXPERTS_COLUMNS * 4 + 2 * 8 +
+                    TDM_MOE_EXPERTS_MOST_BLOCKS * TDM_MOE_EXPERTS_TOKENS * 8 + 2 * 4 + n_experts * 4);
 }
 
 #endif

@@ -18,12 +18,13 @@ void tdm_moe_experts_sm90_make_plan(int64_t m, int64_t n_experts, int64_t interm
                                     tdm_moe_experts_sm90_plan* out_plan) {
   const int64_t tiles = n_experts * (intermediate / 128);
   tdm_moe_experts_sm90_plan plan = {
-      .piece = m > 1 ? 32 : 16, /* one row has so few experts that larger pieces leave SMs without any */
+      .piece = m > 2 ? 32 : 19, /* one row has 9 experts of 2 tiles: 126 pieces of 19, 144 of 16, for 132 SMs */
       .stages = tdm_moe_experts_sm90_stages(n_experts, hidden),
       .stage_blocks = intermediate / 128 % 2 == 0 ? 2 : 1,
       .segments = tdm_moe_fc2_splits(n_experts, hidden, intermediate, true),
       .sum_bytes = (size_t)(tiles * TDM_MOE_EXPERTS_TOKENS * 256) * sizeof(float)};
-  const int64_t items = tiles * (128 / plan.piece) + (hidden + TDM_MOE_EXPERTS_COLUMNS - 1) / TDM_MOE_EXPERTS_COLUMNS;
+  const int64_t items =
+      tiles * TDM_MOE_EXPERTS_PIECES(plan.piece) + (hidden + TDM_MOE_EXPERTS_COLUMNS - 1) / TDM_MOE_EXPERTS_COLUMNS;
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_experts_n%d_sm90", plan.piece);
   plan.launch.grid = (uint32_t)(items < sms ? items : sms);
   plan.launch.block = TDM_MOE_EXPERTS_THREADS;
@@ -52,7 +53,7 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                     (long long)w13->stride[0], (long long)w13_scale->stride[0]);
   const uint64_t m = (uint64_t)x->shape[0], k_blocks = (uint64_t)x->shape[1] / 128;
   const uint32_t tokens = TDM_MOE_EXPERTS_TOKENS, piece = (uint32_t)plan->piece;
-  const uint32_t piece_blocks = TDM_MOE_EXPERTS_STAGE_BYTES / (2 * piece * 128);
+  const uint32_t piece_blocks = TDM_MOE_EXPERTS_COPY_BLOCKS(piece);
   const tdm_tensor_tile w13_tile = {tdm_view_data(w13),
                                     TDM_E4M3,
                                     4,

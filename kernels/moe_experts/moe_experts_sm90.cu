@@ -3,18 +3,19 @@
  * So few tokens have few experts, so that each of the two kernels would spend about as long on beginning and ending as
  * on its weights: 33 and 17 MB for one token of DeepSeek-V3, of one of 8 ranks.
  *
- * 1. Items of work: pieces of FC1, kRows gate rows of an expert and their up rows, along all of K; then tiles of FC2,
- * 64 columns, all experts. CTAs draw them in this order, as they get through: whoever waits for pieces knows that CTAs
- * that run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
+ * 1. Items of work: pieces of FC1, up to kRows gate rows of an expert and their up rows, along all of K; then tiles of
+ * FC2, 64 columns, all experts. CTAs draw them in this order, as they get through: whoever waits for pieces knows that
+ * CTAs that run have them. So nothing depends on how many CTAs have an SM, nor do bits on who has which item.
  * 2. One thread asks for weights, item after item, into a ring of stages: while pieces of FC1 end and meet, the first
  * weights of FC2 are on their way already. An item begins with a stage that holds nothing but its number.
  * 3. Two warpgroups multiply, weights on the 64-row side of wgmma, two stages' products under way; both go through all
  * stages. A piece is one engine's, a segment of FC2's sum too; where both have something of an item, their stages come
- * in turn. Same products and sums in the same order as in the other forms, so the same bits. A fragment has four
- * elements, so a warp has gate rows or up rows alone; with kRows = 16 half of the 64 rows are whatever lies behind.
+ * in turn. Same products and sums in the same order as in the other forms, so the same bits. Of the 64 rows of a
+ * fragment kRows are gate rows, as many up rows, the others whatever lies behind.
  * 4. All of FC1's activations come to shared memory once, by two copies. Pieces leave their f32 sums in the workspace.
  * When all of them are done, a CTA that has a tile takes the sums up, applies SwiGLU and quantises, for as many experts
- * at a time as there is room for where FC1's activations were.
+ * at a time as there is room for where FC1's activations were. Who comes late, the engine that has the last piece,
+ * finds all done that does not need the sums.
  *
  *   warps 0 .. 3, 4 .. 7   the engines                     ring   [stages][16 KB]
  *   warp 8                 lane 0: weights, tokens         x      [blocks of H][8][128], swizzled
@@ -29,7 +30,7 @@ namespace {
 
 constexpr int kTokens = TDM_MOE_EXPERTS_TOKENS, kColumns = TDM_MOE_EXPERTS_COLUMNS;
 constexpr uint32_t kEngineThreads = 128, kConsumers = 2 * kEngineThreads, kBothEngines = 3;
-constexpr int32_t kWarps = kConsumers / 32;
+constexpr int32_t kWarps = kConsumers / 32, kUnits = TDM_MOE_EXPERTS_MOST_BLOCKS * kTokens / kWarps;
 
 /* Where things lie in shared memory, in the order of tdm_moe_experts_bytes. */
 struct Memory {
@@ -37,12 +38,13 @@ struct Memory {
   uint8_t* x;     /* of FC1; then of FC2, of some experts */
   float* scale;   /* [blocks][kTokens] of x; of FC2 times the routing weight, 0 where a token did not choose */
   float* w_scale; /* [blocks] of a tile's weights, of FC2 */
-  float* sums;    /* [kTokens][kColumns] of a tile, the second engine's; before that, what each warp takes up */
+  float* sums;    /* [kTokens][kColumns] of a tile, the first engine's */
   uint64_t* full;
   uint64_t* empty;
   uint64_t* x_full;
+  uint64_t* past;    /* both engines: FC1 is behind them, their pieces counted and the others' waited for */
+  uint2* units;      /* [kWarps][kUnits] of a round, what each warp takes up: unit_of, and the routing weight */
   uint32_t* items;   /* of a stage that begins one */
-  uint32_t* bits;    /* [kTokens][32] experts of a token */
   int32_t* counts;   /* experts that somebody chose; of these, in the first segment of FC2 */
   uint32_t* experts; /* those, ascending; from bit 16 on a bit a token that chose it */
 
@@ -55,9 +57,10 @@ struct Memory {
     full = reinterpret_cast<uint64_t*>(sums + kTokens * kColumns);
     empty = full + p.stages;
     x_full = empty + p.stages;
-    items = reinterpret_cast<uint32_t*>(x_full + 1);
-    bits = items + p.stages;
-    counts = reinterpret_cast<int32_t*>(bits + kTokens * 32);
+    past = x_full + 1;
+    units = reinterpret_cast<uint2*>(past + 1);
+    items = reinterpret_cast<uint32_t*>(units + kWarps * kUnits);
+    counts = reinterpret_cast<int32_t*>(items + p.stages);
     experts = reinterpret_cast<uint32_t*>(counts + 2);
   }
   __device__ __forceinline__ int32_t expert(int32_t index) const {
@@ -157,7 +160,7 @@ struct Round {
   int32_t first, second, end;
 
   __device__ __forceinline__ Round(const tdm_moe_experts_params& p, const Memory& shared, int32_t from)
-      : first(from), end(min(from + TDM_MOE_EXPERTS_BLOCKS(p.k_blocks) / p.blocks, shared.counts[0])) {
+      : first(from), end(min(from + p.k_blocks / p.blocks, shared.counts[0])) {
     second = min(max(shared.counts[1], first), end);
   }
   __device__ __forceinline__ int32_t begin_of(uint32_t engine) const {
@@ -169,20 +172,21 @@ struct Round {
 };
 
 template <int kRows> struct MoeExperts {
-  static constexpr int kPieces = 128 / kRows, kBlockBytes = 2 * kRows * 128;
-  static constexpr int kBlocks = TDM_MOE_EXPERTS_STAGE_BYTES / kBlockBytes;
+  static constexpr int kPieces = TDM_MOE_EXPERTS_PIECES(kRows), kBlocks = TDM_MOE_EXPERTS_STAGE_BLOCKS(kRows);
+  static constexpr int kBlockBytes = TDM_MOE_EXPERTS_BLOCK_BYTES(kRows);
+  static constexpr int kCopyBlocks = TDM_MOE_EXPERTS_COPY_BLOCKS(kRows), kCopyBytes = kCopyBlocks * 2 * kRows * 128;
 
   __device__ static __forceinline__ int32_t piece_stages(const tdm_moe_experts_params& p) {
     return (p.k_blocks + kBlocks - 1) / kBlocks;
   }
-  /* Of a piece: 128 columns of FC1's output, and the first of kRows among them. */
+  /* Of a piece: 128 columns of FC1's output, its first row among them and how many it has, kRows or one less. */
   struct Place {
-    int32_t tile, row;
+    int32_t tile, row, rows;
   };
   __device__ static __forceinline__ Place place_of(const tdm_moe_experts_params& p, const Memory& shared,
                                                    int32_t piece) {
-    const int32_t tile = piece / kPieces;
-    return Place{shared.expert(tile / p.blocks) * p.blocks + tile % p.blocks, piece % kPieces * kRows};
+    const int32_t tile = piece / kPieces, part = piece % kPieces, row = 128 * part / kPieces;
+    return Place{shared.expert(tile / p.blocks) * p.blocks + tile % p.blocks, row, 128 * (part + 1) / kPieces - row};
   }
 
   /* ---- a thread that asks for weights ---- */
@@ -190,8 +194,10 @@ template <int kRows> struct MoeExperts {
   __device__ static __forceinline__ void load_piece(const tdm_moe_experts_params& p, const Place& place, Ring& ring,
                                                     uint64_t policy) {
     for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
-      uint64_t* const full = ring.begin_fill(TDM_MOE_EXPERTS_STAGE_BYTES);
-      tdm::tma_load_4d(ring.stage(), &p.w13, full, policy, 0, place.row, 2 * place.tile, kb);
+      uint64_t* const full = ring.begin_fill(kBlocks / kCopyBlocks * kCopyBytes);
+#pragma unroll
+      for (int i = 0; i < kBlocks; i += kCopyBlocks) /* what is beyond K comes as zeros */
+        tdm::tma_load_4d(ring.stage() + i * kBlockBytes, &p.w13, full, policy, 0, place.row, 2 * place.tile, kb + i);
       ring.advance();
     }
   }
@@ -218,14 +224,15 @@ template <int kRows> struct MoeExperts {
     }
   }
 
-  /* Who has a tile draws the next one when it has asked for all of it, so that tiles go to those who have time. */
+  /* Who has a tile draws the next one when it has asked for all of it, so that tiles go to those who have time. The
+   * last CTA that draws and waits no more sets everything back, while others still multiply. */
   __device__ static void load(const tdm_moe_experts_params& p, const Memory& shared, uint32_t item) {
     const Items items(p, shared, kPieces);
     const uint64_t once = tdm::l2_evict_first();
     Ring ring(shared, p);
     for (;;) {
       ring.fill_item(item);
-      if (item >= items.all) return;
+      if (item >= items.all) break;
       uint32_t next = 0;
       if (item < items.pieces) {
         next = atomicAdd(&p.state->drawn, 1u);
@@ -236,6 +243,11 @@ template <int kRows> struct MoeExperts {
       }
       item = next;
     }
+    tdm::mbarrier_wait(shared.past, 0);
+    tdm::fence_gpu();
+    if (atomicAdd(&p.state->left, 1u) + 1 != gridDim.x) return;
+    tdm::fence_gpu();
+    *p.state = tdm_moe_experts_state{};
   }
 
   /* ---- an engine ---- */
@@ -250,6 +262,8 @@ template <int kRows> struct MoeExperts {
     uint32_t pieces_seen = 0;
     bool fc1_done = false;
     int32_t prepared = -1; /* first expert of the round whose activations are there */
+    int32_t listed = -1;   /* and of the one whose units are listed, `units` of them this warp's */
+    int32_t units = 0;
 
     __device__ __forceinline__ Engine(const tdm_moe_experts_params& params, const tdm_step_sync& step,
                                       const Memory& memory, int32_t live_tokens)
@@ -263,7 +277,10 @@ template <int kRows> struct MoeExperts {
       return static_cast<int32_t>(threadIdx.x % kEngineThreads / 32);
     }
     __device__ __forceinline__ void sync_engine() const {
-      tdm::named_barrier_sync(1 + which, kEngineThreads);
+      if (which == 0)
+        tdm::named_barrier_sync(1, kEngineThreads);
+      else
+        tdm::named_barrier_sync(2, kEngineThreads);
     }
     __device__ static __forceinline__ void sync_both() {
       tdm::named_barrier_sync(kBothEngines, kConsumers);
@@ -271,13 +288,14 @@ template <int kRows> struct MoeExperts {
 
     __device__ __forceinline__ void work() {
       const Items items(p, shared, kPieces);
+      list_units(Round(p, shared, 0)); /* while the first weights are on their way */
       tdm::mbarrier_wait(shared.x_full, 0);
       for (;;) {
         ring.await();
         const uint32_t item = __shfl_sync(~0u, lane() == 0 ? shared.items[ring.slot] : 0, 0);
         ring.hand_back(ring.slot);
         ring.advance();
-        if (item >= items.all) return;
+        if (item >= items.all) break;
         if (item >= items.pieces)
           tile(static_cast<int32_t>(item - items.pieces), items.pieces);
         else if (pieces_seen++ % 2 == which)
@@ -285,17 +303,26 @@ template <int kRows> struct MoeExperts {
         else
           Way(ring, which, piece_stages(p)).end();
       }
+      pass_fc1();
+    }
+    __device__ __forceinline__ void pass_fc1() {
+      if (!fc1_done && threadIdx.x % kEngineThreads == 0) tdm::mbarrier_arrive(shared.past);
+      fc1_done = true;
     }
 
     /* ---- FC1 ---- */
 
     __device__ __forceinline__ void piece(const Place& place) {
       Way way(ring, which, 0);
-      const bool up = warp() >= kRows / 16, real = warp() < kRows / 8;
+      const int32_t first = warp() * 16 + lane() / 4; /* of two rows, of gate and then of up; the other is 8 on */
       /* Lane l holds the weight scales of blocks l and 32 + l, handed around by shuffles. */
-      const float* const w_scales = p.w13_scale + (2 * place.tile + (up ? 1 : 0)) * p.w13_scale_stride;
-      const float low = lane() < p.k_blocks ? __ldg(w_scales + lane()) : 0.0f;
-      const float high = 32 + lane() < p.k_blocks ? __ldg(w_scales + 32 + lane()) : 0.0f;
+      const auto scales_of = [&](int32_t up) {
+        const float* const from = p.w13_scale + (2 * place.tile + up) * p.w13_scale_stride;
+        return make_float2(lane() < p.k_blocks ? __ldg(from + lane()) : 0.0f,
+                           32 + lane() < p.k_blocks ? __ldg(from + 32 + lane()) : 0.0f);
+      };
+      constexpr bool kMixed = kRows % 16 != 0; /* a warp has rows of both */
+      const float2 scales = scales_of(!kMixed && first >= kRows), up_scales = kMixed ? scales_of(1) : scales;
       float c[4] = {}, even[kBlocks][4], odd[kBlocks][4];
       /* Of a piece's last stage as many blocks as of the others: those beyond K are multiplied and not added. */
       int32_t block = 0;
@@ -305,9 +332,9 @@ template <int kRows> struct MoeExperts {
         const uint32_t x = tdm::same_in_warp(x_next);
         tdm::wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < kBlocks; ++i)
+        for (int k = 0; k < 4; ++k)
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
+          for (int i = 0; i < kBlocks; ++i)
             tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(w + i * (kBlockBytes / 16) + 2 * k),
                                             tdm::wgmma_descriptor_whole(x + i * 64 + 2 * k), k != 0);
         tdm::wgmma_commit();
@@ -320,26 +347,30 @@ template <int kRows> struct MoeExperts {
         way.hand_back(decltype(pending)::value != 0);
 #pragma unroll
         for (int i = 0; i < kBlocks; ++i, ++block) {
-          const float w_scale = __shfl_sync(~0u, block < 32 ? low : high, block % 32);
+          float w_scale[2];
+          w_scale[0] = w_scale[1] = __shfl_sync(~0u, block < 32 ? scales.x : scales.y, block % 32);
+          if constexpr (kMixed) {
+            const float of_up = __shfl_sync(~0u, block < 32 ? up_scales.x : up_scales.y, block % 32);
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              if (first + 8 * half >= kRows) w_scale[half] = of_up;
+          }
           if (block >= p.k_blocks) continue;
           const float2 s = *reinterpret_cast<const float2*>(shared.scale + block * kTokens + 2 * (lane() % 4));
 #pragma unroll
-          for (int j = 0; j < 4; ++j) c[j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale, acc[i][j], c[j]);
+          for (int j = 0; j < 4; ++j) c[j] = fmaf((j % 2 == 0 ? s.x : s.y) * w_scale[j / 2], acc[i][j], c[j]);
         }
       };
       two_under_way(piece_stages(p), even, odd, issue, finish);
-      if (real) {
-        const int32_t row = place.row + warp() % (kRows / 16) * 16 + lane() / 4;
-        float* const mine = sums_of(place.tile, 2 * (lane() % 4)) + (up ? 128 : 0) + row;
+      float* const mine = sums_of(place.tile, 2 * (lane() % 4)) + place.row;
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (2 * (lane() % 4) + j % 2 < live) __stcg(mine + j % 2 * 256 + j / 2 * 8, c[j]);
+      for (int j = 0; j < 4; ++j) {
+        const int32_t row = first + j / 2 * 8, of_run = row >= kRows ? row - kRows : row;
+        if (of_run < place.rows && 2 * (lane() % 4) + j % 2 < live)
+          __stcg(mine + j % 2 * 256 + (row >= kRows ? 128 : 0) + of_run, c[j]);
       }
       sync_engine();
-      if (threadIdx.x % kEngineThreads == 0) {
-        tdm::fence_gpu();
-        atomicAdd(&p.state->done, 1u);
-      }
+      if (threadIdx.x % kEngineThreads == 0) tdm::add_release(&p.state->done, 1u);
     }
 
     /* Some stages, one or more, the next one's products issued before the last one's are waited for. */
@@ -379,7 +410,8 @@ template <int kRows> struct MoeExperts {
 
     __device__ __forceinline__ void tile(int32_t at, uint32_t pieces) {
       const int32_t experts = shared.counts[0];
-      float c[4] = {};
+      float c[4] = {}, addend[4];
+      load_addend(at, addend);
       if (experts == 0) sync_both(); /* the last tile's sums have been read */
       for (int32_t from = 0; from < experts;) {
         const Round round(p, shared, from);
@@ -387,96 +419,134 @@ template <int kRows> struct MoeExperts {
         add_round(round, c);
         from = round.end;
       }
-      store(at, c);
+      store(at, c, addend);
     }
 
-    /* Both engines: the activations and scales of a round's experts, the scales of a tile's weights. */
+    /* Both engines: the activations and scales of a round's experts, the scales of a tile's weights. The second engine
+     * is the one that comes early where a CTA has one piece: what can be done before FC1's sums are there is done by
+     * it. */
     __device__ __forceinline__ void prepare(const Round& round, int32_t tile, uint32_t pieces) {
-      const int32_t thread = static_cast<int32_t>(threadIdx.x), blocks = (round.end - round.first) * p.blocks;
+      const int32_t thread = static_cast<int32_t>(threadIdx.x % kEngineThreads);
+      const bool has_scale = which == 1 && thread < (round.end - round.first) * p.blocks;
       float w_scale = 0.0f;
-      if (thread < blocks) {
+      if (has_scale) {
         const int32_t kb = shared.expert(round.first + thread / p.blocks) * p.blocks + thread % p.blocks;
         w_scale = __ldg(p.w2_scale + tile * kColumns / 128 * p.w2_scale_stride + kb);
       }
-      if (!fc1_done && thread == 0) await(&p.state->done, pieces);
-      fc1_done = true;
+      if (listed != round.first) list_units(round);
+      if (!fc1_done && which == 1 && thread == 0) await(&p.state->done, pieces);
       sync_both();
-      if (thread < blocks) shared.w_scale[thread] = w_scale;
+      pass_fc1();
       if (prepared != round.first) {
         take_up(round);
         prepared = round.first;
-        tdm::fence_async_shared();
       }
+      if (has_scale) shared.w_scale[thread] = w_scale;
+      tdm::fence_async_shared();
       sync_both();
     }
 
-    /* The round's experts with the tokens that chose them, all warps by turns; what a warp has lies in its list. */
-    __device__ __forceinline__ int32_t list_pairs(const Round& round, uint16_t* list) const {
+    /* A unit: 128 columns of FC1's output, of a token that chose their expert. Where it comes to lie, block of the
+     * round and token, below; above, where its sums lie, tile of FC1 and token. All warps have some, by turns. */
+    __device__ static __forceinline__ uint32_t unit_of(int32_t tile, int32_t block, int32_t token) {
+      return static_cast<uint32_t>(tile << 9 | block * kTokens | token);
+    }
+    __device__ __forceinline__ uint2* own_units() const {
+      return shared.units + threadIdx.x / 32 * kUnits;
+    }
+    __device__ __forceinline__ void list_units(const Round& round) {
       const int32_t mine = static_cast<int32_t>(threadIdx.x / 32), token = lane() % kTokens;
-      int32_t before = 0, count = 0;
-      for (int32_t word = 0, index = round.first + lane() / kTokens; index - lane() / kTokens < round.end;
-           ++word, index += 32 / kTokens) {
-        const bool inside = index < round.end, chose = inside && (shared.experts[index] >> (16 + token) & 1) != 0;
+      int32_t before = 0; /* units of all warps */
+#pragma unroll 1
+      for (int32_t base = round.first; base < round.end; base += 32 / kTokens) {
+        const int32_t index = base + lane() / kTokens;
+        const bool chose = index < round.end && (shared.experts[index] >> (16 + token) & 1) != 0;
         const uint32_t all = __ballot_sync(~0u, chose);
-        const int32_t place = before + __popc(all & ((1u << lane()) - 1));
-        if (chose && place % kWarps == mine)
-          list[place / kWarps] = static_cast<uint16_t>((index - round.first) * kTokens + token);
-        if (inside && !chose && word % kWarps == mine)
-          for (int32_t b = 0; b < p.blocks; ++b)
-            shared.scale[((index - round.first) * p.blocks + b) * kTokens + token] = 0.0f;
-        before += __popc(all);
+        int32_t unit = before + __popc(all & ((1u << lane()) - 1)) * p.blocks;
+        if (chose) {
+          const int32_t expert = shared.expert(index);
+          const float alpha = p.alpha == nullptr ? 1.0f : __ldcg(p.alpha + token * p.alpha_stride + expert);
+#pragma unroll 1
+          for (int32_t b = 0; b < p.blocks; ++b, ++unit)
+            if (unit % kWarps == mine)
+              own_units()[unit / kWarps] = make_uint2(
+                  unit_of(expert * p.blocks + b, (index - round.first) * p.blocks + b, token), __float_as_uint(alpha));
+        }
+        before += __popc(all) * p.blocks;
       }
-      count = (before - mine + kWarps - 1) / kWarps;
       __syncwarp();
-      return count;
+      listed = round.first;
+      units = (before - mine + kWarps - 1) / kWarps;
     }
 
-    /* A warp at a time has a block of a token. */
-    __device__ __forceinline__ void take_up(const Round& round) const {
-      constexpr int kAtOnce = 4;
-      uint16_t* const list = reinterpret_cast<uint16_t*>(shared.sums) +
-                             threadIdx.x / 32 * (TDM_MOE_EXPERTS_MOST_BLOCKS * kTokens / kWarps);
-      const int32_t count = list_pairs(round, list);
-      int32_t next = 0, next_block = 0; /* a pair and a block of it */
-      while (next < count) {
-        float4 gate[kAtOnce], up[kAtOnce];
-        float alpha[kAtOnce];
-        int32_t block[kAtOnce], token[kAtOnce], n = 0;
+    struct Pair {
+      uint2 unit[2];
+      float4 gate[2], up[2];
+    };
+    __device__ __forceinline__ void load_pair(int32_t next, Pair& pair) const {
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          gate[i] = up[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-          if (next >= count) continue;
-          const int32_t index = list[next] / kTokens;
-          const int32_t expert = shared.expert(round.first + index);
-          token[i] = list[next] % kTokens;
-          block[i] = index * p.blocks + next_block;
-          const float4* const from =
-              reinterpret_cast<const float4*>(sums_of(expert * p.blocks + next_block, token[i])) + lane();
-          gate[i] = __ldcg(from);
-          up[i] = __ldcg(from + 32);
-          alpha[i] = p.alpha == nullptr ? 1.0f : __ldcg(p.alpha + token[i] * p.alpha_stride + expert);
-          if (++next_block == p.blocks) next_block = 0, ++next;
-          n = i + 1;
-        }
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i)
-          if (i < n) quantise(gate[i], up[i], alpha[i], block[i], token[i]);
+      for (int u = 0; u < 2; ++u) {
+        pair.gate[u] = pair.up[u] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        pair.unit[u] = make_uint2(0, 0);
+        if (next + u >= units) continue;
+        pair.unit[u] = own_units()[next + u];
+        const int32_t tile = static_cast<int32_t>(pair.unit[u].x >> 9);
+        const float4* const from =
+            reinterpret_cast<const float4*>(sums_of(tile, static_cast<int32_t>(pair.unit[u].x % kTokens))) + lane();
+        pair.gate[u] = __ldcg(from);
+        pair.up[u] = __ldcg(from + 32);
       }
     }
-    __device__ __forceinline__ void quantise(const float4& gate, const float4& up, float alpha, int32_t block,
-                                             int32_t token) const {
-      const float v[4] = {
-          tdm::swiglu_quick(gate.x, up.x, p.swiglu_limit), tdm::swiglu_quick(gate.y, up.y, p.swiglu_limit),
-          tdm::swiglu_quick(gate.z, up.z, p.swiglu_limit), tdm::swiglu_quick(gate.w, up.w, p.swiglu_limit)};
-      uint32_t largest = 0;
+    /* A warp at a time has two units and waits for two more. */
+    __device__ __forceinline__ void take_up(const Round& round) const {
+      Pair now, then;
+      load_pair(0, now);
+      load_pair(2, then);
+      clear_scales(round);
+#pragma unroll 1
+      for (int32_t next = 0; next < units; next += 2) {
+        quantise(now, units - next);
+        now = then;
+        load_pair(next + 4, then);
+      }
+    }
+    /* Of tokens that did not choose an expert. */
+    __device__ __forceinline__ void clear_scales(const Round& round) const {
+      const int32_t places = (round.end - round.first) * p.blocks * kTokens;
+      for (int32_t i = static_cast<int32_t>(threadIdx.x); i < places; i += kConsumers) {
+        const int32_t index = round.first + i / kTokens / p.blocks;
+        if ((shared.experts[index] >> (16 + i % kTokens) & 1) == 0) shared.scale[i] = 0.0f;
+      }
+    }
+    /* `n`: 1 or more; of one, the second is reckoned and goes nowhere. */
+    __device__ __forceinline__ void quantise(const Pair& pair, int32_t n) const {
+      float v[2][4];
+      uint32_t largest[2] = {};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) largest = max(largest, tdm::magnitude(v[i]));
-      const tdm::Quantiser quantiser(__reduce_max_sync(~0u, largest), p.quant_eps, p.pow2_scale != 0);
-      uint8_t* const to = shared.x + block * (kTokens * 128) +
-                          tdm::swizzled(static_cast<uint32_t>(token), static_cast<uint32_t>(lane() / 4));
-      *reinterpret_cast<uint32_t*>(to + lane() % 4 * 4) =
-          static_cast<uint32_t>(quantiser.pair(v[0], v[1])) | static_cast<uint32_t>(quantiser.pair(v[2], v[3])) << 16;
-      if (lane() == 0) shared.scale[block * kTokens + token] = alpha == 0.0f ? 0.0f : quantiser.scale * alpha;
+      for (int u = 0; u < 2; ++u) {
+        const float4 &gate = pair.gate[u], &up = pair.up[u];
+        v[u][0] = tdm::swiglu_quick(gate.x, up.x, p.swiglu_limit);
+        v[u][1] = tdm::swiglu_quick(gate.y, up.y, p.swiglu_limit);
+        v[u][2] = tdm::swiglu_quick(gate.z, up.z, p.swiglu_limit);
+        v[u][3] = tdm::swiglu_quick(gate.w, up.w, p.swiglu_limit);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) largest[u] = max(largest[u], tdm::magnitude(v[u][i]));
+      }
+#pragma unroll
+      for (int u = 0; u < 2; ++u) largest[u] = __reduce_max_sync(~0u, largest[u]);
+#pragma unroll
+      for (int u = 0; u < 2; ++u) {
+        const tdm::Quantiser quantiser(largest[u], p.quant_eps, p.pow2_scale != 0);
+        if (u >= n) continue;
+        const uint32_t place = pair.unit[u].x % 512, token = place % kTokens;
+        const float alpha = __uint_as_float(pair.unit[u].y);
+        uint8_t* const to =
+            shared.x + place / kTokens * (kTokens * 128) + tdm::swizzled(token, static_cast<uint32_t>(lane() / 4));
+        *reinterpret_cast<uint32_t*>(to + lane() % 4 * 4) = static_cast<uint32_t>(quantiser.pair(v[u][0], v[u][1])) |
+                                                            static_cast<uint32_t>(quantiser.pair(v[u][2], v[u][3]))
+                                                                << 16;
+        if (lane() == 0) shared.scale[place] = alpha == 0.0f ? 0.0f : quantiser.scale * alpha;
+      }
     }
 
     __device__ __forceinline__ void add_round(const Round& round, float (&c)[4]) {
@@ -491,9 +561,9 @@ template <int kRows> struct MoeExperts {
         const uint32_t x = tdm::same_in_warp(x_next);
         tdm::wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < kMost; ++i)
+        for (int k = 0; k < 4; ++k)
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
+          for (int i = 0; i < kMost; ++i)
             tdm::wgmma_e4m3<kTokens>::issue(acc[i], tdm::wgmma_descriptor_whole(w + i * (kColumns * 128 / 16) + 2 * k),
                                             tdm::wgmma_descriptor_whole(x + i * 64 + 2 * k), k != 0);
         tdm::wgmma_commit();
@@ -522,23 +592,41 @@ template <int kRows> struct MoeExperts {
       way.end();
     }
 
-    /* Both engines: the segments' sum, ascending, by the first. */
-    __device__ __forceinline__ void store(int32_t tile, const float (&c)[4]) const {
-      const int32_t first = warp() * 16 + lane() / 4;
-      const auto at = [&](int j) { return (2 * (lane() % 4) + j % 2) * kColumns + first + j / 2 * 8; };
-      if (which == 1) {
+    /* Of the tile's columns, those a thread has, and of the tokens. */
+    __device__ static __forceinline__ int32_t column_of(int j) {
+      return warp() * 16 + lane() / 4 + j / 2 * 8;
+    }
+    __device__ static __forceinline__ int32_t token_of(int j) {
+      return 2 * (lane() % 4) + j % 2;
+    }
+    __device__ __forceinline__ bool stores(int32_t tile, int j) const {
+      return token_of(j) < live && tile * kColumns + column_of(j) < p.n;
+    }
+    __device__ __forceinline__ void load_addend(int32_t tile, float (&addend)[4]) const {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        addend[j] = 0.0f;
+        if (which == 1 && p.addend != nullptr && stores(tile, j))
+          addend[j] = tdm::load_element(p.addend, p.addend_dtype,
+                                        token_of(j) * p.addend_stride + tile * kColumns + column_of(j));
+      }
+    }
+
+    /* Both engines: the segments' sum, by the second. */
+    __device__ __forceinline__ void store(int32_t tile, const float (&c)[4], const float (&addend)[4]) const {
+      const auto at = [&](int j) { return token_of(j) * kColumns + column_of(j); };
+      if (which == 0) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) shared.sums[at(j)] = c[j];
       }
       sync_both();
-      if (which == 1) return;
+      if (which == 0) return;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int32_t token = 2 * (lane() % 4) + j % 2, column = tile * kColumns + first + j / 2 * 8;
-        if (token >= live || column >= p.n) continue;
-        float sum = c[j] + shared.sums[at(j)];
-        if (p.addend != nullptr) sum += tdm::load_element(p.addend, p.addend_dtype, token * p.addend_stride + column);
-        tdm::store_element(p.out, p.out_dtype, token * p.out_stride + column, sum);
+        if (!stores(tile, j)) continue;
+        float sum = shared.sums[at(j)] + c[j];
+        if (p.addend != nullptr) sum += addend[j];
+        tdm::store_element(p.out, p.out_dtype, token_of(j) * p.out_stride + tile * kColumns + column_of(j), sum);
       }
     }
   };
@@ -552,39 +640,33 @@ template <int kRows> struct MoeExperts {
     tdm::tma_load_2d(shared.scale, &p.x_scale, shared.x_full, often, 0, 0);
   }
 
-  /* All threads: the list of experts that somebody chose. One look at the bits, so that all warps see the same. */
+  /* A warp: the list of experts that somebody chose. */
   __device__ static __forceinline__ void look(const tdm_moe_experts_params& p, const Memory& shared, int32_t live) {
-    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     const auto below = [&](int32_t expert) { /* those of the lane's 32 that are below */
                                              const int32_t left = expert - 32 * lane;
                                              return left >= 32 ? ~0u : left > 0 ? (1u << left) - 1 : 0;
     };
-    if (warp < kTokens) {
-      const uint32_t real = below(p.n_experts);
-      const bool there = warp < p.m && real != 0;
-      const uint32_t bits =
-          there ? static_cast<uint32_t>(__ldcg(p.choices.bits + warp * p.choices.stride + lane)) & real : 0;
-      shared.bits[32 * warp + lane] = warp < live ? bits : 0;
-    }
-    __syncthreads();
-    if (warp == 0) {
-      uint32_t rows[kTokens], any = 0;
+    const uint32_t real = below(p.n_experts);
+    uint32_t rows[kTokens], any = 0;
 #pragma unroll
-      for (int r = 0; r < kTokens; ++r) any |= rows[r] = shared.bits[32 * r + lane];
-      const int32_t up_to = tdm::sum_up(__popc(any));
-      const int32_t bound = p.segments == 1 ? p.n_experts : tdm::segment_begin(1, p.segments, p.n_experts, 1);
-      const uint32_t in_first = __reduce_add_sync(~0u, __popc(any & below(bound)));
-      if (lane == 31) shared.counts[0] = up_to, shared.counts[1] = static_cast<int32_t>(in_first);
-      uint32_t* to = shared.experts + up_to - __popc(any);
-      for (uint32_t left = any; left != 0; left &= left - 1) {
-        const int32_t bit = __ffs(static_cast<int32_t>(left)) - 1;
-        uint32_t tokens = 0;
+    for (int r = 0; r < kTokens; ++r)
+      rows[r] =
+          r < p.m && real != 0 ? static_cast<uint32_t>(__ldcg(p.choices.bits + r * p.choices.stride + lane)) & real : 0;
 #pragma unroll
-        for (int r = 0; r < kTokens; ++r) tokens |= (rows[r] >> bit & 1) << r;
-        *to++ = static_cast<uint32_t>(32 * lane + bit) | tokens << 16;
-      }
+    for (int r = 0; r < kTokens; ++r) any |= rows[r] = r < live ? rows[r] : 0;
+    const int32_t up_to = tdm::sum_up(__popc(any));
+    const int32_t bound = p.segments == 1 ? p.n_experts : tdm::segment_begin(1, p.segments, p.n_experts, 1);
+    const uint32_t in_first = __reduce_add_sync(~0u, __popc(any & below(bound)));
+    if (lane == 31) shared.counts[0] = up_to, shared.counts[1] = static_cast<int32_t>(in_first);
+    uint32_t* to = shared.experts + up_to - __popc(any);
+    for (uint32_t left = any; left != 0; left &= left - 1) {
+      const int32_t bit = __ffs(static_cast<int32_t>(left)) - 1;
+      uint32_t tokens = 0;
+#pragma unroll
+      for (int r = 0; r < kTokens; ++r) tokens |= (rows[r] >> bit & 1) << r;
+      *to++ = static_cast<uint32_t>(32 * lane + bit) | tokens << 16;
     }
-    __syncthreads();
   }
 
   __device__ static void run(const tdm_moe_experts_params& p, const tdm_step_sync& sync) {
@@ -598,6 +680,7 @@ template <int kRows> struct MoeExperts {
         tdm::mbarrier_init(&shared.empty[i], kWarps);
       }
       tdm::mbarrier_init(shared.x_full, 1);
+      tdm::mbarrier_init(shared.past, 2);
       tdm::fence_barrier_init();
       tdm::tma_prefetch_map(&p.w13);
       tdm::tma_prefetch_map(&p.x);
@@ -612,19 +695,13 @@ template <int kRows> struct MoeExperts {
     tdm::step_wait(sync);
     if (threadIdx.x == kConsumers && sync.reads_ahead == 0) load_tokens(p, shared);
     const int32_t live = tdm::live_rows(p.n_tokens, p.m);
-    look(p, shared, live); /* all threads from one place: synccheck and racecheck want it so */
+    if (threadIdx.x >= kConsumers) look(p, shared, live);
+    __syncthreads();
     if (threadIdx.x < kConsumers)
       Engine(p, sync, shared, live).work();
     else if (threadIdx.x == kConsumers)
       load(p, shared, first);
-    __syncthreads();
-    end(p);
     tdm::step_end(sync);
-  }
-
-  /* The last CTA to leave sets everything back. */
-  __device__ static __forceinline__ void end(const tdm_moe_experts_params& p) {
-    if (threadIdx.x == 0 && atomicAdd(&p.state->left, 1u) + 1 == gridDim.x) *p.state = tdm_moe_experts_state{};
   }
 };
 
@@ -635,5 +712,5 @@ template <int kRows> struct MoeExperts {
       const __grid_constant__ tdm_moe_experts_params p, const __grid_constant__ tdm_step_sync sync) {                  \
     MoeExperts<rows>::run(p, sync);                                                                                    \
   }
-EXPERTS(16)
+EXPERTS(19)
 EXPERTS(32)

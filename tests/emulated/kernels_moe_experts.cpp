@@ -5,7 +5,7 @@
 namespace {
 
 const emulator::Kernel kernels[] = {
-    {"tdm_moe_experts_n16_sm90", emulator::call<tdm_moe_experts_params, tdm_moe_experts_n16_sm90>},
+    {"tdm_moe_experts_n19_sm90", emulator::call<tdm_moe_experts_params, tdm_moe_experts_n19_sm90>},
     {"tdm_moe_experts_n32_sm90", emulator::call<tdm_moe_experts_params, tdm_moe_experts_n32_sm90>},
 };
 const emulator::Kernels known(kernels, sizeof kernels / sizeof *kernels);

@@ -164,7 +164,7 @@ static void run(const experts_case* c) {
                                           .args = &args,
                                           .outputs = &output,
                                           .n_outputs = 1,
-                                          .kernel = c->m == 1 ? "moe_experts_n16" : "moe_experts_n32"});
+                                          .kernel = c->m <= 2 ? "moe_experts_n19" : "moe_experts_n32"});
   test_rig_close(&rig);
 }
 

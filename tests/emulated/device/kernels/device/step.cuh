@@ -17,6 +17,9 @@ inline uint32_t load_acquire(const uint32_t* word) {
 inline void store_release(uint32_t* word, uint32_t value) {
   *word = value;
 }
+inline void add_release(uint32_t* word, uint32_t value) {
+  *word += value;
+}
 inline bool launch_failed(const tdm_step_sync&) {
   return false;
 }
