@@ -301,9 +301,14 @@ template <int kRows> struct MoeExperts {
         else if (pieces_seen++ % 2 == which)
           piece(place_of(p, shared, static_cast<int32_t>(item)));
         else
-          Way(ring, which, piece_stages(p)).end();
+          pass_piece();
       }
       pass_fc1();
+    }
+    /* The other engine's. The barrier is for racecheck, which counts barriers: both engines pass the same number. */
+    __device__ __forceinline__ void pass_piece() {
+      Way(ring, which, piece_stages(p)).end();
+      sync_engine();
     }
     __device__ __forceinline__ void pass_fc1() {
       if (!fc1_done && threadIdx.x % kEngineThreads == 0) tdm::mbarrier_arrive(shared.past);
