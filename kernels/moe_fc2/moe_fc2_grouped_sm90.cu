@@ -713,6 +713,7 @@ template <int kBlocks, int kGroup> struct Consumer {
   __device__ void multiply() const {
     const uint32_t stages = static_cast<uint32_t>(p.blocks / kBlocks);
     work.each_piece([&](const Piece& piece) {
+      if (!piece.first && !order.own) sync_warps(); /* for racecheck: both consumers pass as many barriers */
       for (int32_t group = piece.begin + (order.own ? 0 : 1); group < piece.end; group += 2) {
         add_group(piece, group == piece.begin, group + 1 == piece.end);
         weights.advance_by(stages);
