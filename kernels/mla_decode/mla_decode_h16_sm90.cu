@@ -123,17 +123,12 @@ struct Page {
   }
 };
 
-/* Zeroes the page's rows from `valid` on. A row of 128 bytes stays one under the swizzle. */
-__device__ __noinline__ void clear_rows(const Page& page, int32_t valid) {
-  const int32_t thread = static_cast<int32_t>(threadIdx.x), rows = kPage - valid;
-#pragma unroll
-  for (int third = 0; third < kThirds; ++third) {
-    for (int32_t i = thread; i < 3 * rows * 8; i += 128) {
-      const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
-      *reinterpret_cast<uint4*>(page.third[third] + chunk * kChunkBytes + row * 128 + i % 8 * 16) =
-          make_uint4(0, 0, 0, 0);
-    }
-  }
+/* Zeroes the values of the page's rows from `valid` on. */
+__device__ __forceinline__ void clear_values(const Page& page, int32_t valid) {
+  const int32_t thread = static_cast<int32_t>(threadIdx.x);
+  tdm::clear_rows<3, 128>(page.third[0], valid, thread);
+  tdm::clear_rows<3, 128>(page.third[1], valid, thread);
+  tdm::clear_rows<2, 128>(page.third[2], valid, thread);
   tdm::fence_async_shared();
   tdm::named_barrier_sync(1, 128);
 }
@@ -304,7 +299,7 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
         tdm::mbarrier_wait(&shared.full[slot.index], slot.parity);
         slot.advance();
       }
-      if (valid < kPage) clear_rows(page, valid);
+      if (valid < kPage) clear_values(page, valid);
 
       float s[8];
       tdm::wgmma_fence();
