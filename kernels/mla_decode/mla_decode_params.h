@@ -16,7 +16,7 @@ enum {
   TDM_MLA_DECODE_H16_SLOTS = 8,     /* thirds of a page */
   TDM_MLA_DECODE_H16_SHARED = (TDM_MLA_DECODE_H16_HEADS * 576 * 2 + TDM_MLA_DECODE_H16_HEADS * 128 +
                                TDM_MLA_DECODE_H16_SLOTS * TDM_MLA_DECODE_PAGE_BYTES / 3 +
-                               2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + (2 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
+                               2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + 2 * 32 + (4 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
                               1024 * 1024,
   TDM_MLA_DECODE_MERGE_THREADS = 256,
   TDM_MLA_DECODE_MANY_THREADS = 512,  /* for a row of many splits */
