@@ -2,8 +2,9 @@
  * are folded into their branch, branches into their group, groups into the whole, all ascending. What the kernels noted
  * says how many parts a row has, so no sequence is looked up.
  *
- * A few parts: a warp folds them all. Many: the warps of a CTA fold a branch each, or where splits are branches a
- * group, in turn, and the first warp folds those. Limit: latency, one of the count, one of the parts. */
+ * A few parts that are branches or groups: a warp folds them all. Otherwise the warps of a CTA fold a branch each, or
+ * where splits are branches a group, in turn, and the first warp folds those. Limit: latency, one of the count, one of
+ * the parts. */
 
 #include "kernels/mla_decode/mla_decode_units.cuh"
 
@@ -68,14 +69,15 @@ struct Rows {
   }
 };
 
+/* Of splits that are branches or groups. */
 __device__ __forceinline__ void merge(const tdm_mla_decode_params& p) {
   const Rows rows(p);
   for (int32_t place = static_cast<int32_t>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
        place < rows.end * p.heads * kPieces; place += static_cast<int32_t>(gridDim.x * blockDim.x / 32)) {
     const Piece piece(p, place, rows.begin, rows.end);
     if (piece.splits <= 1) continue;
-    Part whole, group, branch;
-    int32_t in_group = 0, in_branch = 0;
+    Part whole, group;
+    int32_t in_group = 0;
     for (int32_t begin = 0; begin < piece.splits; begin += kAhead) {
       float2 stat[kAhead];
       float4 value[kAhead];
@@ -89,13 +91,8 @@ __device__ __forceinline__ void merge(const tdm_mla_decode_params& p) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (begin + i >= piece.splits) break;
-        const bool last = begin + i + 1 == piece.splits;
-        branch.fold(stat[i].x, stat[i].y, value[i]);
-        if (++in_branch < p.branch_splits && !last) continue;
-        group.fold(branch);
-        branch = Part{};
-        in_branch = 0;
-        if (++in_group < p.group_branches && !last) continue;
+        group.fold(stat[i].x, stat[i].y, value[i]);
+        if (++in_group < p.group_branches && begin + i + 1 < piece.splits) continue;
         whole.fold(group);
         group = Part{};
         in_group = 0;

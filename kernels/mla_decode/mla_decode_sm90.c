@@ -68,7 +68,7 @@ void tdm_mla_decode_sm90_make_plan(const tdm_mla_decode_args* args, int32_t sms,
   plan.group_branches = groups ? 1 : (int32_t)group_branches;
   plan.max_splits = (int32_t)ceil_div(max_keys, plan.split_keys);
   int64_t units = tiles * plan.max_splits, merges = rows * heads * MERGE_PIECES;
-  if (plan.max_splits < MANY_SPLITS) {
+  if (plan.max_splits < MANY_SPLITS && branches) {
     merges = ceil_div(merges, MERGES_PER_CTA);
   } else {
     const int32_t unit = plan.branch_splits > 1 ? plan.branch_splits : plan.group_branches;
