@@ -9,10 +9,12 @@
  * merge does from there on what is left, in the same order. So the host picks splits as the load wants them, and no bit
  * changes.
  * 2. Pages: a warp brings them, each as three thirds of 3 swizzled boxes of 64 rows x 64 values, through a ring of
- *    thirds; another brings the q of the next unit as soon as the scores no longer need this one's.
- * 3. The warpgroup multiplies; a maximum of 64 keys is over lanes by shuffles and over warps by shared memory;
- *    probabilities, rounded to bf16, go through shared memory into the second product. The page serves as k and,
- *    transposed by the tensor cores, as v.
+ *    thirds; another brings the q of the next unit as soon as the scores no longer need this one's, and tells the
+ *    warpgroup what the unit is, so that only the two of them look units up.
+ * 3. The warpgroup multiplies, each third as it arrives; a maximum of 64 keys is over lanes by shuffles and over warps
+ *    by shared memory; probabilities, rounded to bf16, go through shared memory into the second product. The page
+ *    serves as k and, transposed by the tensor cores, as v, whose products of two chunks are folded, and thirds handed
+ *    back, while those of the next two are under way.
  * 4. Slots past the token's own position are later tokens, or NaN: zeroed in shared memory before use.
  * 5. A token whose keys are one split is divided by its sum and stored. Otherwise sums, base and denominator go to
  *    scratch, and the second kernel merges them.
@@ -20,7 +22,7 @@
  *
  *   warps 0 .. 3   the warpgroup         q      9 x [16 heads][64] bf16, swizzled
  *   warp 4         pages                 p      [16 heads][64 keys] bf16, swizzled
- *   warp 5         q                     ring   8 x third of a page: 3 x [64 tokens][64] bf16, swizzled
+ *   warp 5         q, units              ring   8 x third of a page: 3 x [64 tokens][64] bf16, swizzled
  *
  * Grid: up to one CTA an SM; block: 192 threads. Limit: device bandwidth. */
 
@@ -32,7 +34,7 @@ namespace {
 
 constexpr int kSlots = TDM_MLA_DECODE_H16_SLOTS, kChunks = 9, kThirds = 3, kChunkBytes = 64 * 128;
 constexpr int32_t kHeads = TDM_MLA_DECODE_H16_HEADS, kQChunkBytes = kHeads * 128;
-constexpr int32_t kPage = tdm::kPage;
+constexpr int32_t kPage = tdm::kPage, kNoRow = -1;
 
 struct Shared {
   alignas(1024) uint8_t q[kChunks * kQChunkBytes];
@@ -40,6 +42,8 @@ struct Shared {
   alignas(1024) uint8_t ring[kSlots][kChunks / kThirds * kChunkBytes];
   float largest[4][kHeads]; /* of a page, by warp */
   float sums[4][kHeads];    /* likewise */
+  tdm::Unit units[2];       /* in turn: one, and what comes after it */
+  uint64_t unit_full[2];
   uint64_t q_full;
   uint64_t q_empty;
   uint64_t full[kSlots];
@@ -49,13 +53,14 @@ static_assert(sizeof(Shared) <= TDM_MLA_DECODE_H16_SHARED, "launch size");
 
 using Walk = tdm::Walk<kHeads>;
 
+/* Thirds of pages one after the other. */
 struct Slot {
-  uint32_t index = 0, parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++index == kSlots) {
-      index = 0;
-      parity ^= 1;
-    }
+  uint32_t number = 0;
+  __device__ __forceinline__ uint32_t index(uint32_t ahead = 0) const {
+    return (number + ahead) % kSlots;
+  }
+  __device__ __forceinline__ uint32_t parity(uint32_t ahead = 0) const {
+    return (number + ahead) / kSlots % 2;
   }
 };
 
@@ -77,15 +82,15 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
 #pragma unroll
       for (int third = 0; third < kThirds; ++third) {
         if (lane == 0) {
-          tdm::mbarrier_wait(&shared.empty[slot.index], slot.parity ^ 1);
-          uint64_t* full = &shared.full[slot.index];
-          uint8_t* target = shared.ring[slot.index];
+          tdm::mbarrier_wait(&shared.empty[slot.index()], slot.parity() ^ 1);
+          uint64_t* full = &shared.full[slot.index()];
+          uint8_t* target = shared.ring[slot.index()];
           tdm::mbarrier_arrive_expect(full, kChunks / kThirds * kChunkBytes);
 #pragma unroll
           for (int c = 0; c < kChunks / kThirds; ++c)
             tdm::tma_load_3d(target + c * kChunkBytes, &p.cache, full, once, 64 * (3 * third + c), 0, page);
         }
-        slot.advance();
+        ++slot.number;
       }
       __syncwarp();
       if (i == 0) { /* what comes next is looked up while copies are under way */
@@ -98,21 +103,43 @@ __device__ void load_pages(const tdm_mla_decode_params& p, Shared& shared) {
   }
 }
 
+/* By one warp, which also tells the warpgroup what the units are: the next one while it brings this one's q. A unit's
+ * place is free again when the scores of that unit, which are over before this one's q is brought, are done. */
 __device__ void load_queries(const tdm_mla_decode_params& p, Shared& shared) {
   const uint64_t once = tdm::l2_evict_first();
+  const bool leader = threadIdx.x % 32 == 0;
   Walk walk(p);
-  uint32_t parity = 1;
   tdm::Unit unit;
-  while (walk.next(p, unit)) {
-    if (threadIdx.x % 32 == 0) {
-      tdm::mbarrier_wait(&shared.q_empty, parity);
+  for (uint32_t n = 0;; ++n) {
+    const bool more = walk.next(p, unit);
+    if (!more) unit.row = kNoRow;
+    if (leader) {
+      shared.units[n % 2] = unit;
+      tdm::mbarrier_arrive(&shared.unit_full[n % 2]);
+    }
+    if (!more) return;
+    if (leader) {
+      tdm::mbarrier_wait(&shared.q_empty, n % 2 ^ 1);
       tdm::mbarrier_arrive_expect(&shared.q_full, kChunks * kQChunkBytes);
       for (int c = 0; c < kChunks; ++c)
         tdm::tma_load_3d(shared.q + c * kQChunkBytes, &p.q, &shared.q_full, once, 64 * c, 0, unit.row);
     }
-    parity ^= 1;
     __syncwarp();
   }
+}
+
+/* What the warpgroup has to know of unit number `n`; no row: there is none. Lane 0 reads, since it hands places back.
+ */
+__device__ __forceinline__ tdm::Unit unit_at(Shared& shared, uint32_t n) {
+  tdm::mbarrier_wait(&shared.unit_full[n % 2], n / 2 % 2);
+  tdm::Unit unit = {};
+  if (threadIdx.x % 32 == 0) unit = shared.units[n % 2];
+  unit.row = __shfl_sync(~0u, unit.row, 0);
+  unit.split = __shfl_sync(~0u, unit.split, 0);
+  unit.splits = __shfl_sync(~0u, unit.splits, 0);
+  unit.begin = __shfl_sync(~0u, unit.begin, 0);
+  unit.end = __shfl_sync(~0u, unit.end, 0);
+  return unit;
 }
 
 /* The thirds of a page. */
@@ -123,19 +150,18 @@ struct Page {
   }
 };
 
-/* Zeroes the page's rows from `valid` on. A row of 128 bytes stays one under the swizzle. */
-__device__ __noinline__ void clear_rows(const Page& page, int32_t valid) {
+/* Zeroes the rows of the page at `slot` from `valid` on, before a fence and a barrier. A row of 128 bytes stays one
+ * under the swizzle. */
+__device__ __noinline__ void clear_rows(Shared& shared, Slot slot, int32_t valid) {
   const int32_t thread = static_cast<int32_t>(threadIdx.x), rows = kPage - valid;
 #pragma unroll
   for (int third = 0; third < kThirds; ++third) {
+    uint8_t* target = shared.ring[slot.index(third)];
     for (int32_t i = thread; i < 3 * rows * 8; i += 128) {
       const int32_t chunk = i / (rows * 8), row = valid + i / 8 % rows;
-      *reinterpret_cast<uint4*>(page.third[third] + chunk * kChunkBytes + row * 128 + i % 8 * 16) =
-          make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(target + chunk * kChunkBytes + row * 128 + i % 8 * 16) = make_uint4(0, 0, 0, 0);
     }
   }
-  tdm::fence_async_shared();
-  tdm::named_barrier_sync(1, 128);
 }
 
 /* Sums of a thread: element i of o[c] is value column 64 * c + 16 * warp + lane / 4 + 8 * (i / 2 % 2) of head(i). Each
@@ -211,6 +237,13 @@ __device__ __forceinline__ void softmax(const tdm_mla_decode_params& p, Shared& 
     const int32_t head = 8 * half + lane % 8, byte = 32 * warp + 16 * (lane / 8 % 2);
     tdm::stmatrix_x2_transposed(shared.probabilities + head * 128 + (byte ^ lane % 8 * 16), low, high);
   }
+  tdm::fence_async_shared();
+  tdm::named_barrier_sync(2, 128);
+}
+
+/* The heads' sums over all threads. */
+__device__ __forceinline__ void whole_sums(Shared& shared, float (&sum)[4]) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
 #pragma unroll
   for (int distance = 4; distance < 32; distance *= 2)
 #pragma unroll
@@ -219,12 +252,7 @@ __device__ __forceinline__ void softmax(const tdm_mla_decode_params& p, Shared& 
 #pragma unroll
     for (int h = 0; h < 4; ++h) shared.sums[warp][head_number(h)] = sum[h];
   }
-  tdm::fence_async_shared();
-  tdm::named_barrier_sync(2, 128);
-}
-
-/* Until the next page's first barrier: the heads' sums over all warps. */
-__device__ __forceinline__ void whole_sums(const Shared& shared, float (&sum)[4]) {
+  tdm::named_barrier_sync(3, 128);
 #pragma unroll
   for (int h = 0; h < 4; ++h) {
     const int32_t head = head_number(h);
@@ -279,88 +307,96 @@ __device__ __forceinline__ void store(const tdm_mla_decode_params& p, const tdm:
   }
 }
 
+/* The page at `slot`. The number is the same for all lanes, and by the shuffle the compiler knows: descriptors stay in
+ * uniform registers. */
+__device__ __forceinline__ Page page_at(Shared& shared, const Slot& slot) {
+  Page page;
+#pragma unroll
+  for (int third = 0; third < kThirds; ++third) page.third[third] = shared.ring[__shfl_sync(~0u, slot.index(third), 0)];
+  return page;
+}
+
+/* Issues the products of a page with q, third by third as they arrive. */
+__device__ __forceinline__ void issue_scores(Shared& shared, const Page& page, const Slot& slot, float (&s)[8]) {
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    if (c % 3 == 0) {
+      tdm::mbarrier_wait(&shared.full[slot.index(c / 3)], slot.parity(c / 3));
+      tdm::wgmma_fence();
+    }
+    const uint64_t a = tdm::wgmma_descriptor(page.chunk(c));
+    const uint64_t b = tdm::wgmma_descriptor(shared.q + c * kQChunkBytes);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<16>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
+  }
+  tdm::wgmma_commit();
+}
+
+/* Issues the products of the probabilities with a page's columns from 128 * pair on. */
+__device__ __forceinline__ void issue_values(const Shared& shared, const Page& page, int pair, float (&o)[2][8]) {
+  const uint64_t b = tdm::wgmma_descriptor(shared.probabilities);
+  tdm::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+      tdm::wgmma_bf16<16>::issue<1>(o[c], tdm::wgmma_descriptor(page.chunk(2 * pair + c)) + 128 * k, b + 2 * k, k != 0);
+  tdm::wgmma_commit();
+}
+
 __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
   const uint32_t lane = threadIdx.x % 32;
-  Walk walk(p);
   Slot slot;
-  uint32_t q_parity = 0;
-  tdm::Unit unit, following;
   Sums branch, group;
   branch.clear();
-  bool more = walk.next(p, unit);
-  while (more) {
+  uint32_t n = 0;
+  for (tdm::Unit unit = unit_at(shared, 0), following; unit.row != kNoRow; unit = following) {
     group.clear();
-    more = walk.next(p, following); /* while the first page is under way */
-    tdm::mbarrier_wait(&shared.q_full, q_parity);
-    q_parity ^= 1;
+    tdm::mbarrier_wait(&shared.q_full, n % 2);
     for (int32_t key = unit.begin; key < unit.end; key += kPage) {
       const int32_t valid = min(unit.end - key, kPage);
-      Page page;
-      const Slot first = slot;
-#pragma unroll
-      for (int third = 0; third < kThirds; ++third) {
-        /* The same for all lanes, and by the shuffle the compiler knows: descriptors stay in uniform registers. */
-        page.third[third] = shared.ring[__shfl_sync(~0u, slot.index, 0)];
-        tdm::mbarrier_wait(&shared.full[slot.index], slot.parity);
-        slot.advance();
-      }
-      if (valid < kPage) clear_rows(page, valid);
-
+      const bool last = key + kPage >= unit.end;
+      const Page page = page_at(shared, slot);
       float s[8];
-      tdm::wgmma_fence();
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        const uint64_t a = tdm::wgmma_descriptor(page.chunk(c));
-        const uint64_t b = tdm::wgmma_descriptor(shared.q + c * kQChunkBytes);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) tdm::wgmma_bf16<16>::issue<0>(s, a + 2 * k, b + 2 * k, c + k != 0);
-      }
-      tdm::wgmma_commit();
+      issue_scores(shared, page, slot, s);
       tdm::wgmma_wait<0>();
       tdm::wgmma_settle(s);
       /* The next unit's q may come while this one is finished. */
-      if (key + kPage >= unit.end && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
-
+      if (last && lane == 0) tdm::mbarrier_arrive(&shared.q_empty);
+      if (valid < kPage) clear_rows(shared, slot, valid);
       float base[4], sum[4];
       softmax(p, shared, s, base, sum, valid);
+
+      /* Registers hold two times two chunks of columns. Sums of probabilities are not needed before the first fold. */
+      float o[2][2][8];
+      issue_values(shared, page, 0, o[0]);
+      issue_values(shared, page, 1, o[1]);
       whole_sums(shared, sum);
       const Join join(branch, base, sum);
-      const uint64_t b = tdm::wgmma_descriptor(shared.probabilities);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) { /* of the columns: registers do not hold all of a page's */
-        float o[4][8];
-        tdm::wgmma_fence();
+      for (int pair = 0; pair < 4; ++pair) {
+        if (pair < 3) tdm::wgmma_wait<1>();
+        if (pair == 3) tdm::wgmma_wait<0>();
 #pragma unroll
-        for (int k = 0; k < 4; ++k)
-#pragma unroll
-          for (int c = 0; c < 4; ++c)
-            tdm::wgmma_bf16<16>::issue<1>(o[c], tdm::wgmma_descriptor(page.chunk(4 * half + c)) + 128 * k, b + 2 * k,
-                                          k != 0);
-        tdm::wgmma_commit();
-        tdm::wgmma_wait<0>();
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          tdm::wgmma_settle(o[c]);
-          join.columns(branch.o[4 * half + c], o[c]);
+        for (int c = 0; c < 2; ++c) {
+          tdm::wgmma_settle(o[pair % 2][c]);
+          join.columns(branch.o[2 * pair + c], o[pair % 2][c]);
         }
+        if (pair < 2) issue_values(shared, page, pair + 2, o[pair % 2]);
+        if (pair > 0 && lane == 0) tdm::mbarrier_arrive(&shared.empty[slot.index(pair - 1)]);
       }
-      slot = first;
-#pragma unroll
-      for (int third = 0; third < kThirds; ++third) {
-        if (lane == 0) tdm::mbarrier_arrive(&shared.empty[slot.index]);
-        slot.advance();
-      }
-      if (key + kPage >= unit.end || (key + kPage - unit.begin) % p.branch_keys == 0) {
+      slot.number += kThirds;
+      if (last || (key + kPage - unit.begin) % p.branch_keys == 0) {
         const Join all(group, branch.base, branch.sum);
 #pragma unroll
         for (int c = 0; c < 8; ++c) all.columns(group.o[c], branch.o[c]);
         branch.clear();
       }
     }
-    if (!more) tdm::step_admit_next();
+    following = unit_at(shared, ++n);
+    if (following.row == kNoRow) tdm::step_admit_next();
     store(p, unit, group);
     if (threadIdx.x == 0 && unit.split == 0) tdm::note_splits(p, unit.row, unit.splits);
-    unit = following;
   }
 }
 
@@ -372,6 +408,8 @@ extern "C" __global__ void __launch_bounds__(TDM_MLA_DECODE_H16_THREADS, 1)
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
+    tdm::mbarrier_init(&shared.unit_full[0], 1);
+    tdm::mbarrier_init(&shared.unit_full[1], 1);
     tdm::mbarrier_init(&shared.q_full, 1);
     tdm::mbarrier_init(&shared.q_empty, 4);
     for (int i = 0; i < kSlots; ++i) {
