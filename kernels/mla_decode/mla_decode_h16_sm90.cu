@@ -9,10 +9,12 @@
  * merge does from there on what is left, in the same order. So the host picks splits as the load wants them, and no bit
  * changes.
  * 2. Pages: a warp brings them, each as three thirds of 3 swizzled boxes of 64 rows x 64 values, through a ring of
- *    thirds; another brings the q of the next unit as soon as the scores no longer need this one's.
- * 3. The warpgroup multiplies; a maximum of 64 keys is over lanes by shuffles and over warps by shared memory;
- *    probabilities, rounded to bf16, go through shared memory into the second product. The page serves as k and,
- *    transposed by the tensor cores, as v.
+ *    thirds; another brings the q of the next unit as soon as the scores no longer need this one's, and tells the
+ *    warpgroup what the unit is, so that only the two of them look units up.
+ * 3. The warpgroup multiplies, each third as it arrives; a maximum of 64 keys is over lanes by shuffles and over warps
+ *    by shared memory; probabilities, rounded to bf16, go through shared memory into the second product. The page
+ *    serves as k and, transposed by the tensor cores, as v, whose products of two chunks are folded, and thirds handed
+ *    back, while those of the next two are under way.
  * 4. Slots past the token's own position are later tokens, or NaN: zeroed in shared memory before use.
  * 5. A token whose keys are one split is divided by its sum and stored. Otherwise sums, base and denominator go to
  *    scratch, and the second kernel merges them.
@@ -20,7 +22,7 @@
  *
  *   warps 0 .. 3   the warpgroup         q      9 x [16 heads][64] bf16, swizzled
  *   warp 4         pages                 p      [16 heads][64 keys] bf16, swizzled
- *   warp 5         q                     ring   8 x third of a page: 3 x [64 tokens][64] bf16, swizzled
+ *   warp 5         q, units              ring   8 x third of a page: 3 x [64 tokens][64] bf16, swizzled
  *
  * Grid: up to one CTA an SM; block: 192 threads. Limit: device bandwidth. */
 
@@ -359,7 +361,7 @@ __device__ void attend(const tdm_mla_decode_params& p, Shared& shared) {
       float base[4], sum[4];
       softmax(p, shared, s, base, sum, valid);
 
-      /* Products of two chunks of columns are folded while those of the next two are under way. */
+      /* Registers hold two times two chunks of columns. Sums of probabilities are not needed before the first fold. */
       float o[2][2][8];
       issue_values(shared, page, 0, o[0]);
       issue_values(shared, page, 1, o[1]);

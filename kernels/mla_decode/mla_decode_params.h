@@ -14,10 +14,11 @@ enum {
   TDM_MLA_DECODE_H16_THREADS = 192, /* a warpgroup, a warp for pages, one for q */
   TDM_MLA_DECODE_H16_HEADS = 16,    /* the most that this kernel takes */
   TDM_MLA_DECODE_H16_SLOTS = 8,     /* thirds of a page */
-  TDM_MLA_DECODE_H16_SHARED = (TDM_MLA_DECODE_H16_HEADS * 576 * 2 + TDM_MLA_DECODE_H16_HEADS * 128 +
-                               TDM_MLA_DECODE_H16_SLOTS * TDM_MLA_DECODE_PAGE_BYTES / 3 +
-                               2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + 2 * 32 + (4 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
-                              1024 * 1024,
+  TDM_MLA_DECODE_H16_SHARED =
+      (TDM_MLA_DECODE_H16_HEADS * 576 * 2 + TDM_MLA_DECODE_H16_HEADS * 128 +
+       TDM_MLA_DECODE_H16_SLOTS * TDM_MLA_DECODE_PAGE_BYTES / 3 + 2 * 4 * TDM_MLA_DECODE_H16_HEADS * 4 + 2 * 32 +
+       (4 + 2 * TDM_MLA_DECODE_H16_SLOTS) * 8 + 1023) /
+      1024 * 1024,
   TDM_MLA_DECODE_MERGE_THREADS = 256,
   TDM_MLA_DECODE_MANY_THREADS = 512,  /* for a row of many splits */
   TDM_MLA_DECODE_MERGE_COLUMNS = 128, /* of a head, by one warp, or by all of a CTA for a row of many splits */
