@@ -69,6 +69,13 @@ void* tdm_view_data(const tdm_view* view);
 static inline bool tdm_view_present(const tdm_view* view) {
   return view->buffer != NULL;
 }
+/* Of an optional operand, for a kernel: NULL and 0 where it is absent. */
+static inline void* tdm_view_data_or_null(const tdm_view* view) {
+  return tdm_view_present(view) ? tdm_view_data(view) : NULL;
+}
+static inline int64_t tdm_view_stride_or_zero(const tdm_view* view) {
+  return tdm_view_present(view) ? view->stride[0] : 0;
+}
 /* Bytes from the first to past the last element that the view can reach. The view's shape was checked. */
 size_t tdm_view_span_bytes(const tdm_view* view);
 

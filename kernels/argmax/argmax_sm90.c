@@ -3,7 +3,7 @@
 #include "runtime/op.h"
 
 void tdm_argmax_sm90_params(const tdm_argmax_args* args, tdm_argmax_params* out_params) {
-  *out_params = (tdm_argmax_params){.n_rows = tdm_view_present(&args->n_rows) ? tdm_view_data(&args->n_rows) : NULL,
+  *out_params = (tdm_argmax_params){.n_rows = tdm_view_data_or_null(&args->n_rows),
                                     .logits = tdm_view_data(&args->logits),
                                     .out = tdm_view_data(&args->out),
                                     .logits_stride = args->logits.stride[0],

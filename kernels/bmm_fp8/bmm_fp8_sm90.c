@@ -85,7 +85,7 @@ tdm_status tdm_bmm_fp8_sm90_params(const tdm_bmm_fp8_args* args, const tdm_gemm_
         (long long)x.stride, (long long)rows.stride, (long long)x_scale.stride);
   tdm_gemm_fp8_params params = {.w_scale = tdm_view_data(&args->w_scale),
                                 .w_scale_stride = row_scale.stride,
-                                .n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+                                .n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                 .out = tdm_view_data(&args->out),
                                 .out_stride = args->out.stride[0],
                                 .partials = partials,

@@ -3,7 +3,7 @@
 #include "runtime/op.h"
 
 void tdm_embedding_sm90_params(const tdm_embedding_args* args, tdm_embedding_params* out_params) {
-  tdm_embedding_params params = {.n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+  tdm_embedding_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                  .ids = tdm_view_data(&args->ids),
                                  .table = tdm_view_data(&args->table),
                                  .out = tdm_view_data(&args->out),

@@ -4,7 +4,7 @@
 
 void tdm_gather_rows_sm90_params(const tdm_gather_rows_args* args, tdm_gather_rows_params* out_params) {
   int64_t element = (int64_t)tdm_dtype_bytes(args->x.dtype);
-  tdm_gather_rows_params params = {.n_rows = tdm_view_present(&args->n_rows) ? tdm_view_data(&args->n_rows) : NULL,
+  tdm_gather_rows_params params = {.n_rows = tdm_view_data_or_null(&args->n_rows),
                                    .rows = tdm_view_data(&args->rows),
                                    .x = tdm_view_data(&args->x),
                                    .out = tdm_view_data(&args->out),

@@ -51,8 +51,7 @@ tdm_status tdm_gemm_bf16_short_sm90_params(const tdm_gemm_bf16_args* args, const
   const tdm_view *w = &args->w, *out = &args->out;
   const int32_t last = args->a.rank - 1;
   const int32_t batch = last == 2 ? (int32_t)args->a.shape[0] : 1, n_tiles = (int32_t)w->shape[last - 1] / plan->rows;
-  tdm_gemm_bf16_short_params params = {.n_tokens =
-                                           tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+  tdm_gemm_bf16_short_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                        .out_data = tdm_view_data(out),
                                        .out_stride = out->stride[last - 1],
                                        .out_batch_stride = last == 2 ? out->stride[0] : 0,

@@ -70,7 +70,7 @@ tdm_status tdm_gemm_bf16_sm90_fill(const char* op, const tdm_view* n_tokens, con
   if (a->dtype != TDM_BF16 || w->dtype != TDM_BF16)
     return TDM_FAIL(TDM_UNSUPPORTED, "%s: %s times %s needs the host device", op, tdm_dtype_name(a->dtype),
                     tdm_dtype_name(w->dtype));
-  tdm_gemm_bf16_params params = {.n_tokens = tdm_view_present(n_tokens) ? tdm_view_data(n_tokens) : NULL,
+  tdm_gemm_bf16_params params = {.n_tokens = tdm_view_data_or_null(n_tokens),
                                  .out = tdm_view_data(out),
                                  .out_stride = out->stride[last - 1],
                                  .out_batch_stride = last == 2 ? out->stride[0] : 0,

@@ -222,7 +222,7 @@ tdm_status tdm_gemm_fp8_sm90_params(const tdm_gemm_fp8_args* args, const tdm_gem
     return TDM_FAIL(TDM_UNSUPPORTED, "gemm_fp8: %s activations need the host device", tdm_dtype_name(args->a.dtype));
   tdm_gemm_fp8_params params = {.w_scale = tdm_view_data(&args->w_scale),
                                 .w_scale_stride = args->w_scale.stride[0],
-                                .n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+                                .n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                 .out = tdm_view_data(&args->out),
                                 .out_stride = args->out.stride[0],
                                 .partials = partials,

@@ -38,7 +38,7 @@ void tdm_inverse_rope_quant_sm90_shape(const tdm_inverse_rope_quant_args* args,
 void tdm_inverse_rope_quant_sm90_params(const tdm_inverse_rope_quant_args* args,
                                         tdm_inverse_rope_quant_params* out_params) {
   tdm_inverse_rope_quant_sm90_shape(args, out_params);
-  out_params->n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL;
+  out_params->n_tokens = tdm_view_data_or_null(&args->n_tokens);
   out_params->x = tdm_view_data(&args->x);
   out_params->positions = tdm_view_data(&args->positions);
   out_params->cos_sin = tdm_view_data(&args->cos_sin);

@@ -37,7 +37,7 @@ tdm_status tdm_mla_kv_write_ref(const void* void_args, const tdm_plan* plan, voi
   const float* cos_sin = tdm_view_data(&args->cos_sin);
   const int32_t* slots = tdm_view_data(&args->slots);
   void* cache = tdm_view_data(&args->cache);
-  void* out = tdm_view_present(&args->out) ? tdm_view_data(&args->out) : NULL;
+  void* out = tdm_view_data_or_null(&args->out);
   float weight[TDM_MLA_LATENT];
   tdm_load_f32_row(tdm_view_data(&args->norm_weight), args->norm_weight.dtype, 0, 1, TDM_MLA_LATENT, weight);
 

@@ -5,8 +5,7 @@
 void tdm_mla_kv_write_sm90_params(const tdm_mla_kv_write_args* args, tdm_mla_kv_write_params* out_params) {
   bool has_out = tdm_view_present(&args->out);
   int64_t n_slots = args->cache.shape[0] * TDM_PAGE_TOKENS;
-  tdm_mla_kv_write_params params = {.n_tokens =
-                                        tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+  tdm_mla_kv_write_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                     .kv = tdm_view_data(&args->kv),
                                     .norm_weight = tdm_view_data(&args->norm_weight),
                                     .positions = tdm_view_data(&args->positions),

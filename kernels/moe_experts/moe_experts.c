@@ -33,6 +33,35 @@ bool tdm_moe_experts_supported(int64_t rows, int64_t n_experts, int64_t intermed
          tdm_moe_experts_sm90_stages(n_experts, hidden) >= TDM_MOE_EXPERTS_LEAST_STAGES;
 }
 
+tdm_moe_fc1_args tdm_moe_experts_fc1(const tdm_moe_experts_args* args, const tdm_view* values, const tdm_view* scales) {
+  return (tdm_moe_fc1_args){.size = sizeof(tdm_moe_fc1_args),
+                            .n_tokens = args->n_tokens,
+                            .x = args->x,
+                            .x_scale = args->x_scale,
+                            .w13 = args->w13,
+                            .w13_scale = args->w13_scale,
+                            .chosen = args->chosen,
+                            .out = *values,
+                            .out_scale = *scales,
+                            .swiglu_limit = args->swiglu_limit,
+                            .quant_eps = args->quant_eps,
+                            .pow2_scale = args->pow2_scale};
+}
+
+tdm_moe_fc2_args tdm_moe_experts_fc2(const tdm_moe_experts_args* args, const tdm_view* values, const tdm_view* scales) {
+  return (tdm_moe_fc2_args){.size = sizeof(tdm_moe_fc2_args),
+                            .n_tokens = args->n_tokens,
+                            .x = *values,
+                            .x_scale = *scales,
+                            .w2 = args->w2,
+                            .w2_scale = args->w2_scale,
+                            .alpha = args->alpha,
+                            .chosen = args->chosen,
+                            .addend = args->addend,
+                            .out = args->out,
+                            .n_experts = (int32_t)args->w13.shape[0]};
+}
+
 static tdm_status check_weights(tdm_moe_experts_args* args) {
   const unsigned fp8 = TDM_DTYPES(TDM_E4M3);
   const int64_t hidden = args->x.shape[1];

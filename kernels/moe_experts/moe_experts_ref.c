@@ -24,29 +24,8 @@ static void split(const tdm_moe_experts_args* args, void* scratch, parts* out) {
   const tdm_view values = tdm_view_make(&out->values, TDM_E4M3, 2, (int64_t[]){m, depth});
   tdm_view scales = tdm_view_make(&out->scales, TDM_F32, 2, (int64_t[]){depth / TDM_QUANT_BLOCK, m});
   scales.stride[0] = tdm_scale_stride(m);
-  out->fc1 = (tdm_moe_fc1_args){.size = sizeof out->fc1,
-                                .n_tokens = args->n_tokens,
-                                .x = args->x,
-                                .x_scale = args->x_scale,
-                                .w13 = args->w13,
-                                .w13_scale = args->w13_scale,
-                                .chosen = args->chosen,
-                                .out = values,
-                                .out_scale = scales,
-                                .swiglu_limit = args->swiglu_limit,
-                                .quant_eps = args->quant_eps,
-                                .pow2_scale = args->pow2_scale};
-  out->fc2 = (tdm_moe_fc2_args){.size = sizeof out->fc2,
-                                .n_tokens = args->n_tokens,
-                                .x = values,
-                                .x_scale = scales,
-                                .w2 = args->w2,
-                                .w2_scale = args->w2_scale,
-                                .alpha = args->alpha,
-                                .chosen = args->chosen,
-                                .addend = args->addend,
-                                .out = args->out,
-                                .n_experts = (int32_t)args->w13.shape[0]};
+  out->fc1 = tdm_moe_experts_fc1(args, &values, &scales);
+  out->fc2 = tdm_moe_experts_fc2(args, &values, &scales);
 }
 
 size_t tdm_moe_experts_ref_scratch_bytes(const tdm_moe_experts_args* args) {

@@ -32,14 +32,6 @@ void tdm_moe_experts_sm90_make_plan(int64_t m, int64_t n_experts, int64_t interm
   *out_plan = plan;
 }
 
-static void* data_or_null(const tdm_view* view) {
-  return tdm_view_present(view) ? tdm_view_data(view) : NULL;
-}
-
-static int64_t stride_or_zero(const tdm_view* view) {
-  return tdm_view_present(view) ? view->stride[0] : 0;
-}
-
 tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const tdm_moe_experts_sm90_plan* plan,
                                        void* sums, void* state, tdm_tensor_map_fn encode, void* encode_ctx,
                                        tdm_moe_experts_params* out_params) {
@@ -87,12 +79,12 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                                    .w13_scale_stride = w13_scale->stride[1],
                                    .w2_scale = tdm_view_data(&args->w2_scale),
                                    .w2_scale_stride = args->w2_scale.stride[0],
-                                   .alpha = data_or_null(&args->alpha),
-                                   .alpha_stride = stride_or_zero(&args->alpha),
+                                   .alpha = tdm_view_data_or_null(&args->alpha),
+                                   .alpha_stride = tdm_view_stride_or_zero(&args->alpha),
                                    .choices = {tdm_view_data(&args->chosen), args->chosen.stride[0]},
-                                   .n_tokens = data_or_null(&args->n_tokens),
-                                   .addend = data_or_null(&args->addend),
-                                   .addend_stride = stride_or_zero(&args->addend),
+                                   .n_tokens = tdm_view_data_or_null(&args->n_tokens),
+                                   .addend = tdm_view_data_or_null(&args->addend),
+                                   .addend_stride = tdm_view_stride_or_zero(&args->addend),
                                    .out = tdm_view_data(&args->out),
                                    .out_stride = args->out.stride[0],
                                    .sums = sums,

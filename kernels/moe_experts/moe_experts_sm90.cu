@@ -68,40 +68,30 @@ struct Memory {
   }
 };
 
-/* Barriers: device/gemm.cuh, Ring. Of a launch's number of stages. */
-struct Ring {
+/* Of stages of weights; one that begins an item holds the item's number instead. */
+struct Ring : tdm::SizedRing {
   const Memory& shared;
-  uint32_t stages, slot = 0, parity = 0;
 
   __device__ __forceinline__ Ring(const Memory& memory, const tdm_moe_experts_params& p)
-      : shared(memory), stages(static_cast<uint32_t>(p.stages)) {
-  }
-  __device__ __forceinline__ void advance() {
-    if (++slot == stages) {
-      slot = 0;
-      parity ^= 1;
-    }
+      : tdm::SizedRing{memory.full, memory.empty, static_cast<uint32_t>(p.stages)}, shared(memory) {
   }
   __device__ __forceinline__ uint8_t* stage() const {
     return shared.w + slot * TDM_MOE_EXPERTS_STAGE_BYTES;
   }
-  __device__ __forceinline__ void await() const {
-    tdm::mbarrier_wait(&shared.full[slot], parity);
-  }
-  /* By a warp whose lanes have all read the slot. */
-  __device__ __forceinline__ void hand_back(uint32_t which) const {
-    if (threadIdx.x % 32 == 0) tdm::mbarrier_arrive(&shared.empty[which]);
+  /* Any slot, by a warp whose lanes have all read it: an engine has two under way. */
+  __device__ __forceinline__ void hand_back_slot(uint32_t which) const {
+    if (threadIdx.x % 32 == 0) tdm::mbarrier_arrive(&empty[which]);
   }
   /* A stage that `bytes` are copied to. */
-  __device__ __forceinline__ uint64_t* begin_fill(uint32_t bytes) const {
-    tdm::mbarrier_wait(&shared.empty[slot], parity ^ 1);
-    tdm::mbarrier_arrive_expect(&shared.full[slot], bytes);
-    return &shared.full[slot];
+  __device__ __forceinline__ uint64_t* begin_copy(uint32_t bytes) const {
+    uint64_t* const barrier = begin_fill();
+    tdm::mbarrier_arrive_expect(barrier, bytes);
+    return barrier;
   }
   __device__ __forceinline__ void fill_item(uint32_t item) {
-    tdm::mbarrier_wait(&shared.empty[slot], parity ^ 1);
+    uint64_t* const barrier = begin_fill();
     shared.items[slot] = item;
-    tdm::mbarrier_arrive(&shared.full[slot]);
+    tdm::mbarrier_arrive(barrier);
     advance();
   }
 };
@@ -121,8 +111,7 @@ struct Way {
     for (; passed < up_to; ++passed) {
       ring.await();
       __syncwarp();
-      ring.hand_back(ring.slot);
-      ring.advance();
+      ring.hand_back();
     }
   }
   __device__ __forceinline__ const uint8_t* next() {
@@ -137,7 +126,7 @@ struct Way {
   }
   /* The older one, or the only one that is under way. */
   __device__ __forceinline__ void hand_back(bool of_two) const {
-    ring.hand_back(of_two ? before_last : last);
+    ring.hand_back_slot(of_two ? before_last : last);
   }
   __device__ __forceinline__ void end() {
     pass(others);
@@ -194,7 +183,7 @@ template <int kRows> struct MoeExperts {
   __device__ static __forceinline__ void load_piece(const tdm_moe_experts_params& p, const Place& place, Ring& ring,
                                                     uint64_t policy) {
     for (int32_t kb = 0; kb < p.k_blocks; kb += kBlocks) {
-      uint64_t* const full = ring.begin_fill(kBlocks / kCopyBlocks * kCopyBytes);
+      uint64_t* const full = ring.begin_copy(kBlocks / kCopyBlocks * kCopyBytes);
 #pragma unroll
       for (int i = 0; i < kBlocks; i += kCopyBlocks) /* what is beyond K comes as zeros */
         tdm::tma_load_4d(ring.stage() + i * kBlockBytes, &p.w13, full, policy, 0, place.row, 2 * place.tile, kb + i);
@@ -213,7 +202,7 @@ template <int kRows> struct MoeExperts {
 #pragma unroll
         for (int engine = 0; engine < 2; ++engine) {
           if (index[engine] >= end[engine]) continue;
-          uint64_t* const full = ring.begin_fill(static_cast<uint32_t>(p.stage_blocks) * kColumns * 128);
+          uint64_t* const full = ring.begin_copy(static_cast<uint32_t>(p.stage_blocks) * kColumns * 128);
           tdm::tma_load_3d(ring.stage(), &p.w2, full, policy, 0, tile * kColumns,
                            shared.expert(index[engine]) * p.blocks + stage[engine] * p.stage_blocks);
           ring.advance();
@@ -293,8 +282,7 @@ template <int kRows> struct MoeExperts {
       for (;;) {
         ring.await();
         const uint32_t item = __shfl_sync(~0u, lane() == 0 ? shared.items[ring.slot] : 0, 0);
-        ring.hand_back(ring.slot);
-        ring.advance();
+        ring.hand_back();
         if (item >= items.all) break;
         if (item >= items.pieces)
           tile(static_cast<int32_t>(item - items.pieces), items.pieces);

@@ -54,13 +54,12 @@ tdm_status tdm_moe_fc1_bf16_sm90_params(const tdm_moe_fc1_args* args, const tdm_
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "moe_fc1: data and strides of x (%lld) and w13 (%lld, %lld) must be multiples of 16 bytes",
                     (long long)x->stride[0], (long long)w->stride[0], (long long)w->stride[1]);
-  tdm_moe_fc1_bf16_params params = {.n_tokens =
-                                        tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+  tdm_moe_fc1_bf16_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                     .out = tdm_view_data(&args->out),
                                     .out_stride = args->out.stride[0],
                                     .partials = partials,
                                     .counters = counters,
-                                    .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
+                                    .hits = tdm_view_data_or_null(&args->hits),
                                     .m = (int32_t)x->shape[0],
                                     .n_tiles = (int32_t)(experts * rows / 256),
                                     .expert_tiles = (int32_t)(rows / 256),

@@ -75,7 +75,7 @@ static float swiglu(float gate, float up, float limit) {
 
 static void store(const tdm_moe_fc1_args* args, int64_t expert, int64_t column, const block* b) {
   void* out = tdm_view_data(&args->out);
-  float* out_scale = tdm_view_present(&args->out_scale) ? tdm_view_data(&args->out_scale) : NULL;
+  float* out_scale = tdm_view_data_or_null(&args->out_scale);
   for (int64_t m = 0; m < b->rows; m++) {
     if (!tdm_chose(&b->chosen, m, expert)) continue;
     const double* gate = b->c + m * GATE_UP;

@@ -52,14 +52,6 @@ void tdm_moe_fc2_grouped_sm90_make_plan(int64_t m, int64_t hidden, int64_t n_exp
   *out_plan = plan;
 }
 
-static void* data_or_null(const tdm_view* view) {
-  return tdm_view_present(view) ? tdm_view_data(view) : NULL;
-}
-
-static int64_t stride_or_zero(const tdm_view* view) {
-  return tdm_view_present(view) ? view->stride[0] : 0;
-}
-
 tdm_status tdm_moe_fc2_grouped_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_fc2_grouped_sm90_plan* plan,
                                            void* partials, void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
                                            tdm_moe_fc2_grouped_params* out_params) {
@@ -91,12 +83,12 @@ tdm_status tdm_moe_fc2_grouped_sm90_params(const tdm_moe_fc2_args* args, const t
                                        .x_scale_stride = args->x_scale.stride[0],
                                        .w_scale = tdm_view_data(&args->w2_scale),
                                        .w_scale_stride = args->w2_scale.stride[0],
-                                       .alpha = data_or_null(&args->alpha),
-                                       .alpha_stride = stride_or_zero(&args->alpha),
+                                       .alpha = tdm_view_data_or_null(&args->alpha),
+                                       .alpha_stride = tdm_view_stride_or_zero(&args->alpha),
                                        .choices = {tdm_view_data(&args->chosen), args->chosen.stride[0]},
-                                       .n_tokens = data_or_null(&args->n_tokens),
-                                       .addend = data_or_null(&args->addend),
-                                       .addend_stride = stride_or_zero(&args->addend),
+                                       .n_tokens = tdm_view_data_or_null(&args->n_tokens),
+                                       .addend = tdm_view_data_or_null(&args->addend),
+                                       .addend_stride = tdm_view_stride_or_zero(&args->addend),
                                        .out = tdm_view_data(&args->out),
                                        .out_stride = args->out.stride[0],
                                        .partials = partials,

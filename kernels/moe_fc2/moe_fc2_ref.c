@@ -36,7 +36,7 @@ static bool takes(const tdm_moe_fc2_args* args, const panel* p, int64_t row, int
 /* Factor of a row's block kb, which belongs to `expert`: folded activation scale times weight scale. */
 static double block_scale(const tdm_moe_fc2_args* args, int64_t row, int64_t expert, int64_t column, int64_t kb) {
   float alpha = routing_weight(args, row, expert);
-  const float* w2_scale = tdm_view_present(&args->w2_scale) ? tdm_view_data(&args->w2_scale) : NULL;
+  const float* w2_scale = tdm_view_data_or_null(&args->w2_scale);
   float weight = w2_scale != NULL ? w2_scale[column / PANEL * args->w2_scale.stride[0] + kb] : 1.0f;
   if (args->x.dtype == TDM_F32) return (double)alpha * (double)weight;
   if (!tdm_view_present(&args->x_scale)) return (double)(alpha * weight);
@@ -92,7 +92,7 @@ static void multiply(const tdm_moe_fc2_args* args, const tdm_hits* hits, int32_t
 
 static void store(const tdm_moe_fc2_args* args, const panel* p) {
   void* out = tdm_view_data(&args->out);
-  const void* addend = tdm_view_present(&args->addend) ? tdm_view_data(&args->addend) : NULL;
+  const void* addend = tdm_view_data_or_null(&args->addend);
   bool round = args->x.dtype != TDM_F32;
   for (int64_t m = 0; m < p->rows; m++) {
     const double* total = p->total + m * PANEL;

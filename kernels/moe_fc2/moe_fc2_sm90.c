@@ -78,7 +78,7 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
   int64_t x_scale_stride = args->x_scale.stride[0];
   tdm_gemm_fp8_params params = {.w_scale = tdm_view_data(&args->w2_scale),
                                 .w_scale_stride = args->w2_scale.stride[0],
-                                .n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+                                .n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                 .out = tdm_view_data(&args->out),
                                 .out_stride = args->out.stride[0],
                                 .partials = scratch,
@@ -93,7 +93,7 @@ tdm_status tdm_moe_fc2_sm90_params(const tdm_moe_fc2_args* args, const tdm_moe_f
                                 .segments = plan->gemm.segments,
                                 .split = plan->gemm.split,
                                 .granule = plan->gemm.granule,
-                                .hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL,
+                                .hits = tdm_view_data_or_null(&args->hits),
                                 .n_experts = args->n_experts};
   if (plan->folds) {
     float* folded = (float*)(void*)((char*)scratch + folded_offset(&plan->gemm));

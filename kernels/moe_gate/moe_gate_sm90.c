@@ -23,7 +23,7 @@ tdm_status tdm_moe_gate_sm90_params(const tdm_moe_gate_args* args, const tdm_gem
   TDM_TRY(tdm_gemm_bf16_sm90_fill("moe_gate", &args->n_tokens, &args->x, &args->w, &args->logits, plan, partials,
                                   state + 1, encode, encode_ctx, &out_params->gemm));
   tdm_moe_route_sm90_params(&route, &out_params->route);
-  out_params->hits = tdm_view_present(&args->hits) ? tdm_view_data(&args->hits) : NULL;
+  out_params->hits = tdm_view_data_or_null(&args->hits);
   out_params->state = state;
   return TDM_OK;
 }

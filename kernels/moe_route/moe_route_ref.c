@@ -105,11 +105,11 @@ tdm_status tdm_moe_route_ref(const void* void_args, const tdm_plan* plan, void* 
   int64_t rows;
   TDM_TRY(tdm_live_rows("moe_route", &args->n_tokens, args->logits.shape[0], &rows));
   const float* logits = tdm_view_data(&args->logits);
-  const float* bias = tdm_view_present(&args->bias) ? tdm_view_data(&args->bias) : NULL;
-  int32_t* ids = tdm_view_present(&args->ids) ? tdm_view_data(&args->ids) : NULL;
-  float* weights = tdm_view_present(&args->weights) ? tdm_view_data(&args->weights) : NULL;
-  float* alpha = tdm_view_present(&args->alpha) ? tdm_view_data(&args->alpha) : NULL;
-  int32_t* chosen = tdm_view_present(&args->chosen) ? tdm_view_data(&args->chosen) : NULL;
+  const float* bias = tdm_view_data_or_null(&args->bias);
+  int32_t* ids = tdm_view_data_or_null(&args->ids);
+  float* weights = tdm_view_data_or_null(&args->weights);
+  float* alpha = tdm_view_data_or_null(&args->alpha);
+  int32_t* chosen = tdm_view_data_or_null(&args->chosen);
   size_t k = (size_t)args->top_k;
   for (int64_t m = 0; m < rows; m++) {
     choice c;

@@ -2,27 +2,19 @@
 
 #include "runtime/op.h"
 
-static void* data_or_null(const tdm_view* view) {
-  return tdm_view_present(view) ? tdm_view_data(view) : NULL;
-}
-
-static int64_t stride_or_zero(const tdm_view* view) {
-  return tdm_view_present(view) ? view->stride[0] : 0;
-}
-
 void tdm_moe_route_sm90_params(const tdm_moe_route_args* args, tdm_moe_route_params* out_params) {
-  tdm_moe_route_params params = {.n_tokens = data_or_null(&args->n_tokens),
+  tdm_moe_route_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                  .logits = tdm_view_data(&args->logits),
-                                 .bias = data_or_null(&args->bias),
-                                 .ids = data_or_null(&args->ids),
-                                 .weights = data_or_null(&args->weights),
-                                 .alpha = data_or_null(&args->alpha),
-                                 .chosen = data_or_null(&args->chosen),
+                                 .bias = tdm_view_data_or_null(&args->bias),
+                                 .ids = tdm_view_data_or_null(&args->ids),
+                                 .weights = tdm_view_data_or_null(&args->weights),
+                                 .alpha = tdm_view_data_or_null(&args->alpha),
+                                 .chosen = tdm_view_data_or_null(&args->chosen),
                                  .logits_stride = args->logits.stride[0],
-                                 .ids_stride = stride_or_zero(&args->ids),
-                                 .weights_stride = stride_or_zero(&args->weights),
-                                 .alpha_stride = stride_or_zero(&args->alpha),
-                                 .chosen_stride = stride_or_zero(&args->chosen),
+                                 .ids_stride = tdm_view_stride_or_zero(&args->ids),
+                                 .weights_stride = tdm_view_stride_or_zero(&args->weights),
+                                 .alpha_stride = tdm_view_stride_or_zero(&args->alpha),
+                                 .chosen_stride = tdm_view_stride_or_zero(&args->chosen),
                                  .rows = (int32_t)args->logits.shape[0],
                                  .experts = (int32_t)args->logits.shape[1],
                                  .top_k = args->top_k,
@@ -46,7 +38,7 @@ void tdm_moe_route_sm90_plan(const tdm_moe_route_params* params, int32_t sms, td
 void tdm_moe_hits_sm90_plan(const tdm_moe_route_args* args, tdm_moe_hits_params* out_params,
                             tdm_kernel_launch* out_launch) {
   const int32_t experts = (int32_t)args->alpha.shape[1];
-  *out_params = (tdm_moe_hits_params){.n_tokens = data_or_null(&args->n_tokens),
+  *out_params = (tdm_moe_hits_params){.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                       .alpha = tdm_view_data(&args->alpha),
                                       .alpha_stride = args->alpha.stride[0],
                                       .hits = tdm_view_data(&args->hits),

@@ -3,7 +3,7 @@
 #include "runtime/op.h"
 
 void tdm_quant_sm90_params(const tdm_quant_args* args, tdm_quant_params* out_params) {
-  tdm_quant_params params = {.n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+  tdm_quant_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                              .x = tdm_view_data(&args->x),
                              .out_q = tdm_view_data(&args->out_q),
                              .out_scale = tdm_view_data(&args->out_scale),

@@ -2,29 +2,21 @@
 
 #include "runtime/op.h"
 
-static void* data_or_null(const tdm_view* view) {
-  return tdm_view_present(view) ? tdm_view_data(view) : NULL;
-}
-
-static int64_t stride_or_zero(const tdm_view* view) {
-  return tdm_view_present(view) ? view->stride[0] : 0;
-}
-
 void tdm_rmsnorm_sm90_params(const tdm_rmsnorm_args* args, tdm_rmsnorm_params* out_params) {
-  tdm_rmsnorm_params params = {.n_tokens = data_or_null(&args->n_tokens),
+  tdm_rmsnorm_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                                .x = tdm_view_data(&args->x),
-                               .delta = data_or_null(&args->delta),
-                               .residual_out = data_or_null(&args->residual_out),
-                               .weight = data_or_null(&args->weight),
-                               .out = data_or_null(&args->out),
-                               .out_q = data_or_null(&args->out_q),
-                               .out_scale = data_or_null(&args->out_scale),
+                               .delta = tdm_view_data_or_null(&args->delta),
+                               .residual_out = tdm_view_data_or_null(&args->residual_out),
+                               .weight = tdm_view_data_or_null(&args->weight),
+                               .out = tdm_view_data_or_null(&args->out),
+                               .out_q = tdm_view_data_or_null(&args->out_q),
+                               .out_scale = tdm_view_data_or_null(&args->out_scale),
                                .x_stride = args->x.stride[0],
-                               .delta_stride = stride_or_zero(&args->delta),
-                               .residual_stride = stride_or_zero(&args->residual_out),
-                               .out_stride = stride_or_zero(&args->out),
-                               .out_q_stride = stride_or_zero(&args->out_q),
-                               .out_scale_stride = stride_or_zero(&args->out_scale),
+                               .delta_stride = tdm_view_stride_or_zero(&args->delta),
+                               .residual_stride = tdm_view_stride_or_zero(&args->residual_out),
+                               .out_stride = tdm_view_stride_or_zero(&args->out),
+                               .out_q_stride = tdm_view_stride_or_zero(&args->out_q),
+                               .out_scale_stride = tdm_view_stride_or_zero(&args->out_scale),
                                .rows = (int32_t)args->x.shape[0],
                                .cols = (int32_t)args->x.shape[1],
                                .x_dtype = (int32_t)args->x.dtype,

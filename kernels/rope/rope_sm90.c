@@ -3,7 +3,7 @@
 #include "runtime/op.h"
 
 void tdm_rope_sm90_params(const tdm_rope_args* args, tdm_rope_params* out_params) {
-  tdm_rope_params params = {.n_tokens = tdm_view_present(&args->n_tokens) ? tdm_view_data(&args->n_tokens) : NULL,
+  tdm_rope_params params = {.n_tokens = tdm_view_data_or_null(&args->n_tokens),
                             .x = tdm_view_data(&args->x),
                             .positions = tdm_view_data(&args->positions),
                             .cos_sin = tdm_view_data(&args->cos_sin),

@@ -3,7 +3,7 @@
 #include "runtime/op.h"
 
 void tdm_sample_sm90_params(const tdm_sample_args* args, tdm_sample_params* out_params) {
-  tdm_sample_params params = {.n_rows = tdm_view_present(&args->n_rows) ? tdm_view_data(&args->n_rows) : NULL,
+  tdm_sample_params params = {.n_rows = tdm_view_data_or_null(&args->n_rows),
                               .logits = tdm_view_data(&args->logits),
                               .temperature = tdm_view_data(&args->temperature),
                               .top_p = tdm_view_data(&args->top_p),

@@ -80,7 +80,8 @@ static const chosen_case fc2_segment_cases[] = {
 };
 
 /* Expert 0 is nobody's, expert 1 every third row's, expert 2 the last live row's alone, the last one everybody's. */
-static bool has(const chosen_case* c, int64_t row, int64_t expert) {
+static bool has(const void* of, int64_t row, int64_t expert) {
+  const chosen_case* c = of;
   if (expert == c->experts - 1) return true;
   if (expert == 0) return false;
   if (expert == 1) return row % 3 == 0;
@@ -113,18 +114,8 @@ static void begin(test_rig* rig, const char* op, const chosen_case* c) {
                  (long long)c->top);
 }
 
-/* Bits of rows that are not live are all set. */
 static tdm_view make_chosen(test_rig* rig, const chosen_case* c) {
-  const int64_t words = (c->experts + 31) / 32;
-  test_tensor* chosen =
-      test_rig_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->m, words}, (int64_t[]){words + 2, 1});
-  for (int64_t m = 0; m < c->live; m++)
-    for (int64_t w = 0; w < words; w++) {
-      uint32_t bits = 0;
-      for (int64_t e = 32 * w; e < c->experts && e < 32 * w + 32; e++) bits |= (uint32_t)has(c, m, e) << e % 32;
-      *(uint32_t*)test_view_at(&chosen->view, m * words + w) = bits;
-    }
-  return chosen->view;
+  return test_rig_chosen(rig, c->m, c->live, c->experts, has, c)->view;
 }
 
 static tdm_view live_count(test_rig* rig, const chosen_case* c) {

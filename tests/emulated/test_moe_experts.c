@@ -30,26 +30,14 @@ static const experts_case cases[] = {
 };
 
 /* Expert 0 is nobody's, expert 1 every third row's, expert 2 the last live row's alone, the last one everybody's. */
-static bool has(const experts_case* c, int64_t row, int64_t expert) {
+static bool has(const void* of, int64_t row, int64_t expert) {
+  const experts_case* c = of;
   if (expert == c->experts - 1) return c->top > 0;
   if (expert == 0) return false;
   if (c->top == 0) return false;
   if (expert == 1) return row % 3 == 0;
   if (expert == 2) return row == c->live - 1;
   return (7 * row + 11 * expert) % c->experts < c->top;
-}
-
-static tdm_view make_chosen(test_rig* rig, const experts_case* c) {
-  const int64_t words = (c->experts + 31) / 32;
-  test_tensor* chosen =
-      test_rig_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->m, words}, (int64_t[]){words + 2, 1});
-  for (int64_t m = 0; m < c->live; m++)
-    for (int64_t w = 0; w < words; w++) {
-      uint32_t bits = 0;
-      for (int64_t e = 32 * w; e < c->experts && e < 32 * w + 32; e++) bits |= (uint32_t)has(c, m, e) << e % 32;
-      *(uint32_t*)test_view_at(&chosen->view, m * words + w) = bits;
-    }
-  return chosen->view;
 }
 
 /* The case's operands; rows of x that are not live, and what nobody chose of the weights, are NaN. */
@@ -79,7 +67,7 @@ static tdm_moe_experts_args make(test_rig* rig, const experts_case* c) {
                                .w13_scale = w13_scale->view,
                                .w2 = w2->view,
                                .w2_scale = w2_scale->view,
-                               .chosen = make_chosen(rig, c),
+                               .chosen = test_rig_chosen(rig, c->m, c->live, c->experts, has, c)->view,
                                .swiglu_limit = c->limit,
                                .pow2_scale = c->pow2};
   if (c->live < c->m) args.n_tokens = test_rig_count(rig, "n_tokens", (int32_t)c->live)->view;
@@ -108,30 +96,9 @@ static tdm_status run_two(const void* void_args, const tdm_plan* plan, void* scr
   const tdm_moe_experts_args* args = void_args;
   (void)plan;
   (void)scratch;
-  const tdm_moe_fc1_args fc1 = {.size = sizeof fc1,
-                                .n_tokens = args->n_tokens,
-                                .x = args->x,
-                                .x_scale = args->x_scale,
-                                .w13 = args->w13,
-                                .w13_scale = args->w13_scale,
-                                .chosen = args->chosen,
-                                .out = two.values->view,
-                                .out_scale = two.scales->view,
-                                .swiglu_limit = args->swiglu_limit,
-                                .quant_eps = args->quant_eps,
-                                .pow2_scale = args->pow2_scale};
+  const tdm_moe_fc1_args fc1 = tdm_moe_experts_fc1(args, &two.values->view, &two.scales->view);
+  const tdm_moe_fc2_args fc2 = tdm_moe_experts_fc2(args, &two.values->view, &two.scales->view);
   emulated_run(two.rig, &(emulated_call){.op = &tdm_op_moe_fc1, .args = &fc1, .kernel = "moe_fc1_few"});
-  const tdm_moe_fc2_args fc2 = {.size = sizeof fc2,
-                                .n_tokens = args->n_tokens,
-                                .x = two.values->view,
-                                .x_scale = two.scales->view,
-                                .w2 = args->w2,
-                                .w2_scale = args->w2_scale,
-                                .alpha = args->alpha,
-                                .chosen = args->chosen,
-                                .addend = args->addend,
-                                .out = args->out,
-                                .n_experts = (int32_t)args->w13.shape[0]};
   emulated_run(two.rig, &(emulated_call){
                             .op = &tdm_op_moe_fc2, .args = &fc2, .kernel = "moe_fc2_grouped", .counts_launches = true});
   return TDM_OK;

@@ -30,20 +30,9 @@ typedef struct bench {
 } bench;
 
 /* Row m chose expert e. Nobody chose expert 3, everybody the last one. */
-static bool has(const experts_case* c, int64_t m, int64_t e) {
+static bool has(const void* of, int64_t m, int64_t e) {
+  const experts_case* c = of;
   return e != 3 && (e == c->experts - 1 || (m * 5 + e * 11) % 7 == 0);
-}
-
-static test_tensor* make_chosen(test_rig* rig, const experts_case* c) {
-  const int64_t words = (c->experts + 31) / 32;
-  test_tensor* chosen =
-      test_rig_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){c->rows, words}, (int64_t[]){words + 2, 1});
-  for (int64_t m = 0; m < c->rows; m++) {
-    uint32_t* const row = (uint32_t*)tdm_view_data(&chosen->view) + m * (words + 2);
-    for (int64_t w = 0; w < words; w++) row[w] = 0;
-    for (int64_t e = 0; e < c->experts; e++) row[e / 32] |= (uint32_t)has(c, m, e) << e % 32;
-  }
-  return chosen;
 }
 
 static test_tensor* make_out(test_rig* rig, const experts_case* c) {
@@ -58,6 +47,7 @@ static void make_bench(test_rig* rig, bench* b, const experts_case* c) {
   test_rig_label(rig, "moe_experts %d rows %d live, %d of %d x %d", (int)c->rows, (int)c->live, (int)c->experts,
                  (int)c->intermediate, (int)c->hidden);
   const int64_t depth = c->experts * c->intermediate, gate_up = 2 * c->intermediate, blocks = c->hidden / 128;
+  const int64_t live = c->live < 0 ? c->rows : c->live;
   test_tensor* x_scale = test_rig_scales(rig, "x_scale", c->rows, c->hidden, 0);
   test_tensor* x = test_rig_activation(rig, "x", TDM_E4M3, c->rows, c->hidden, 0, 1.0f, x_scale);
   test_tensor* w13 = test_rig_tensor(rig, "w13", TDM_E4M3, 3, (int64_t[]){c->experts, gate_up, c->hidden});
@@ -77,7 +67,7 @@ static void make_bench(test_rig* rig, bench* b, const experts_case* c) {
                                    .w13_scale = w13_scale->view,
                                    .w2 = w2->view,
                                    .w2_scale = w2_scale->view,
-                                   .chosen = make_chosen(rig, c)->view,
+                                   .chosen = test_rig_chosen(rig, c->rows, live, c->experts, has, c)->view,
                                    .out = b->out->view,
                                    .swiglu_limit = c->limit,
                                    .pow2_scale = c->pow2};

@@ -62,6 +62,20 @@ test_tensor* test_rig_count(test_rig* rig, const char* name, int32_t value) {
   return tensor;
 }
 
+test_tensor* test_rig_chosen(test_rig* rig, int64_t rows, int64_t live, int64_t experts,
+                             bool (*has)(const void* ctx, int64_t row, int64_t expert), const void* ctx) {
+  const int64_t words = (experts + 31) / 32;
+  test_tensor* tensor =
+      test_rig_strided(rig, "chosen", TDM_I32, 2, (int64_t[]){rows, words}, (int64_t[]){words + 2, 1});
+  for (int64_t m = 0; m < live; m++)
+    for (int64_t w = 0; w < words; w++) {
+      uint32_t bits = 0;
+      for (int64_t e = 32 * w; e < experts && e < 32 * w + 32; e++) bits |= (uint32_t)has(ctx, m, e) << e % 32;
+      *(uint32_t*)test_view_at(&tensor->view, m * words + w) = bits;
+    }
+  return tensor;
+}
+
 test_tensor* test_rig_activation(test_rig* rig, const char* name, tdm_dtype dtype, int64_t rows, int64_t cols,
                                  int64_t stride, float deviation, test_tensor* scales) {
   test_tensor* tensor =

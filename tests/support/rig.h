@@ -44,6 +44,10 @@ test_tensor* test_rig_strided(test_rig* rig, const char* name, tdm_dtype dtype, 
 test_tensor* test_rig_scales(test_rig* rig, const char* name, int64_t rows, int64_t cols, int64_t extra);
 /* A live count: i32 [1]. */
 test_tensor* test_rig_count(test_rig* rig, const char* name, int32_t value);
+/* The experts that each of the first `live` rows chose, a bit each as moe_route writes them; all are set in the others.
+ * has(ctx, row, expert) says which. */
+test_tensor* test_rig_chosen(test_rig* rig, int64_t rows, int64_t live, int64_t experts,
+                             bool (*has)(const void* ctx, int64_t row, int64_t expert), const void* ctx);
 /* An activation [rows, cols]: normal values times `deviation` from the rig's random numbers in bf16 or f32; or in e4m3
  * with its scales, which must exist. Rows are `stride` elements apart (0: cols). */
 test_tensor* test_rig_activation(test_rig* rig, const char* name, tdm_dtype dtype, int64_t rows, int64_t cols,
