@@ -56,6 +56,8 @@ const bench_case bench_cases[] = {
     {"norm", "quant", "FP8 quantisation", bench_make_quant, 16384, 1, 1, {SMALL4}},
     {"moe", "moe_route", "8 of 256 experts, 4 of 8 groups", bench_make_route, 256, 1, 1, {SMALL4}},
     {"moe", "moe_gate", "router, moe_route and its list of hits", bench_make_gate, 256, 7168, 1, {SMALL4}},
+    {"moe", "moe_norm_gate", "add + RMSNorm + quant, router and moe_route", bench_make_norm_gate, 256, 7168, 1,
+     {{BENCH_SMALL, 1, 0, 0}, {BENCH_SMALL, 2, 0, 0}, {BENCH_SMALL, 4, 0, 0}, {BENCH_SMALL, 8, 0, 0}}},
     {"moe", "fc1_chosen", "FC1 + SwiGLU + quant, 8 of 256 experts and a shared one", bench_make_fc1_chosen, 131584, 7168, 257, {SMALL4, {BENCH_SMALL, 256, 0, 0}}},
     {"moe", "fc2_chosen", "FC2, 8 of 256 experts and a shared one", bench_make_fc2_chosen, 7168, 65792, 257, {SMALL4, {BENCH_SMALL, 256, 0, 0}}},
     {"moe", "experts", "FC1 and FC2 in one launch, 8 of 256 experts and a shared one", bench_make_experts, 131584, 7168, 257,

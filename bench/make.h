@@ -61,6 +61,7 @@ tdm_status bench_make_rmsnorm(bench_rig* rig, const bench_case* c, int64_t m, be
 tdm_status bench_make_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_norm_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_kv_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -129,6 +129,36 @@ tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench
   return TDM_OK;
 }
 
+/* rmsnorm's operands, then those of the gate; weights of the router rotate. The norm's weight keeps scores from
+ * saturating. Checked whole. */
+tdm_status bench_make_norm_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  enum { TOP_K = 8, SHARED = 1 };
+  const int64_t row[] = {m, c->k};
+  tdm_moe_norm_gate_args args = {.size = sizeof args,
+                                 .top_k = TOP_K,
+                                 .n_group = 8,
+                                 .topk_group = 4,
+                                 .n_shared = SHARED,
+                                 .norm_topk_prob = true,
+                                 .routed_scaling_factor = 2.5f};
+  args.x = bench_values(rig, work, TDM_BF16, 2, row, 1, 0);
+  args.delta = bench_values(rig, work, TDM_BF16, 2, row, 1, 0);
+  args.residual_out = bench_tensor(rig, work, TDM_BF16, 2, row);
+  args.weight = bench_values(rig, work, TDM_BF16, 1, &c->k, 0.05f, 0);
+  args.out = bench_tensor(rig, work, TDM_BF16, 2, row);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 2, row);
+  args.out_scale = bench_empty_scales(rig, work, m, c->k);
+  args.w = bench_rotate(rig, work, offsetof(tdm_moe_norm_gate_args, w), TDM_BF16, 2, (const int64_t[]){c->n, c->k});
+  args.bias = bench_values(rig, work, TDM_F32, 1, &c->n, 0.1f, 0);
+  args.logits = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n});
+  args.ids = bench_tensor(rig, work, TDM_I32, 2, (const int64_t[]){m, TOP_K});
+  args.weights = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, TOP_K});
+  args.alpha = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n + SHARED});
+  args.chosen = bench_tensor(rig, work, TDM_I32, 2, (const int64_t[]){m, (c->n + SHARED + 31) / 32});
+  bench_make_done(work, &tdm_op_moe_norm_gate, &args, 1e-4);
+  return TDM_OK;
+}
+
 /* `count` integers from `first` on, in random order. */
 static void shuffled(bench_rig* rig, int32_t* out, int32_t first, int32_t count) {
   for (int32_t i = 0; i < count; i++) {

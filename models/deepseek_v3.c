@@ -120,23 +120,29 @@ void tdm_v3_weights_release(tdm_v3_weights* weights) {
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 /* residual + delta, stored as temporary `name` where there is a delta, and its norm in the forms that `x` has. */
+static tdm_status make_norm(tdm_builder* builder, const char* name, const tdm_view* weight, float eps,
+                            tdm_v3_stream* stream, const tdm_activation* x, tdm_rmsnorm_args* out_args) {
+  *out_args = (tdm_rmsnorm_args){.size = sizeof *out_args,
+                                 .n_tokens = builder->n_tokens,
+                                 .x = stream->residual,
+                                 .delta = stream->delta,
+                                 .weight = *weight,
+                                 .out = x->plain,
+                                 .out_q = x->q,
+                                 .out_scale = x->scale,
+                                 .eps = eps,
+                                 .pow2_scale = builder->pow2_scale};
+  if (!tdm_view_present(&stream->delta)) return TDM_OK;
+  TDM_TRY(tdm_builder_tap(builder, name, builder->activation, stream->residual.shape[1], &out_args->residual_out));
+  *stream = (tdm_v3_stream){.residual = out_args->residual_out};
+  return TDM_OK;
+}
+
 static tdm_status append_norm(tdm_builder* builder, const char* step, const char* name, const tdm_view* weight,
                               float eps, tdm_v3_stream* stream, const tdm_activation* x) {
   char label[TDM_LABEL_BYTES];
-  tdm_rmsnorm_args args = {.size = sizeof args,
-                           .n_tokens = builder->n_tokens,
-                           .x = stream->residual,
-                           .delta = stream->delta,
-                           .weight = *weight,
-                           .out = x->plain,
-                           .out_q = x->q,
-                           .out_scale = x->scale,
-                           .eps = eps,
-                           .pow2_scale = builder->pow2_scale};
-  if (tdm_view_present(&stream->delta)) {
-    TDM_TRY(tdm_builder_tap(builder, name, builder->activation, stream->residual.shape[1], &args.residual_out));
-    *stream = (tdm_v3_stream){.residual = args.residual_out};
-  }
+  tdm_rmsnorm_args args;
+  TDM_TRY(make_norm(builder, name, weight, eps, stream, x, &args));
   return tdm_append_rmsnorm(builder->program, builder->main_lane, tdm_builder_label(builder, step, label), &args);
 }
 
@@ -163,8 +169,9 @@ tdm_status tdm_v3_mlp_append(tdm_builder* builder, const tdm_v3_weights* weights
   /* The router reads the norm's output unquantised; so do those who want to see it. */
   const bool want_plain = tdm_moe_routes(&layer->moe) || builder->keep;
   TDM_TRY(tdm_builder_activation(builder, "mlp_in", hidden, tdm_moe_input_weight(&layer->moe), want_plain, &mlp_in));
-  TDM_TRY(append_norm(builder, "post_norm", "mid", &layer->post_norm, eps, stream, &mlp_in));
-  return tdm_moe_append(builder, &layer->moe, &mlp_in, &stream->delta);
+  tdm_rmsnorm_args norm;
+  TDM_TRY(make_norm(builder, "mid", &layer->post_norm, eps, stream, &mlp_in, &norm));
+  return tdm_moe_append(builder, &layer->moe, &norm, &mlp_in, &stream->delta);
 }
 
 tdm_status tdm_v3_stream_finish(tdm_builder* builder, const char* name, const tdm_view* norm, float eps,

@@ -8,6 +8,7 @@
 #include "kernels/common/check.h"
 #include "kernels/moe_experts/moe_experts.h"
 #include "kernels/moe_gate/moe_gate.h"
+#include "kernels/moe_norm_gate/moe_norm_gate.h"
 
 enum { BLOCK = 128 };
 
@@ -147,6 +148,7 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 enum {
+  NORM_GATE_ROWS = 8,
   BF16_MOST_HITS = 90, /* percent of the experts: beyond, a list is slower than all of them */
   PREFETCH_LEAST_HITS = 80,
   PREFETCH_BYTES = 24 << 20
@@ -186,21 +188,6 @@ tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t row
   return most ? TDM_MOE_PATH_DENSE : TDM_MOE_PATH_HITS;
 }
 
-/* Logits and routing: one step where a list is wanted, which would be a third launch. Without it two are quicker
- * (docs/kernels/small_ops.md). */
-static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate,
-                              const tdm_view* prefetch) {
-  char label[TDM_LABEL_BYTES];
-  if (tdm_view_present(&gate->hits) &&
-      tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
-    return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
-  tdm_router_gemm_args router = tdm_moe_gate_router(gate);
-  router.prefetch = *prefetch;
-  TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
-  const tdm_moe_route_args route = tdm_moe_gate_route(gate);
-  return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
-}
-
 /* Which experts count for which rows, and how much. Absent: all of them, each with weight 1. */
 typedef struct selection {
   tdm_view alpha;  /* [M, experts.n] */
@@ -224,8 +211,68 @@ static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_m
   return view;
 }
 
-static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm_moe* moe, const tdm_view* x,
-                                 tdm_moe_path path, selection* out_selection) {
+/* Logits and routing: one step where a list is wanted, which would be a third launch. Without it two are quicker
+ * (docs/kernels/small_ops.md). */
+static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate,
+                              const tdm_view* prefetch) {
+  char label[TDM_LABEL_BYTES];
+  if (tdm_view_present(&gate->hits) &&
+      tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
+    return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
+  tdm_router_gemm_args router = tdm_moe_gate_router(gate);
+  router.prefetch = *prefetch;
+  TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
+  const tdm_moe_route_args route = tdm_moe_gate_route(gate);
+  return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
+}
+
+static tdm_status append_norm(tdm_builder* builder, const tdm_rmsnorm_args* norm) {
+  char label[TDM_LABEL_BYTES];
+  return tdm_append_rmsnorm(builder->program, builder->main_lane, tdm_builder_label(builder, "post_norm", label), norm);
+}
+
+/* Norm, logits and routing in one launch: quicker than three up to so many rows (docs/kernels/small_ops.md). Only where
+ * nothing runs beside them. */
+static bool joins_norm(const tdm_builder* builder, const tdm_moe_gate_args* gate, tdm_moe_path path) {
+  return path == TDM_MOE_PATH_GROUPED && builder->rows <= NORM_GATE_ROWS &&
+         tdm_moe_norm_gate_supported(builder->rows, gate->w.shape[1], gate->w.shape[0], gate->n_group,
+                                     gate->topk_group);
+}
+
+static tdm_status append_norm_gate(tdm_builder* builder, const tdm_rmsnorm_args* norm, const tdm_moe_gate_args* gate) {
+  char label[TDM_LABEL_BYTES];
+  const tdm_moe_norm_gate_args args = {.size = sizeof args,
+                                       .n_tokens = norm->n_tokens,
+                                       .x = norm->x,
+                                       .delta = norm->delta,
+                                       .residual_out = norm->residual_out,
+                                       .weight = norm->weight,
+                                       .out = norm->out,
+                                       .out_q = norm->out_q,
+                                       .out_scale = norm->out_scale,
+                                       .w = gate->w,
+                                       .bias = gate->bias,
+                                       .logits = gate->logits,
+                                       .ids = gate->ids,
+                                       .weights = gate->weights,
+                                       .alpha = gate->alpha,
+                                       .chosen = gate->chosen,
+                                       .top_k = gate->top_k,
+                                       .n_group = gate->n_group,
+                                       .topk_group = gate->topk_group,
+                                       .n_shared = gate->n_shared,
+                                       .norm_topk_prob = gate->norm_topk_prob,
+                                       .routed_scaling_factor = gate->routed_scaling_factor,
+                                       .eps = norm->eps,
+                                       .quant_eps = norm->quant_eps,
+                                       .pow2_scale = norm->pow2_scale};
+  return tdm_append_moe_norm_gate(builder->program, builder->main_lane, tdm_builder_label(builder, "norm_gate", label),
+                                  &args);
+}
+
+/* Logits and routing of `x`, without prefetches. */
+static tdm_status make_gate(tdm_builder* builder, const tdm_moe* moe, const tdm_view* x, tdm_moe_path path,
+                            selection* out_selection, tdm_moe_gate_args* out_gate) {
   const tdm_moe_config* config = &moe->config;
   tdm_view logits, ids, weights;
   TDM_TRY(tdm_builder_rows(builder, "router_logits", TDM_F32, config->n_routed, &logits));
@@ -238,7 +285,7 @@ static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm
   }
   if (path == TDM_MOE_PATH_GROUPED)
     TDM_TRY(tdm_builder_tap(builder, "chosen", TDM_I32, tdm_chosen_words(moe->experts.n), &out_selection->chosen));
-  const tdm_moe_gate_args gate = {.size = sizeof gate,
+  *out_gate = (tdm_moe_gate_args){.size = sizeof *out_gate,
                                   .n_tokens = builder->n_tokens,
                                   .x = *x,
                                   .w = moe->router,
@@ -255,8 +302,7 @@ static tdm_status append_routing(tdm_builder* builder, tdm_lane* lane, const tdm
                                   .n_shared = (int32_t)(moe->experts.n - config->n_routed),
                                   .norm_topk_prob = config->norm_topk_prob,
                                   .routed_scaling_factor = config->routed_scaling_factor};
-  const tdm_view ahead = first_rows(builder, moe, path);
-  return append_gate(builder, lane, &gate, &ahead);
+  return TDM_OK;
 }
 
 /* FC1 of a stack of experts on `lane`; answers FC2's input. */
@@ -327,7 +373,8 @@ static tdm_status append_experts(tdm_builder* builder, const tdm_experts* expert
                                 &args);
 }
 
-tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_activation* x, tdm_view* out_mlp) {
+tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_rmsnorm_args* norm,
+                          const tdm_activation* x, tdm_view* out_mlp) {
   const selection all = {0};
   selection routed = {0};
   tdm_view shared = {0};
@@ -335,10 +382,15 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_ac
   char reason[TDM_MOE_REASON_BYTES];
   const tdm_moe_path path = tdm_moe_choose(moe, builder->moe_path, builder->rows, reason);
   TDM_TRY(tdm_builder_tap(builder, "mlp", builder->activation, moe->config.hidden, out_mlp));
+  tdm_moe_gate_args gate;
+  if (tdm_moe_routes(moe)) TDM_TRY(make_gate(builder, moe, &x->plain, path, &routed, &gate));
+  const bool joined = tdm_moe_routes(moe) && joins_norm(builder, &gate, path);
+  TDM_TRY(joined ? append_norm_gate(builder, norm, &gate) : append_norm(builder, norm));
   const int64_t router = builder->program->n_steps;
-  if (tdm_moe_routes(moe)) {
+  if (tdm_moe_routes(moe) && !joined) {
     tdm_lane* lane = path == TDM_MOE_PATH_DENSE ? builder->side_lane : builder->main_lane;
-    TDM_TRY(append_routing(builder, lane, moe, &x->plain, path, &routed));
+    const tdm_view ahead = first_rows(builder, moe, path);
+    TDM_TRY(append_gate(builder, lane, &gate, &ahead));
   }
   if (moe->shared.n) {
     TDM_TRY(tdm_builder_rows(builder, "shared", TDM_F32, moe->config.hidden, &shared));

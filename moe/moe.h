@@ -55,7 +55,9 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe);
 enum { TDM_MOE_REASON_BYTES = 160 };
 tdm_moe_path tdm_moe_choose(const tdm_moe* moe, tdm_moe_path wanted, int64_t rows, char reason[TDM_MOE_REASON_BYTES]);
 
-/* Appends the block over `x`; its result is the temporary "<prefix>mlp" [M, hidden]. */
-tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_activation* x, tdm_view* out_mlp);
+/* Appends the norm and the block over its outputs, which are `x`; the block's result is the temporary "<prefix>mlp"
+ * [M, hidden]. Of few rows norm, router and routing are one step. */
+tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_rmsnorm_args* norm,
+                          const tdm_activation* x, tdm_view* out_mlp);
 
 #endif

@@ -209,6 +209,39 @@ typedef struct tdm_moe_gate_args {
 TDM_API tdm_status tdm_append_moe_gate(tdm_program* program, tdm_lane* lane, const char* label,
                                        const tdm_moe_gate_args* args);
 
+/* rmsnorm and moe_gate in one launch, with the bits of both: the router reads the norm's `out`. For few rows, which
+ * take three launches longer to begin and to end than to work on. UNSUPPORTED but for up to 8 rows, H a multiple of 128
+ * up to 8192, and the routers that moe_gate takes: the other ops take the rest. */
+typedef struct tdm_moe_norm_gate_args {
+  size_t size;
+  tdm_view n_tokens;     /* optional i32 [1] */
+  tdm_view x;            /* this and what follows as in rmsnorm: [M, H] bf16 or f32 */
+  tdm_view delta;        /* optional [M, H] bf16 or f32 */
+  tdm_view residual_out; /* optional [M, H] bf16 or f32, not x */
+  tdm_view weight;       /* optional [H] bf16 or f32, of the norm */
+  tdm_view out;          /* [M, H] bf16 or f32 */
+  tdm_view out_q;        /* optional [M, H] e4m3 */
+  tdm_view out_scale;    /* [H/128, M] f32, exactly when out_q is there */
+  tdm_view w;            /* this and what follows as in moe_gate: [E, H] bf16 or f32 */
+  tdm_view bias;         /* optional [E] f32 */
+  tdm_view logits;       /* [M, E] f32, written */
+  tdm_view ids;          /* optional [M, top_k] i32 */
+  tdm_view weights;      /* optional [M, top_k] f32 */
+  tdm_view alpha;        /* optional [M, E + n_shared] f32 */
+  tdm_view chosen;       /* optional [M, ceil((E + n_shared) / 32)] i32, with alpha */
+  int32_t top_k;
+  int32_t n_group;
+  int32_t topk_group;
+  int32_t n_shared;
+  bool norm_topk_prob;
+  float routed_scaling_factor;
+  float eps;       /* default 1e-6 */
+  float quant_eps; /* floor of amax; default 1e-4 */
+  bool pow2_scale; /* scales rounded up to a power of two */
+} tdm_moe_norm_gate_args;
+TDM_API tdm_status tdm_append_moe_norm_gate(tdm_program* program, tdm_lane* lane, const char* label,
+                                            const tdm_moe_norm_gate_args* args);
+
 /* Dense FC1: gate and up projections of all experts as one GEMM, SwiGLU and FP8 requantisation in its epilogue; needs
  * no routing (section 13). Column block e of the output is expert e. A dense MLP is the case E = 1. g, u in f32;  v =
  * silu(g) * u (with swiglu_limit L > 0: min(g, L), clamp(u, -L, L) first);  out, out_scale = quant(v) w13 has rows

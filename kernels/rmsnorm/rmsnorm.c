@@ -14,36 +14,38 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_rmsnorm_args, out_scale, TDM_WRITE),
 };
 
-static tdm_status check_optional(const char* name, const tdm_view* view, unsigned dtypes, int32_t rank,
+static tdm_status check_optional(const char* op, const char* name, const tdm_view* view, unsigned dtypes, int32_t rank,
                                  const int64_t* shape) {
-  return tdm_view_present(view) ? tdm_check_tensor("rmsnorm", name, view, dtypes, rank, shape) : TDM_OK;
+  return tdm_view_present(view) ? tdm_check_tensor(op, name, view, dtypes, rank, shape) : TDM_OK;
 }
 
-static tdm_status check(void* args_) {
-  tdm_rmsnorm_args* args = args_;
-  const char* op = "rmsnorm";
-  bool norms = tdm_view_present(&args->out) || tdm_view_present(&args->out_q);
+tdm_status tdm_rmsnorm_check(const char* op, tdm_rmsnorm_args* args) {
+  const bool norms = tdm_view_present(&args->out) || tdm_view_present(&args->out_q);
   TDM_TRY(tdm_check_count(op, "n_tokens", &args->n_tokens));
   TDM_TRY(tdm_check_tensor(op, "x", &args->x, TDM_BF16_OR_F32, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
   const int64_t* shape = args->x.shape;
-  TDM_TRY(check_optional("delta", &args->delta, TDM_BF16_OR_F32, 2, shape));
-  TDM_TRY(check_optional("residual_out", &args->residual_out, TDM_BF16_OR_F32, 2, shape));
-  TDM_TRY(check_optional("weight", &args->weight, TDM_BF16_OR_F32, 1, &shape[1]));
-  TDM_TRY(check_optional("out", &args->out, TDM_BF16_OR_F32, 2, shape));
-  TDM_TRY(check_optional("out_q", &args->out_q, TDM_DTYPES(TDM_E4M3), 2, shape));
+  TDM_TRY(check_optional(op, "delta", &args->delta, TDM_BF16_OR_F32, 2, shape));
+  TDM_TRY(check_optional(op, "residual_out", &args->residual_out, TDM_BF16_OR_F32, 2, shape));
+  TDM_TRY(check_optional(op, "weight", &args->weight, TDM_BF16_OR_F32, 1, &shape[1]));
+  TDM_TRY(check_optional(op, "out", &args->out, TDM_BF16_OR_F32, 2, shape));
+  TDM_TRY(check_optional(op, "out_q", &args->out_q, TDM_DTYPES(TDM_E4M3), 2, shape));
   if (tdm_view_present(&args->out_q)) {
     TDM_TRY(tdm_check_act_scale(op, "out_scale", &args->out_scale, "out_q", &args->out_q));
   } else if (tdm_view_present(&args->out_scale)) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "rmsnorm: out_scale is given but out_q is absent");
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: out_scale is given but out_q is absent", op);
   }
   if (!norms && !tdm_view_present(&args->residual_out)) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "rmsnorm: out, out_q and residual_out are all absent");
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: out, out_q and residual_out are all absent", op);
   }
   if (!norms && tdm_view_present(&args->weight)) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "rmsnorm: weight is given but out and out_q are absent");
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: weight is given but out and out_q are absent", op);
   }
   TDM_TRY(tdm_check_eps(op, "eps", &args->eps, 1e-6f));
-  TDM_TRY(tdm_check_eps(op, "quant_eps", &args->quant_eps, 1e-4f));
+  return tdm_check_eps(op, "quant_eps", &args->quant_eps, 1e-4f);
+}
+
+static tdm_status check(void* args) {
+  TDM_TRY(tdm_rmsnorm_check("rmsnorm", args));
   return tdm_check_overlap(&tdm_op_rmsnorm, args, "residual_out", "x");
 }
 

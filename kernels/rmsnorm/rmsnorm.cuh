@@ -68,11 +68,47 @@ __device__ __forceinline__ void rmsnorm_zero_scales(const tdm_rmsnorm_params& p,
     p.out_scale[block * p.out_scale_stride + row] = 0.0f;
 }
 
-/* Normalises and stores eight columns of a row; whole warps, since the quantiser needs all lanes. */
-__device__ __forceinline__ void rmsnorm_finish_8(const tdm_rmsnorm_params& p, int32_t row, int32_t column, bool inside,
-                                                 bool vectors, float (&v)[8], float inverse, const float (&w)[8]) {
+/* Eight columns of x and delta as they lie. */
+struct RmsnormRow8 {
+  Row8 x, delta;
+};
+
+__device__ __forceinline__ void rmsnorm_fetch_8(const tdm_rmsnorm_params& p, int32_t row, int32_t column,
+                                                RmsnormRow8& row8) {
+  row8.x = fetch_row_8(p.x, p.x_dtype, row * p.x_stride + column);
+  if (p.delta != nullptr) row8.delta = fetch_row_8(p.delta, p.delta_dtype, row * p.delta_stride + column);
+}
+
+/* Their sum, rounded to the residual's dtype where there is one; stored there too, if it `stores`. */
+__device__ __forceinline__ void rmsnorm_add_8(const tdm_rmsnorm_params& p, int32_t row, int32_t column, bool stores,
+                                              const RmsnormRow8& row8, float (&v)[8]) {
+  unpack_row_8(v, row8.x, p.x_dtype);
+  if (p.delta != nullptr) {
+    float d[8];
+    unpack_row_8(d, row8.delta, p.delta_dtype);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] += d[i];
+  }
+  if (p.residual_out != nullptr) {
+    if (stores) store_8(v, p.residual_out, p.residual_dtype, row * p.residual_stride + column, true);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = round_element(v[i], p.residual_dtype);
+  }
+}
+
+__device__ __forceinline__ float rmsnorm_inverse(const tdm_rmsnorm_params& p, float squares) {
+  return __frcp_rn(__fsqrt_rn(squares / static_cast<float>(p.cols) + p.eps));
+}
+
+__device__ __forceinline__ void rmsnorm_scale_8(float (&v)[8], float inverse, const float (&w)[8]) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) v[i] = v[i] * inverse * w[i];
+}
+
+/* Stores eight normalised columns of a row; whole warps, since the quantiser needs all lanes and leaves its quotients
+ * in v. */
+__device__ __forceinline__ void rmsnorm_store_8(const tdm_rmsnorm_params& p, int32_t row, int32_t column, bool inside,
+                                                bool vectors, float (&v)[8]) {
   if (p.out != nullptr && inside) store_8(v, p.out, p.out_dtype, row * p.out_stride + column, vectors);
   if (p.out_q == nullptr) return;
   float scale;
@@ -94,11 +130,9 @@ __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, co
   step_begin(sync);
   if (weighs && sync.fetches_ahead == 0) load_8(w, p.weight, p.weight_dtype, column, true);
   int32_t row = cta;
-  Row8 x{}, delta{};
+  RmsnormRow8 row8{};
   const auto fetch = [&] {
-    if (row >= p.rows || !inside) return;
-    x = fetch_row_8(p.x, p.x_dtype, row * p.x_stride + column);
-    if (p.delta != nullptr) delta = fetch_row_8(p.delta, p.delta_dtype, row * p.delta_stride + column);
+    if (row < p.rows && inside) rmsnorm_fetch_8(p, row, column, row8);
   };
   fetch();
   const int32_t live = live_rows(p.n_tokens, p.rows);
@@ -111,18 +145,7 @@ __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, co
     }
     float v[8] = {}, squares = 0.0f;
     if (inside) {
-      unpack_row_8(v, x, p.x_dtype);
-      if (p.delta != nullptr) {
-        float d[8];
-        unpack_row_8(d, delta, p.delta_dtype);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += d[i];
-      }
-      if (p.residual_out != nullptr) {
-        store_8(v, p.residual_out, p.residual_dtype, row * p.residual_stride + column, true);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = round_element(v[i], p.residual_dtype);
-      }
+      rmsnorm_add_8(p, row, column, true, row8, v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
     }
@@ -130,8 +153,8 @@ __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, co
     row += n_ctas;
     fetch(); /* the next row, on its way while this one is summed */
     if (add_only) continue;
-    const float mean = block_sum(squares, scratch) / static_cast<float>(p.cols);
-    rmsnorm_finish_8(p, mine, column, inside, true, v, __frcp_rn(__fsqrt_rn(mean + p.eps)), w);
+    rmsnorm_scale_8(v, rmsnorm_inverse(p, block_sum(squares, scratch)), w);
+    rmsnorm_store_8(p, mine, column, inside, true, v);
     __syncthreads();
   }
 }
@@ -176,8 +199,7 @@ __device__ __forceinline__ void rmsnorm_rows(const tdm_rmsnorm_params& p, const 
     }
     if (add_only) continue;
 
-    const float mean = block_sum(squares, scratch) / static_cast<float>(p.cols);
-    const float inverse = __frcp_rn(__fsqrt_rn(mean + p.eps));
+    const float inverse = rmsnorm_inverse(p, block_sum(squares, scratch));
 
     /* Whole warps stay in the loop: the quantiser needs all lanes. Blocks of 128 make `whole` a multiple of 128 then.
      */
@@ -191,7 +213,8 @@ __device__ __forceinline__ void rmsnorm_rows(const tdm_rmsnorm_params& p, const 
         w[i] = 1.0f;
       }
       if (p.weight != nullptr && inside) load_8(w, p.weight, p.weight_dtype, column, vectors);
-      rmsnorm_finish_8(p, row, column, inside, vectors, v, inverse, w);
+      rmsnorm_scale_8(v, inverse, w);
+      rmsnorm_store_8(p, row, column, inside, vectors, v);
     }
     for (int32_t column = whole + static_cast<int32_t>(threadIdx.x); column < p.cols;
          column += static_cast<int32_t>(blockDim.x)) {

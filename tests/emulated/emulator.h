@@ -226,6 +226,9 @@ inline float __fmaf_rn(float a, float b, float c) {
 inline float __frcp_rn(float value) {
   return 1.0f / value;
 }
+inline float __fsqrt_rn(float value) {
+  return sqrtf(value);
+}
 inline float __fdiv_rn(float a, float b) {
   return a / b;
 }

@@ -9,7 +9,7 @@
 #include "tests/emulated/emulated.h"
 #include "tests/support/compare.h"
 
-enum { MOST_OUTPUTS = 8, GUARD_BYTES = 1024, GUARD = 0xa5 };
+enum { MOST_OUTPUTS = 9, GUARD_BYTES = 1024, GUARD = 0xa5 };
 
 static void* filled(size_t bytes, int value) {
   void* memory = aligned_alloc(256, (bytes + 511) / 256 * 256);

@@ -71,6 +71,6 @@ Test(emulator, copies_past_shared_memory, .signal = SIGABRT) {
 }
 
 Test(emulator, knows_no_other_kernels) {
-  const tdm_encoded_launch launch = {{"tdm_rmsnorm_sm90", 1, 32, 0, false}, 0, {0}};
+  const tdm_encoded_launch launch = {{"tdm_rope_sm90", 1, 32, 0, false}, 0, {0}};
   cr_expect_not(emulated_launch(&launch, 0));
 }

@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 #include "tests/gpu/gpu.h"
 
-enum { OUTPUTS = 6, LAUNCHES = 4 };
+enum { OUTPUTS = 6 };
 
 typedef struct gate_case {
   int64_t rows, live; /* live -1: no count */
@@ -69,46 +69,6 @@ static void slice_router(void* void_args, int64_t first, int64_t count) {
   args->logits = tdm_view_slice(args->logits, 1, first, count);
 }
 
-/* Launches the op some times on one workspace; every time with the bits of the two ops, in `want`. */
-static void run_gate(gpu_rig* rig, const tdm_moe_gate_args* args, int32_t sms, gpu_tensor* const* out,
-                     gpu_tensor* const* want) {
-  static tdm_encoded_step step;
-  tdm_plan plan = {.splits = 1};
-  tdm_op_moe_gate.plan(args, sms, &plan);
-  const CUdeviceptr state = gpu_scratch(rig, plan.state_bytes, 0);
-  const tdm_encode_env env = {.sms = sms,
-                              .scratch = (void*)(uintptr_t)gpu_scratch(rig, plan.scratch_bytes, 0xff),
-                              .state = (void*)(uintptr_t)state,
-                              .tensor_map = gpu_encode,
-                              .tensor_map_ctx = rig};
-  step.n_launches = 0;
-  if (tdm_op_moe_gate.encode(args, &plan, &env, &step) != TDM_OK) {
-    gpu_fail(rig, "encode: %s", tdm_last_error()->message);
-    return;
-  }
-  if (step.n_launches != 1) gpu_fail(rig, "%d launches", step.n_launches);
-  uint8_t* left = malloc(plan.state_bytes);
-  if (!left) abort();
-  for (int launch = 0; launch < LAUNCHES && rig->ok; launch++) {
-    for (int i = 0; i < OUTPUTS; i++)
-      if (out[i]) gpu_poison_device(out[i]);
-    gpu_launch(rig, &step.launches[0].launch, step.launches[0].params, step.launches[0].params_bytes);
-    for (int i = 0; i < OUTPUTS; i++) {
-      if (!out[i]) continue;
-      gpu_download_one(out[i]);
-      size_t byte = 0;
-      while (byte < out[i]->bytes && out[i]->got[byte] == want[i]->got[byte]) byte++;
-      if (byte < out[i]->bytes)
-        gpu_fail(rig, "launch %d: %s: byte %lld is 0x%02x, with two ops 0x%02x", launch, out[i]->name,
-                 (long long)byte - GPU_GUARD_BYTES, out[i]->got[byte], want[i]->got[byte]);
-    }
-    GPU_TRY(gpu.cuMemcpyDtoH(left, state, plan.state_bytes));
-    for (size_t byte = 0; byte < plan.state_bytes && rig->ok; byte++)
-      if (left[byte] != 0) gpu_fail(rig, "launch %d: byte %zu of the counters is 0x%02x", launch, byte, left[byte]);
-  }
-  free(left);
-}
-
 static void run(gpu_rig* rig, const gate_case* c) {
   gpu_begin(rig, "moe_gate %lld x %lld x %lld live %lld top %d of %d/%d groups shared %d sms %d bias %d hits %d %s",
             (long long)c->rows, (long long)c->experts, (long long)c->hidden, (long long)c->live, c->top_k,
@@ -160,7 +120,7 @@ static void run(gpu_rig* rig, const gate_case* c) {
     for (int i = 0; i < OUTPUTS; i++)
       if (want[i]) gpu_download_one(want[i]);
     gpu_expect_close(rig, want[0], 1e-10);
-    run_gate(rig, &gate, c->sms ? c->sms : rig->sms, out, want);
+    gpu_expect_same_as(rig, &tdm_op_moe_gate, &gate, c->sms ? c->sms : rig->sms, out, want, OUTPUTS);
     memcpy(want[0]->host, want[0]->got, want[0]->bytes);
     if (rig->ok && gpu_reference(rig, &tdm_op_moe_route, &route)) {
       gpu_expect_same_bits(rig, want[1]);

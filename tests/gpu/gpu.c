@@ -330,23 +330,65 @@ void gpu_poison_device(gpu_tensor* tensor) {
   GPU_TRY(gpu.cuMemsetD8(tensor->device, 0xff, tensor->bytes));
 }
 
-bool gpu_run(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms) {
-  static tdm_encoded_step step;
-  tdm_plan plan = {.splits = 1};
-  op->plan(args, sms, &plan);
+/* On a workspace of its own; false when it cannot be. */
+static bool encode_step(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms, tdm_plan* out_plan,
+                        CUdeviceptr* out_state, tdm_encoded_step* out_step) {
+  *out_plan = (tdm_plan){.splits = 1};
+  op->plan(args, sms, out_plan);
+  *out_state = gpu_scratch(rig, out_plan->state_bytes, 0);
   const tdm_encode_env env = {.sms = sms,
-                              .scratch = (void*)(uintptr_t)gpu_scratch(rig, plan.scratch_bytes, 0xff),
-                              .state = (void*)(uintptr_t)gpu_scratch(rig, plan.state_bytes, 0),
+                              .scratch = (void*)(uintptr_t)gpu_scratch(rig, out_plan->scratch_bytes, 0xff),
+                              .state = (void*)(uintptr_t)*out_state,
                               .tensor_map = gpu_encode,
                               .tensor_map_ctx = rig};
-  step.n_launches = 0;
-  if (op->encode(args, &plan, &env, &step) != TDM_OK) {
-    gpu_fail(rig, "encode: %s", tdm_last_error()->message);
-    return false;
-  }
+  out_step->n_launches = 0;
+  if (op->encode(args, out_plan, &env, out_step) == TDM_OK) return true;
+  gpu_fail(rig, "encode: %s", tdm_last_error()->message);
+  return false;
+}
+
+bool gpu_run(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms) {
+  static tdm_encoded_step step;
+  tdm_plan plan;
+  CUdeviceptr state;
+  if (!encode_step(rig, op, args, sms, &plan, &state, &step)) return false;
   for (int32_t i = 0; i < step.n_launches; i++)
     gpu_launch(rig, &step.launches[i].launch, step.launches[i].params, step.launches[i].params_bytes);
   return true;
+}
+
+static void expect_same_bytes(gpu_rig* rig, int launch, const gpu_tensor* got, const gpu_tensor* want) {
+  size_t byte = 0;
+  while (byte < got->bytes && got->got[byte] == want->got[byte]) byte++;
+  if (byte < got->bytes)
+    gpu_fail(rig, "launch %d: %s: byte %lld is 0x%02x, not 0x%02x", launch, got->name,
+             (long long)byte - GPU_GUARD_BYTES, got->got[byte], want->got[byte]);
+}
+
+void gpu_expect_same_as(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms, gpu_tensor* const* out,
+                        gpu_tensor* const* want, int32_t n) {
+  enum { LAUNCHES = 4 };
+  static tdm_encoded_step step;
+  tdm_plan plan;
+  CUdeviceptr state;
+  if (!encode_step(rig, op, args, sms, &plan, &state, &step)) return;
+  if (step.n_launches != 1) gpu_fail(rig, "%d launches", step.n_launches);
+  uint8_t* left = malloc(plan.state_bytes);
+  if (!left) abort();
+  for (int launch = 0; launch < LAUNCHES && rig->ok; launch++) {
+    for (int32_t i = 0; i < n; i++)
+      if (out[i]) gpu_poison_device(out[i]);
+    gpu_launch(rig, &step.launches[0].launch, step.launches[0].params, step.launches[0].params_bytes);
+    for (int32_t i = 0; i < n; i++) {
+      if (!out[i]) continue;
+      gpu_download_one(out[i]);
+      expect_same_bytes(rig, launch, out[i], want[i]);
+    }
+    GPU_TRY(gpu.cuMemcpyDtoH(left, state, plan.state_bytes));
+    for (size_t byte = 0; byte < plan.state_bytes && rig->ok; byte++)
+      if (left[byte] != 0) gpu_fail(rig, "launch %d: byte %zu of the counters is 0x%02x", launch, byte, left[byte]);
+  }
+  free(left);
 }
 
 /* tdm_gemm_fp8_swap_... lives in gemm_fp8_sm90: the cubin with the longest name that the kernel's begins with. */

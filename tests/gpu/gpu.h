@@ -104,6 +104,10 @@ void gpu_download_one(gpu_tensor* tensor);
 void gpu_poison_device(gpu_tensor* tensor);
 /* Plans, encodes and launches an op as a lane of `sms` SMs would, and waits; args has device views and was checked. */
 bool gpu_run(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms);
+/* An op of one launch, some times on one workspace: every output has the bytes, guards included, that want's tensor
+ * got, and the state is zeros each time. Absent outputs are NULL. */
+void gpu_expect_same_as(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms, gpu_tensor* const* out,
+                        gpu_tensor* const* want, int32_t n);
 void gpu_launch(gpu_rig* rig, const tdm_kernel_launch* launch, void* params, size_t params_bytes);
 tdm_status gpu_encode(void* ctx, const tdm_tensor_tile* tile, tdm_tensor_map* out_map);
 /* Device memory that lives until gpu_end. */
@@ -194,6 +198,7 @@ void test_mla_norm_write(gpu_rig* rig, bool quick);
 void test_mla_absorb(gpu_rig* rig, bool quick);
 void test_moe_route(gpu_rig* rig, bool quick);
 void test_moe_gate(gpu_rig* rig, bool quick);
+void test_moe_norm_gate(gpu_rig* rig, bool quick);
 void test_moe_chosen(gpu_rig* rig, bool quick);
 void test_mla_prefill(gpu_rig* rig, bool quick);
 void test_embedding(gpu_rig* rig, bool quick);

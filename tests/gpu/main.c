@@ -28,6 +28,7 @@ static const struct {
              {"mla_absorb", test_mla_absorb},
              {"moe_route", test_moe_route},
              {"moe_gate", test_moe_gate},
+             {"moe_norm_gate", test_moe_norm_gate},
              {"moe_chosen", test_moe_chosen},
              {"mla_decode", test_mla_decode},
              {"mla_prefill", test_mla_prefill},

@@ -59,16 +59,17 @@ static void collect(void* ctx, const char* piece, size_t bytes) {
   t->bytes += bytes;
 }
 
-/* DeepSeek-V3's router: one step up to 128 rows where a list is wanted, else two, the same bits. */
+/* DeepSeek-V3's router: with the norm before it one step for few rows of the path grouped; one step up to 128 rows
+ * where a list is wanted, else two. The same bits. */
 Test(random_models, route_in_one_step_or_two) {
   static const struct {
     int64_t bucket;
     tdm_moe_path path;
     const char *has, *lacks;
   } cases[] = {
-      {2, TDM_MOE_PATH_HITS, "moe_gate", "moe_route"},    {128, TDM_MOE_PATH_HITS, "moe_gate", "router_gemm"},
-      {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"}, {160, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"},
-      {2, TDM_MOE_PATH_GROUPED, "moe_route", "moe_gate"}, {160, TDM_MOE_PATH_GROUPED, "moe_route", "moe_gate"}};
+      {2, TDM_MOE_PATH_HITS, "moe_gate", "moe_route"},         {128, TDM_MOE_PATH_HITS, "moe_gate", "router_gemm"},
+      {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"},      {160, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"},
+      {2, TDM_MOE_PATH_GROUPED, "moe_norm_gate", "moe_route"}, {160, TDM_MOE_PATH_GROUPED, "moe_route", "gate"}};
   static float logits[6][2 * GOLDEN_VOCAB];
   tdm_deepseek_v3_config shape = golden_shape();
   shape.n_routed_experts = 256;

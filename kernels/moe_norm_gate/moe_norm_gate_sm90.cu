@@ -1,0 +1,254 @@
+/* RMSNorm, router and routing of few rows in one launch, for sm_90a: a CTA a unit of the router, which is a tile of 64
+ * experts and a segment of the sum over K, as in router_gemm.
+ *
+ *   before the wait    weights of the unit and of the norm, bias; a rehearsal of the routing
+ *   all rows           squares of x + delta, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
+ *   the segment        x + delta ─ normalised ─ bf16 to shared memory; tile 0 stores what the norm is asked for
+ *   products           64 experts x 8 rows ─ partials in the workspace ─ count
+ *   the last CTA       segments ascending ─ logits ─ a warp a row: route_row
+ *
+ * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Nobody waits
+ * for another CTA. Where units outnumber CTAs a CTA begins from the rows again for each.
+ *
+ * Grid: a CTA a unit; block: 512 threads, of which 128 multiply. Shared: weights and rows of a segment. Limit: latency:
+ * rows, sums, products, count, partials, routing. docs/kernels/small_ops.md has figures. */
+
+#include "kernels/device/gemm.cuh"
+#include "kernels/moe_gate/moe_gate_params.h"
+#include "kernels/moe_norm_gate/moe_norm_gate_params.h"
+#include "kernels/moe_route/moe_route.cuh"
+#include "kernels/rmsnorm/rmsnorm.cuh"
+
+namespace {
+
+constexpr int32_t kThreads = TDM_MOE_NORM_GATE_THREADS, kWarps = kThreads / 32, kRows = TDM_MOE_NORM_GATE_ROWS;
+constexpr int32_t kBlockOfW = 64 * 128, kBlockOfX = kRows * 128; /* bytes of 64 along K */
+static_assert(TDM_MOE_NORM_GATE_COLUMNS == 2 * 8 * kThreads, "a thread has eight columns of either half of a row");
+
+struct Shared {
+  float sums[kRows][2 * kWarps]; /* of the squares, by runs of 256 columns */
+  float bias[TDM_MOE_GATE_WORDS * 32];
+  uint64_t full;
+  uint32_t is_last;
+};
+
+struct Unit {
+  int32_t n0, segment;
+  int32_t begin, blocks; /* along K */
+
+  __device__ Unit(const tdm_gemm_bf16_params& p, int32_t index)
+      : n0(index / p.segments * 64), segment(index % p.segments),
+        begin(tdm::segment_begin(segment, p.segments, p.k_blocks, p.granule)),
+        blocks(tdm::segment_begin(segment + 1, p.segments, p.k_blocks, p.granule) - begin) {
+  }
+};
+
+struct Gate {
+  const tdm_moe_norm_gate_params& p;
+  Shared& shared;
+  uint8_t *const w, *const x;
+  float* const weight;
+  const int32_t thread = static_cast<int32_t>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+
+  __device__ Gate(const tdm_moe_norm_gate_params& params, Shared& shared_memory, uint8_t* memory)
+      : p(params), shared(shared_memory), w(memory), x(w + p.segment_blocks * kBlockOfW),
+        weight(reinterpret_cast<float*>(x + p.segment_blocks * kBlockOfX)) {
+  }
+
+  /* What steps do not write, as a rule: weights of the router and of the norm, and the bias. */
+  __device__ void ask_weights(const Unit& unit) const {
+    if (thread == 0) {
+      const uint64_t once = tdm::l2_evict_first();
+      tdm::mbarrier_arrive_expect(&shared.full, static_cast<uint32_t>(unit.blocks * kBlockOfW));
+      for (int32_t block = 0; block < unit.blocks; ++block)
+        tdm::tma_load_3d(w + block * kBlockOfW, &p.gemm.w, &shared.full, once, 64 * (unit.begin + block), unit.n0, 0);
+    }
+    for (int32_t i = thread; i < 64 * unit.blocks && p.norm.weight != nullptr; i += kThreads)
+      weight[i] = tdm::load_element(p.norm.weight, p.norm.weight_dtype, 64 * unit.begin + i);
+    if (thread < p.route.experts) shared.bias[thread] = p.route.bias == nullptr ? 0.0f : p.route.bias[thread];
+  }
+
+  /* Answers the live rows, whose number is asked for beside the first rows. */
+  __device__ __forceinline__ int32_t sum_squares() const {
+    tdm::RmsnormRow8 rows[2][2] = {};
+    int32_t live = 0, first = 0;
+    do {
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int32_t column = 8 * (thread + half * kThreads);
+          if (first + i < p.norm.rows && column < p.norm.cols)
+            tdm::rmsnorm_fetch_8(p.norm, first + i, column, rows[i][half]);
+        }
+      if (first == 0) live = tdm::live_rows(p.norm.n_tokens, p.norm.rows);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (first + i >= live) break;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int32_t column = 8 * (thread + half * kThreads);
+          float v[8], squares = 0.0f;
+          if (column < p.norm.cols) {
+            tdm::rmsnorm_add_8(p.norm, first + i, column, false, rows[i][half], v);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) squares += v[j] * v[j];
+          }
+          squares = tdm::lanes_sum<32>(squares);
+          if (lane == 0) shared.sums[first + i][warp + half * kWarps] = squares;
+        }
+      }
+      first += 2;
+    } while (first < live);
+    return live;
+  }
+
+  /* The segment's columns of all rows, eight an item; a block of 128 is half a warp's. */
+  __device__ __forceinline__ void normalise(const Unit& unit, int32_t live) const {
+    const bool stores = unit.n0 == 0;
+    const int32_t groups = 8 * unit.blocks, items = live * groups;
+#pragma unroll 1
+    for (int32_t base = 32 * warp; base < items; base += kThreads) {
+      const int32_t item = base + lane;
+      const bool inside = item < items;
+      const int32_t row = inside ? item / groups : 0, group = inside ? item - row * groups : 0;
+      const int32_t column = 64 * unit.begin + 8 * group;
+      tdm::RmsnormRow8 row8{};
+      tdm::rmsnorm_fetch_8(p.norm, row, column, row8);
+      float v[8], by[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) by[i] = p.norm.weight == nullptr ? 1.0f : weight[8 * group + i];
+      /* As block_sum adds them, whose first step is lanes 16 apart. */
+      const float squares = tdm::lanes_sum<16>(shared.sums[row][lane % 16] + shared.sums[row][lane % 16 + 16]);
+      tdm::rmsnorm_add_8(p.norm, row, column, stores && inside, row8, v);
+      tdm::rmsnorm_scale_8(v, tdm::rmsnorm_inverse(p.norm, squares), by);
+      if (inside)
+        *reinterpret_cast<uint4*>(x + group / 8 * kBlockOfX + row * 128 + (group % 8 ^ row) * 16) = make_uint4(
+            tdm::bf16x2(v[0], v[1]), tdm::bf16x2(v[2], v[3]), tdm::bf16x2(v[4], v[5]), tdm::bf16x2(v[6], v[7]));
+      if (stores) tdm::rmsnorm_store_8(p.norm, row, column, inside, true, v);
+    }
+    if (stores && p.norm.out_q != nullptr && thread < unit.blocks / 2)
+      for (int32_t row = live; row < (live + 3) / 4 * 4; ++row)
+        p.norm.out_scale[(unit.begin / 2 + thread) * p.norm.out_scale_stride + row] = 0.0f;
+  }
+
+  /* A warpgroup. */
+  __device__ __forceinline__ void multiply(const Unit& unit, int32_t live, uint32_t parity) const {
+    const uint32_t of_w = tdm::same_in_warp(tdm::wgmma_descriptor_lower(w)),
+                   of_x = tdm::same_in_warp(tdm::wgmma_descriptor_lower(x));
+    float c[kRows / 2];
+    tdm::mbarrier_wait(&shared.full, parity);
+#pragma unroll 1
+    for (int32_t block = 0; block < unit.blocks; ++block) {
+      tdm::wgmma_fence();
+#pragma unroll
+      for (int32_t k = 0; k < 4; ++k)
+        tdm::wgmma_bf16<kRows>::template issue<0>(
+            c, tdm::wgmma_descriptor_whole(of_w + static_cast<uint32_t>(block * (kBlockOfW / 16) + 2 * k)),
+            tdm::wgmma_descriptor_whole(of_x + static_cast<uint32_t>(block * (kBlockOfX / 16) + 2 * k)),
+            block + k != 0);
+      tdm::wgmma_commit();
+    }
+    tdm::wgmma_wait<0>();
+    tdm::wgmma_settle(c);
+#pragma unroll
+    for (int i = 0; i < kRows / 2; ++i) {
+      const int32_t row = 2 * (lane % 4) + i % 2, expert = unit.n0 + 16 * warp + lane / 4 + 8 * (i / 2);
+      if (row < live) __stcg(p.gemm.partials + (unit.segment * kRows + row) * p.gemm.n + expert, c[i]);
+    }
+  }
+
+  /* All units of this CTA; answers the live rows. `asked`: weights of the first are under way. */
+  __device__ __forceinline__ int32_t multiply_units(bool asked) const {
+    const int32_t units = p.gemm.n / 64 * p.gemm.segments;
+    int32_t live = 0;
+    uint32_t parity = 0;
+#pragma unroll 1
+    for (int32_t index = static_cast<int32_t>(blockIdx.x); index < units; index += static_cast<int32_t>(gridDim.x)) {
+      const Unit unit(p.gemm, index);
+      if (!asked) ask_weights(unit);
+      live = sum_squares();
+      __syncthreads();
+      normalise(unit, live);
+      tdm::fence_async_shared();
+      __syncthreads();
+      if (warp < 4) multiply(unit, live, parity);
+      __syncthreads();
+      parity ^= 1;
+      asked = false;
+    }
+    return live;
+  }
+
+  /* Segments ascending, as add_segments. Logits go to shared memory too, where weights lay. */
+  __device__ __forceinline__ void add_segments(int32_t live, float* logits) const {
+    constexpr int32_t kBatch = 8;
+    const int32_t n = p.gemm.n;
+    for (int32_t i = thread; i < live * n; i += kThreads) {
+      const int32_t row = i / n, expert = i - row * n;
+      const float* partial = p.gemm.partials + i;
+      float sum = 0.0f;
+      for (int32_t batch = 0; batch < p.gemm.segments; batch += kBatch) {
+        float parts[kBatch];
+#pragma unroll
+        for (int s = 0; s < kBatch; ++s) parts[s] = __ldcg(partial + min(batch + s, p.gemm.segments - 1) * kRows * n);
+#pragma unroll
+        for (int s = 0; s < kBatch; ++s) sum += batch + s < p.gemm.segments ? parts[s] : 0.0f; /* no sum is -0 */
+      }
+      logits[i] = sum;
+      static_cast<float*>(p.gemm.out)[row * p.gemm.out_stride + expert] = sum;
+    }
+  }
+};
+
+template <int kPer> __device__ __forceinline__ void run(const Gate& gate, const tdm_step_sync& sync) {
+  const tdm_moe_norm_gate_params& p = gate.p;
+  float* const sums = reinterpret_cast<float*>(gate.w);
+  float bias[kPer], logits[kPer];
+  /* The first turn is a rehearsal, as in moe_route. */
+  int32_t row = -1;
+  bool routes = gate.warp < p.norm.rows;
+#pragma unroll 1
+  for (;;) {
+    if (routes) {
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        bias[i] = gate.shared.bias[32 * i + gate.lane];
+        logits[i] = row < 0 ? 0.0f : sums[row * p.gemm.n + 32 * i + gate.lane];
+      }
+      tdm::route_row<kPer>(p.route, row, logits, bias, gate.lane);
+    }
+    if (row >= 0) break;
+    tdm::step_wait(sync);
+    const int32_t live = gate.multiply_units(sync.fetches_ahead != 0);
+    if (threadIdx.x == 0) gate.shared.is_last = tdm::arrives_last(p.gemm.counters, gridDim.x) ? 1 : 0;
+    __syncthreads();
+    if (gate.shared.is_last == 0) break;
+    gate.add_segments(live, sums);
+    __syncthreads();
+    row = gate.warp;
+    routes = row < live;
+  }
+}
+
+} // namespace
+
+extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
+    tdm_moe_norm_gate_sm90(const __grid_constant__ tdm_moe_norm_gate_params p,
+                           const __grid_constant__ tdm_step_sync sync) {
+  TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
+  __shared__ Shared shared;
+  const Gate gate(p, shared, memory);
+  tdm::step_enter(sync);
+  if (threadIdx.x == 0) {
+    tdm::mbarrier_init(&shared.full, 1);
+    tdm::fence_barrier_init();
+  }
+  if (sync.fetches_ahead != 0) gate.ask_weights(Unit(p.gemm, static_cast<int32_t>(blockIdx.x)));
+  __syncthreads();
+  if (p.route.experts == 256)
+    run<8>(gate, sync);
+  else
+    run<12>(gate, sync);
+  tdm::step_end(sync);
+}
