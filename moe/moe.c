@@ -148,7 +148,7 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 enum {
-  NORM_GATE_ROWS = 8,
+  NORM_GATE_ROWS = 2,
   BF16_MOST_HITS = 90, /* percent of the experts: beyond, a list is slower than all of them */
   PREFETCH_LEAST_HITS = 80,
   PREFETCH_BYTES = 24 << 20
@@ -195,16 +195,33 @@ typedef struct selection {
   tdm_view chosen; /* of the path grouped */
 } selection;
 
-/* What FC1 will read, as far as most experts are hit: the first rows of each, so that all CTAs gain, for the router to
- * bring to L2. From 16 to 32 MB it is all the same (docs/overlap.md); where fewer are hit, what is brought in vain
- * costs more than the rest gains. */
-static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_moe_path path) {
+/* What is read whatever is chosen: the weights of the shared experts, as rows of bytes for a step before to bring to
+ * L2. Absent where they are not among the routed ones, or are none. */
+static tdm_view shared_w13(const tdm_moe* moe) {
+  const int64_t routed = moe->config.n_routed, shared = moe->experts.n - routed;
+  if (shared == 0) return (tdm_view){0};
+  tdm_view view = tdm_view_slice(moe->experts.w13.data, 0, routed, shared);
+  view.rank = 2;
+  view.shape[1] *= view.shape[2];
+  view.stride[1] = 1;
+  return view;
+}
+
+static tdm_view shared_w2(const tdm_moe* moe) {
+  const int64_t routed = moe->config.n_routed, shared = moe->experts.n - routed;
+  const int64_t width = moe->experts.w2.data.shape[1] / moe->experts.n;
+  return shared == 0 ? (tdm_view){0} : tdm_view_slice(moe->experts.w2.data, 1, routed * width, shared * width);
+}
+
+/* What FC1 will read, for the router to bring to L2: where most experts are hit the first rows of each, so that all
+ * CTAs gain. From 16 to 32 MB it is all the same (docs/overlap.md); where fewer are hit, what is brought in vain costs
+ * more than the rest gains, and the shared experts are left. */
+static tdm_view read_first(const tdm_builder* builder, const tdm_moe* moe, tdm_moe_path path) {
   tdm_view view = moe->experts.w13.data;
   const int64_t columns = view.shape[2], most = PREFETCH_BYTES / (view.shape[0] * columns);
   const int64_t rows = most < view.shape[1] ? most : view.shape[1];
-  if (path != TDM_MOE_PATH_GROUPED || view.dtype != TDM_E4M3 || rows < 1 ||
-      100 * hit_share(&moe->config, builder->rows) < PREFETCH_LEAST_HITS)
-    return (tdm_view){0};
+  if (path != TDM_MOE_PATH_GROUPED || view.dtype != TDM_E4M3 || rows < 1) return (tdm_view){0};
+  if (100 * hit_share(&moe->config, builder->rows) < PREFETCH_LEAST_HITS) return shared_w13(moe);
   view.rank = 2;
   view.shape[1] = rows * columns;
   view.stride[1] = 1;
@@ -239,7 +256,8 @@ static bool joins_norm(const tdm_builder* builder, const tdm_moe_gate_args* gate
                                      gate->topk_group);
 }
 
-static tdm_status append_norm_gate(tdm_builder* builder, const tdm_rmsnorm_args* norm, const tdm_moe_gate_args* gate) {
+static tdm_status append_norm_gate(tdm_builder* builder, const tdm_moe* moe, const tdm_rmsnorm_args* norm,
+                                   const tdm_moe_gate_args* gate) {
   char label[TDM_LABEL_BYTES];
   const tdm_moe_norm_gate_args args = {.size = sizeof args,
                                        .n_tokens = norm->n_tokens,
@@ -257,6 +275,7 @@ static tdm_status append_norm_gate(tdm_builder* builder, const tdm_rmsnorm_args*
                                        .weights = gate->weights,
                                        .alpha = gate->alpha,
                                        .chosen = gate->chosen,
+                                       .prefetch = {shared_w13(moe), shared_w2(moe)},
                                        .top_k = gate->top_k,
                                        .n_group = gate->n_group,
                                        .topk_group = gate->topk_group,
@@ -385,11 +404,11 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_rm
   tdm_moe_gate_args gate;
   if (tdm_moe_routes(moe)) TDM_TRY(make_gate(builder, moe, &x->plain, path, &routed, &gate));
   const bool joined = tdm_moe_routes(moe) && joins_norm(builder, &gate, path);
-  TDM_TRY(joined ? append_norm_gate(builder, norm, &gate) : append_norm(builder, norm));
+  TDM_TRY(joined ? append_norm_gate(builder, moe, norm, &gate) : append_norm(builder, norm));
   const int64_t router = builder->program->n_steps;
   if (tdm_moe_routes(moe) && !joined) {
     tdm_lane* lane = path == TDM_MOE_PATH_DENSE ? builder->side_lane : builder->main_lane;
-    const tdm_view ahead = first_rows(builder, moe, path);
+    const tdm_view ahead = read_first(builder, moe, path);
     TDM_TRY(append_gate(builder, lane, &gate, &ahead));
   }
   if (moe->shared.n) {

@@ -285,6 +285,20 @@ static bool same_view(const tdm_view* a, const tdm_view* b) {
   return true;
 }
 
+tdm_status tdm_check_prefetch(const char* op, const char* name, const tdm_view* view) {
+  const unsigned any_dtype = ~0u;
+  if (!tdm_view_present(view)) return TDM_OK;
+  TDM_TRY(tdm_check_tensor(op, name, view, any_dtype, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
+  const int64_t element = (int64_t)tdm_dtype_bytes(view->dtype), row = view->shape[1] * element;
+  const int64_t stride = view->stride[0] * element;
+  if (row % 16 != 0 || (view->shape[0] > 1 && stride % 16 != 0)) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT,
+                    "%s: %s has rows of %lld bytes that lie %lld apart: multiples of 16 are wanted", op, name,
+                    (long long)row, (long long)stride);
+  }
+  return TDM_OK;
+}
+
 static bool is_named(const tdm_operand* operand, const char* name) {
   return name != NULL && strcmp(operand->name, name) == 0;
 }

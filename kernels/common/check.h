@@ -50,6 +50,9 @@ tdm_status tdm_check_weight_scale(const char* op, const char* name, const tdm_vi
 tdm_status tdm_check_eps(const char* op, const char* name, float* value, float fallback);
 #define TDM_MIN_EPS 1e-30f /* keeps the scale of a block of zeros (eps / 448) a normal number */
 
+/* Optional rows of any dtype that a kernel asks for into L2: addresses and sizes multiples of 16 bytes. */
+tdm_status tdm_check_prefetch(const char* op, const char* name, const tdm_view* view);
+
 /* No operand that is written overlaps another one, but for `output` and `input` (names, or both NULL), which may be the
  * very same view. Views of one buffer that interleave, such as two column ranges of a tensor, do not overlap. */
 tdm_status tdm_check_overlap(const tdm_op* op, const void* args, const char* output, const char* input);

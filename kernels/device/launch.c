@@ -21,6 +21,15 @@ bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile) {
   return true;
 }
 
+tdm_prefetch tdm_prefetch_of(const tdm_view* view) {
+  if (!tdm_view_present(view)) return (tdm_prefetch){.data = NULL};
+  const int64_t element = (int64_t)tdm_dtype_bytes(view->dtype);
+  return (tdm_prefetch){.data = tdm_view_data(view),
+                        .stride = view->stride[0] * element,
+                        .bytes = view->shape[1] * element,
+                        .rows = (int32_t)view->shape[0]};
+}
+
 enum {
   REFERENCE_SMS = TDM_REFERENCE_SMS,
   MAX_SEGMENTS = 16,

@@ -3,6 +3,7 @@
 
 /* Planning that the Hopper kernels share: pure functions, no GPU needed. */
 
+#include "kernels/device/prefetch_params.h"
 #include "runtime/op.h"
 
 /* What a CUDA lane's plan says of the kernel it launches; flops and bytes are the op's, on every device. */
@@ -11,6 +12,9 @@ void tdm_plan_kernel(tdm_plan* plan, const tdm_kernel_launch* launch, int32_t sp
 
 /* Whether the copy engine can address the tile: data and strides multiples of 16 bytes, sizes in range. */
 bool tdm_tensor_tile_valid(const tdm_tensor_tile* tile);
+
+/* Of an optional view of rows, checked by tdm_check_prefetch. */
+tdm_prefetch tdm_prefetch_of(const tdm_view* view);
 
 /* What sums are cut for: H100 and H200 SXM; not the device's or the lane's count, since segments decide bits. */
 enum { TDM_REFERENCE_SMS = 132 };

@@ -13,10 +13,12 @@ typedef struct tdm_moe_experts_state {
 
 /* Strides count elements. */
 typedef struct tdm_moe_experts_params {
-  tdm_tensor_map w13;     /* e4m3 [H/128][E*2*I/128][128][128]: blocks along K, runs of gate or up rows, a run */
-  tdm_tensor_map x;       /* e4m3 [H/128][M][128] */
-  tdm_tensor_map x_scale; /* f32 [H/128][M] */
-  tdm_tensor_map w2;      /* e4m3 [E*I/128][H][128], boxes of a stage */
+  tdm_tensor_map w13; /* e4m3 [H/128][E*2*I/128][128][128]: blocks along K, runs of gate or up rows, a run */
+  tdm_tensor_map w2;  /* e4m3 [E*I/128][H][128], boxes of a stage */
+  const uint8_t* x;   /* [M, H] */
+  int64_t x_stride;
+  const float* x_scale; /* [H/128, M] */
+  int64_t x_scale_stride;
   const float* w13_scale; /* [E*2*I/128, H/128] */
   int64_t w13_scale_stride;
   const float* w2_scale; /* [ceil(H/128), E*I/128] */
@@ -44,10 +46,10 @@ typedef struct tdm_moe_experts_params {
   int32_t pow2_scale;
   float swiglu_limit; /* 0: none */
   float quant_eps;
-  int32_t padding[5];
+  int32_t padding[13];
 } tdm_moe_experts_params;
 
-static_assert(sizeof(tdm_moe_experts_params) == 704, "kernel ABI");
+static_assert(sizeof(tdm_moe_experts_params) == 512, "kernel ABI");
 
 enum {
   TDM_MOE_EXPERTS_THREADS = 288, /* two engines that multiply, a warp that asks for weights */

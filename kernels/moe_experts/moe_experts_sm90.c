@@ -43,8 +43,8 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "moe_experts: experts of w13 (stride %lld) and w13_scale (stride %lld) must follow each other",
                     (long long)w13->stride[0], (long long)w13_scale->stride[0]);
-  const uint64_t m = (uint64_t)x->shape[0], k_blocks = (uint64_t)x->shape[1] / 128;
-  const uint32_t tokens = TDM_MOE_EXPERTS_TOKENS, piece = (uint32_t)plan->piece;
+  const uint64_t k_blocks = (uint64_t)x->shape[1] / 128;
+  const uint32_t piece = (uint32_t)plan->piece;
   const uint32_t piece_blocks = TDM_MOE_EXPERTS_COPY_BLOCKS(piece);
   const tdm_tensor_tile w13_tile = {tdm_view_data(w13),
                                     TDM_E4M3,
@@ -53,16 +53,6 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                                     {(uint64_t)w13->stride[1], 128 * (uint64_t)w13->stride[1], 128},
                                     {128, piece, 2, piece_blocks},
                                     true};
-  const tdm_tensor_tile x_tile = {tdm_view_data(x),
-                                  TDM_E4M3,
-                                  3,
-                                  {128, m, k_blocks},
-                                  {(uint64_t)x->stride[0], 128},
-                                  {128, tokens, (uint32_t)k_blocks},
-                                  true};
-  const tdm_tensor_tile scale_tile = {
-      tdm_view_data(x_scale),       TDM_F32, 2, {m, k_blocks}, {(uint64_t)x_scale->stride[0] * sizeof(float)},
-      {tokens, (uint32_t)k_blocks}, false};
   const tdm_tensor_tile w2_tile = {tdm_view_data(w2),
                                    TDM_E4M3,
                                    3,
@@ -70,12 +60,15 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                                    {(uint64_t)w2->stride[0], 128},
                                    {128, TDM_MOE_EXPERTS_COLUMNS, (uint32_t)plan->stage_blocks},
                                    true};
-  if (!tdm_tensor_tile_valid(&w13_tile) || !tdm_tensor_tile_valid(&x_tile) || !tdm_tensor_tile_valid(&scale_tile) ||
-      !tdm_tensor_tile_valid(&w2_tile))
+  if (!tdm_tensor_tile_valid(&w13_tile) || !tdm_tensor_tile_valid(&w2_tile) || x->stride[0] % 16 != 0)
     return TDM_FAIL(TDM_UNSUPPORTED,
                     "moe_experts: data and row strides of x (%lld), w13 (%lld) and w2 (%lld) must be multiples of 16",
                     (long long)x->stride[0], (long long)w13->stride[1], (long long)w2->stride[0]);
-  tdm_moe_experts_params params = {.w13_scale = tdm_view_data(w13_scale),
+  tdm_moe_experts_params params = {.x = tdm_view_data(x),
+                                   .x_stride = x->stride[0],
+                                   .x_scale = tdm_view_data(x_scale),
+                                   .x_scale_stride = x_scale->stride[0],
+                                   .w13_scale = tdm_view_data(w13_scale),
                                    .w13_scale_stride = w13_scale->stride[1],
                                    .w2_scale = tdm_view_data(&args->w2_scale),
                                    .w2_scale_stride = args->w2_scale.stride[0],
@@ -91,7 +84,7 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                                    .state = state,
                                    .addend_dtype = (int32_t)args->addend.dtype,
                                    .out_dtype = (int32_t)args->out.dtype,
-                                   .m = (int32_t)m,
+                                   .m = (int32_t)x->shape[0],
                                    .n = (int32_t)w2->shape[0],
                                    .n_experts = (int32_t)experts,
                                    .k_blocks = (int32_t)k_blocks,
@@ -103,8 +96,6 @@ tdm_status tdm_moe_experts_sm90_params(const tdm_moe_experts_args* args, const t
                                    .swiglu_limit = args->swiglu_limit,
                                    .quant_eps = args->quant_eps};
   TDM_TRY(encode(encode_ctx, &w13_tile, &params.w13));
-  TDM_TRY(encode(encode_ctx, &x_tile, &params.x));
-  TDM_TRY(encode(encode_ctx, &scale_tile, &params.x_scale));
   TDM_TRY(encode(encode_ctx, &w2_tile, &params.w2));
   *out_params = params;
   return TDM_OK;

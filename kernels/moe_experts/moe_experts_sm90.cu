@@ -12,13 +12,13 @@
  * stages. A piece is one engine's, a segment of FC2's sum too; where both have something of an item, their stages come
  * in turn. Same products and sums in the same order as in the other forms, so the same bits. Of the 64 rows of a
  * fragment kRows are gate rows, as many up rows, the others whatever lies behind.
- * 4. All of FC1's activations come to shared memory once, by two copies. Pieces leave their f32 sums in the workspace.
- * When all of them are done, a CTA that has a tile takes the sums up, applies SwiGLU and quantises, for as many experts
- * at a time as there is room for where FC1's activations were. Who comes late, the engine that has the last piece,
- * finds all done that does not need the sums.
+ * 4. All of FC1's activations come to shared memory once, by the engines' threads. Pieces leave their f32 sums in the
+ * workspace. When all of them are done, a CTA that has a tile takes the sums up, applies SwiGLU and quantises, for as
+ * many experts at a time as there is room for where FC1's activations were. Who comes late, the engine that has the
+ * last piece, finds all done that does not need the sums.
  *
  *   warps 0 .. 3, 4 .. 7   the engines                     ring   [stages][16 KB]
- *   warp 8                 lane 0: weights, tokens         x      [blocks of H][8][128], swizzled
+ *   warp 8                 lane 0: weights                 x      [blocks of H][8][128], swizzled
  *
  * Block: 288 threads. Limit: device bandwidth on w13 and w2 of the experts that were chosen. */
 
@@ -626,12 +626,63 @@ template <int kRows> struct MoeExperts {
 
   /* ---- a CTA ---- */
 
-  __device__ static __forceinline__ void load_tokens(const tdm_moe_experts_params& p, const Memory& shared) {
-    const uint64_t often = tdm::l2_evict_last();
-    tdm::mbarrier_arrive_expect(shared.x_full, static_cast<uint32_t>(p.k_blocks) * kTokens * (128 + 4));
-    tdm::tma_load_3d(shared.x, &p.x, shared.x_full, often, 0, 0, 0);
-    tdm::tma_load_2d(shared.scale, &p.x_scale, shared.x_full, often, 0, 0);
-  }
+  /* FC1's activations, by the threads of both engines: they are few, and asked for by copies of boxes they would stand
+   * before the first weights in the copy engine's way. */
+  struct Tokens {
+    static constexpr int32_t kBatch = 4, kScales = TDM_MOE_EXPERTS_MOST_BLOCKS * kTokens / kConsumers;
+    const tdm_moe_experts_params& p;
+    const Memory& shared;
+    uint4 values[kBatch];
+    float scales[kScales];
+
+    __device__ __forceinline__ Tokens(const tdm_moe_experts_params& params, const Memory& memory)
+        : p(params), shared(memory) {
+    }
+    __device__ __forceinline__ int32_t chunk(int32_t base, int32_t i) const { /* of 16 bytes */
+      return base + i * static_cast<int32_t>(kConsumers) + static_cast<int32_t>(threadIdx.x);
+    }
+    __device__ __forceinline__ int32_t chunks() const {
+      return p.m * 8 * p.k_blocks;
+    }
+    __device__ __forceinline__ void load_values(int32_t base) {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int32_t at = chunk(base, i), row = at / (8 * p.k_blocks), column = at - row * 8 * p.k_blocks;
+        if (at < chunks()) values[i] = __ldcg(reinterpret_cast<const uint4*>(p.x + row * p.x_stride) + column);
+      }
+    }
+    /* The first ones on their way. */
+    __device__ __forceinline__ void begin() {
+      load_values(0);
+#pragma unroll
+      for (int i = 0; i < kScales; ++i) {
+        const int32_t at = chunk(0, i), row = at / p.k_blocks, block = at - row * p.k_blocks;
+        if (row < p.m) scales[i] = __ldcg(p.x_scale + block * p.x_scale_stride + row);
+      }
+    }
+    __device__ __forceinline__ void end() {
+#pragma unroll
+      for (int i = 0; i < kScales; ++i) {
+        const int32_t at = chunk(0, i), row = at / p.k_blocks, block = at - row * p.k_blocks;
+        if (row < p.m) shared.scale[block * kTokens + row] = scales[i];
+      }
+      for (int32_t base = 0;;) {
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          const int32_t at = chunk(base, i), row = at / (8 * p.k_blocks), column = at - row * 8 * p.k_blocks;
+          if (at >= chunks()) continue;
+          uint8_t* const to = shared.x + column / 8 * (kTokens * 128) +
+                              tdm::swizzled(static_cast<uint32_t>(row), static_cast<uint32_t>(column % 8));
+          *reinterpret_cast<uint4*>(to) = values[i];
+        }
+        base += kBatch * static_cast<int32_t>(kConsumers);
+        if (base >= chunks()) break;
+        load_values(base);
+      }
+      tdm::fence_async_shared();
+      tdm::mbarrier_arrive(shared.x_full);
+    }
+  };
 
   /* A warp: the list of experts that somebody chose. */
   __device__ static __forceinline__ void look(const tdm_moe_experts_params& p, const Memory& shared, int32_t live) {
@@ -672,27 +723,25 @@ template <int kRows> struct MoeExperts {
         tdm::mbarrier_init(&shared.full[i], 1);
         tdm::mbarrier_init(&shared.empty[i], kWarps);
       }
-      tdm::mbarrier_init(shared.x_full, 1);
+      tdm::mbarrier_init(shared.x_full, kConsumers);
       tdm::mbarrier_init(shared.past, 2);
       tdm::fence_barrier_init();
       tdm::tma_prefetch_map(&p.w13);
-      tdm::tma_prefetch_map(&p.x);
-      tdm::tma_prefetch_map(&p.x_scale);
       tdm::tma_prefetch_map(&p.w2);
-      if (sync.reads_ahead != 0) { /* routing may still run */
-        tdm::fence_async();
-        load_tokens(p, shared);
-      }
       first = atomicAdd(&p.state->drawn, 1u); /* this step's alone, and its last launch is complete */
     }
+    Tokens tokens(p, shared);
+    const bool consumes = threadIdx.x < kConsumers;
+    if (consumes && sync.reads_ahead != 0) tokens.begin(); /* routing may still run */
     tdm::step_wait(sync);
-    if (threadIdx.x == kConsumers && sync.reads_ahead == 0) load_tokens(p, shared);
+    if (consumes && sync.reads_ahead == 0) tokens.begin();
     const int32_t live = tdm::live_rows(p.n_tokens, p.m);
-    if (threadIdx.x >= kConsumers) look(p, shared, live);
+    if (!consumes) look(p, shared, live);
     __syncthreads();
-    if (threadIdx.x < kConsumers)
+    if (consumes) {
+      tokens.end();
       Engine(p, sync, shared, live).work();
-    else if (threadIdx.x == kConsumers)
+    } else if (threadIdx.x == kConsumers)
       load(p, shared, first);
     tdm::step_end(sync);
   }

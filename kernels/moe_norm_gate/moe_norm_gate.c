@@ -27,6 +27,8 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, weights, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, alpha, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, chosen, TDM_WRITE),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_norm_gate_args, prefetch[0]),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_norm_gate_args, prefetch[1]),
 };
 
 bool tdm_moe_norm_gate_supported(int64_t rows, int64_t hidden, int64_t experts, int32_t n_group, int32_t topk_group) {
@@ -80,6 +82,8 @@ static tdm_status check(void* void_args) {
   tdm_moe_route_args route = tdm_moe_gate_route(&gate);
   TDM_TRY(tdm_router_gemm_check(OP, &router));
   TDM_TRY(tdm_moe_route_check(OP, &route));
+  TDM_TRY(tdm_check_prefetch(OP, "prefetch[0]", &args->prefetch[0]));
+  TDM_TRY(tdm_check_prefetch(OP, "prefetch[1]", &args->prefetch[1]));
   args->n_group = route.n_group;
   args->topk_group = route.topk_group;
   args->routed_scaling_factor = route.routed_scaling_factor;
@@ -97,6 +101,8 @@ static tdm_status check(void* void_args) {
 
 static void plan_sm90(const tdm_moe_norm_gate_args* args, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
   tdm_moe_norm_gate_sm90_make_plan(args->w.shape[0], args->w.shape[1], sms, out_plan);
+  if (tdm_view_present(&args->prefetch[0]) || tdm_view_present(&args->prefetch[1]))
+    out_plan->launch.grid = (uint32_t)sms; /* all of them ask */
 }
 
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
@@ -108,6 +114,8 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   tdm_op_moe_gate.plan(&gate, 0, &of_gate);
   out_plan->flops += of_gate.flops; /* as the two ops count them */
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_norm_gate, args);
+  for (int i = 0; i < 2; i++)
+    if (tdm_view_present(&args->prefetch[i])) out_plan->bytes -= tdm_traffic(&args->prefetch[i]);
   if (sms == 0) return;
   tdm_gemm_bf16_sm90_plan kernel;
   plan_sm90(args, sms, &kernel);

@@ -1,6 +1,7 @@
 #ifndef KERNELS_MOE_NORM_GATE_MOE_NORM_GATE_PARAMS_H
 #define KERNELS_MOE_NORM_GATE_MOE_NORM_GATE_PARAMS_H
 
+#include "kernels/device/prefetch_params.h"
 #include "kernels/gemm_bf16/gemm_bf16_params.h"
 #include "kernels/moe_route/moe_route_params.h"
 #include "kernels/rmsnorm/rmsnorm_params.h"
@@ -16,15 +17,16 @@ typedef struct tdm_moe_norm_gate_params {
   tdm_gemm_bf16_params gemm; /* x: the norm's out, whose map is not used; out: the logits; one counter, of CTAs */
   tdm_rmsnorm_params norm;
   tdm_moe_route_params route; /* of the same logits */
-  int32_t segment_blocks;     /* the most blocks of 64 along K that a segment has */
+  tdm_prefetch prefetch[2];
+  int32_t segment_blocks; /* the most blocks of 64 along K that a segment has */
   int32_t padding[7];
 } tdm_moe_norm_gate_params;
 
-static_assert(sizeof(tdm_moe_norm_gate_params) == 704, "kernel ABI");
+static_assert(sizeof(tdm_moe_norm_gate_params) == 768, "kernel ABI");
 
-/* Shared memory: the router's weights, rows and the norm's weights of a segment; then the logits, of 384 experts 12288
- * bytes. */
+/* Shared memory: the router's weights, the rows in bf16 and before the norm in f32, and the norm's weights of a
+ * segment; then the logits, of 384 experts 12288 bytes. */
 #define TDM_MOE_NORM_GATE_SHARED(segment_blocks)                                                                       \
-  ((uint32_t)(segment_blocks) * ((64 + TDM_MOE_NORM_GATE_ROWS) * 128 + 64 * 4))
+  ((uint32_t)(segment_blocks) * ((64 + TDM_MOE_NORM_GATE_ROWS) * 128 + (TDM_MOE_NORM_GATE_ROWS + 1) * 64 * 4))
 
 #endif

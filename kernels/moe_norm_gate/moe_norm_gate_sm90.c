@@ -34,7 +34,9 @@ tdm_status tdm_moe_norm_gate_sm90_params(const tdm_moe_norm_gate_args* args, con
   const tdm_rmsnorm_args norm = tdm_moe_norm_gate_norm(args);
   const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(args);
   const tdm_moe_route_args route = tdm_moe_gate_route(&gate);
-  tdm_moe_norm_gate_params params = {.segment_blocks = segment_blocks(args->x.shape[1], plan)};
+  tdm_moe_norm_gate_params params = {
+      .prefetch = {tdm_prefetch_of(&args->prefetch[0]), tdm_prefetch_of(&args->prefetch[1])},
+      .segment_blocks = segment_blocks(args->x.shape[1], plan)};
   TDM_TRY(tdm_gemm_bf16_sm90_fill("moe_norm_gate", &args->n_tokens, &args->out, &args->w, &args->logits, plan, partials,
                                   counter, encode, encode_ctx, &params.gemm));
   tdm_rmsnorm_sm90_params(&norm, &params.norm);

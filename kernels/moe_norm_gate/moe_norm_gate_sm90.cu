@@ -1,19 +1,20 @@
 /* RMSNorm, router and routing of few rows in one launch, for sm_90a: a CTA a unit of the router, which is a tile of 64
  * experts and a segment of the sum over K, as in router_gemm.
  *
- *   before the wait    weights of the unit and of the norm, bias; a rehearsal of the routing
- *   all rows           squares of x + delta, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
- *   the segment        x + delta ─ normalised ─ bf16 to shared memory; tile 0 stores what the norm is asked for
+ *   before the wait    weights of the unit and of the norm, bias; what is to be prefetched; a rehearsal of the routing
+ *   all rows           x + delta ─ squares, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
+ *   the segment        its columns of x + delta, kept in shared memory ─ normalised ─ bf16; tile 0 stores them
  *   products           64 experts x 8 rows ─ partials in the workspace ─ count
  *   the last CTA       segments ascending ─ logits ─ a warp a row: route_row
  *
  * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Nobody waits
- * for another CTA. Where units outnumber CTAs a CTA begins from the rows again for each.
+ * for another CTA. Where units outnumber CTAs a CTA begins from the rows again for each; CTAs beyond them prefetch.
  *
  * Grid: a CTA a unit; block: 512 threads, of which 128 multiply. Shared: weights and rows of a segment. Limit: latency:
  * rows, sums, products, count, partials, routing. docs/kernels/small_ops.md has figures. */
 
 #include "kernels/device/gemm.cuh"
+#include "kernels/device/prefetch.cuh"
 #include "kernels/moe_gate/moe_gate_params.h"
 #include "kernels/moe_norm_gate/moe_norm_gate_params.h"
 #include "kernels/moe_route/moe_route.cuh"
@@ -47,12 +48,12 @@ struct Gate {
   const tdm_moe_norm_gate_params& p;
   Shared& shared;
   uint8_t *const w, *const x;
-  float* const weight;
+  float *const kept, *const weight; /* [rows][columns of a segment] before the norm; [columns] */
   const int32_t thread = static_cast<int32_t>(threadIdx.x), lane = thread % 32, warp = thread / 32;
 
   __device__ Gate(const tdm_moe_norm_gate_params& params, Shared& shared_memory, uint8_t* memory)
       : p(params), shared(shared_memory), w(memory), x(w + p.segment_blocks * kBlockOfW),
-        weight(reinterpret_cast<float*>(x + p.segment_blocks * kBlockOfX)) {
+        kept(reinterpret_cast<float*>(x + p.segment_blocks * kBlockOfX)), weight(kept + p.segment_blocks * kRows * 64) {
   }
 
   /* What steps do not write, as a rule: weights of the router and of the norm, and the bias. */
@@ -68,8 +69,9 @@ struct Gate {
     if (thread < p.route.experts) shared.bias[thread] = p.route.bias == nullptr ? 0.0f : p.route.bias[thread];
   }
 
-  /* Answers the live rows, whose number is asked for beside the first rows. */
-  __device__ __forceinline__ int32_t sum_squares() const {
+  /* All rows, and what the segment needs of them. Answers the live rows, whose number is asked for beside the first
+   * rows. */
+  __device__ __forceinline__ int32_t sum_squares(const Unit& unit) const {
     tdm::RmsnormRow8 rows[2][2] = {};
     int32_t live = 0, first = 0;
     do {
@@ -84,18 +86,21 @@ struct Gate {
       if (first == 0) live = tdm::live_rows(p.norm.n_tokens, p.norm.rows);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if (first + i >= live) break;
+        const int32_t row = first + i;
+        if (row >= live) break;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int32_t column = 8 * (thread + half * kThreads);
+          const int32_t column = 8 * (thread + half * kThreads), of_segment = column - 64 * unit.begin;
+          const bool mine = of_segment >= 0 && of_segment < 64 * unit.blocks;
           float v[8], squares = 0.0f;
           if (column < p.norm.cols) {
-            tdm::rmsnorm_add_8(p.norm, first + i, column, false, rows[i][half], v);
+            tdm::rmsnorm_add_8(p.norm, row, column, mine && unit.n0 == 0, rows[i][half], v);
 #pragma unroll
             for (int j = 0; j < 8; ++j) squares += v[j] * v[j];
+            if (mine) tdm::store_8(v, kept, TDM_KERNEL_F32, row * 64 * unit.blocks + of_segment, true);
           }
           squares = tdm::lanes_sum<32>(squares);
-          if (lane == 0) shared.sums[first + i][warp + half * kWarps] = squares;
+          if (lane == 0) shared.sums[row][warp + half * kWarps] = squares;
         }
       }
       first += 2;
@@ -112,20 +117,16 @@ struct Gate {
       const int32_t item = base + lane;
       const bool inside = item < items;
       const int32_t row = inside ? item / groups : 0, group = inside ? item - row * groups : 0;
-      const int32_t column = 64 * unit.begin + 8 * group;
-      tdm::RmsnormRow8 row8{};
-      tdm::rmsnorm_fetch_8(p.norm, row, column, row8);
-      float v[8], by[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) by[i] = p.norm.weight == nullptr ? 1.0f : weight[8 * group + i];
+      float v[8], by[8] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+      tdm::load_8(v, kept, TDM_KERNEL_F32, 8 * (row * groups + group), true);
+      if (p.norm.weight != nullptr) tdm::load_8(by, weight, TDM_KERNEL_F32, 8 * group, true);
       /* As block_sum adds them, whose first step is lanes 16 apart. */
       const float squares = tdm::lanes_sum<16>(shared.sums[row][lane % 16] + shared.sums[row][lane % 16 + 16]);
-      tdm::rmsnorm_add_8(p.norm, row, column, stores && inside, row8, v);
       tdm::rmsnorm_scale_8(v, tdm::rmsnorm_inverse(p.norm, squares), by);
       if (inside)
         *reinterpret_cast<uint4*>(x + group / 8 * kBlockOfX + row * 128 + (group % 8 ^ row) * 16) = make_uint4(
             tdm::bf16x2(v[0], v[1]), tdm::bf16x2(v[2], v[3]), tdm::bf16x2(v[4], v[5]), tdm::bf16x2(v[6], v[7]));
-      if (stores) tdm::rmsnorm_store_8(p.norm, row, column, inside, true, v);
+      if (stores) tdm::rmsnorm_store_8(p.norm, row, 64 * unit.begin + 8 * group, inside, true, v);
     }
     if (stores && p.norm.out_q != nullptr && thread < unit.blocks / 2)
       for (int32_t row = live; row < (live + 3) / 4 * 4; ++row)
@@ -159,15 +160,14 @@ struct Gate {
   }
 
   /* All units of this CTA; answers the live rows. `asked`: weights of the first are under way. */
-  __device__ __forceinline__ int32_t multiply_units(bool asked) const {
-    const int32_t units = p.gemm.n / 64 * p.gemm.segments;
+  __device__ __forceinline__ int32_t multiply_units(int32_t units, bool asked) const {
     int32_t live = 0;
     uint32_t parity = 0;
 #pragma unroll 1
     for (int32_t index = static_cast<int32_t>(blockIdx.x); index < units; index += static_cast<int32_t>(gridDim.x)) {
       const Unit unit(p.gemm, index);
       if (!asked) ask_weights(unit);
-      live = sum_squares();
+      live = sum_squares(unit);
       __syncthreads();
       normalise(unit, live);
       tdm::fence_async_shared();
@@ -180,28 +180,31 @@ struct Gate {
     return live;
   }
 
-  /* Segments ascending, as add_segments. Logits go to shared memory too, where weights lay. */
+  /* Segments ascending, as add_segments, all of them asked for at once. Logits go to shared memory too, where weights
+   * lay. */
   __device__ __forceinline__ void add_segments(int32_t live, float* logits) const {
-    constexpr int32_t kBatch = 8;
+    constexpr int32_t kMost = 16;
     const int32_t n = p.gemm.n;
-    for (int32_t i = thread; i < live * n; i += kThreads) {
+    for (int32_t i = 4 * thread; i < live * n; i += 4 * kThreads) {
       const int32_t row = i / n, expert = i - row * n;
-      const float* partial = p.gemm.partials + i;
-      float sum = 0.0f;
-      for (int32_t batch = 0; batch < p.gemm.segments; batch += kBatch) {
-        float parts[kBatch];
+      const float* const partial = p.gemm.partials + i;
+      float4 parts[kMost], sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
-        for (int s = 0; s < kBatch; ++s) parts[s] = __ldcg(partial + min(batch + s, p.gemm.segments - 1) * kRows * n);
+      for (int s = 0; s < kMost; ++s)
+        parts[s] = __ldcg(reinterpret_cast<const float4*>(partial + min(s, p.gemm.segments - 1) * kRows * n));
 #pragma unroll
-        for (int s = 0; s < kBatch; ++s) sum += batch + s < p.gemm.segments ? parts[s] : 0.0f; /* no sum is -0 */
+      for (int s = 0; s < kMost; ++s) {
+        const auto part = [&](float value) { return s < p.gemm.segments ? value : 0.0f; }; /* no sum is -0 */
+        sum.x += part(parts[s].x), sum.y += part(parts[s].y), sum.z += part(parts[s].z), sum.w += part(parts[s].w);
       }
-      logits[i] = sum;
-      static_cast<float*>(p.gemm.out)[row * p.gemm.out_stride + expert] = sum;
+      *reinterpret_cast<float4*>(logits + i) = sum;
+      float* const out = static_cast<float*>(p.gemm.out) + row * p.gemm.out_stride + expert;
+      out[0] = sum.x, out[1] = sum.y, out[2] = sum.z, out[3] = sum.w;
     }
   }
 };
 
-template <int kPer> __device__ __forceinline__ void run(const Gate& gate, const tdm_step_sync& sync) {
+template <int kPer> __device__ __forceinline__ void run(const Gate& gate, int32_t units, const tdm_step_sync& sync) {
   const tdm_moe_norm_gate_params& p = gate.p;
   float* const sums = reinterpret_cast<float*>(gate.w);
   float bias[kPer], logits[kPer];
@@ -213,15 +216,16 @@ template <int kPer> __device__ __forceinline__ void run(const Gate& gate, const 
     if (routes) {
 #pragma unroll
       for (int i = 0; i < kPer; ++i) {
-        bias[i] = gate.shared.bias[32 * i + gate.lane];
+        bias[i] = row < 0 ? 0.0f : gate.shared.bias[32 * i + gate.lane];
         logits[i] = row < 0 ? 0.0f : sums[row * p.gemm.n + 32 * i + gate.lane];
       }
       tdm::route_row<kPer>(p.route, row, logits, bias, gate.lane);
     }
     if (row >= 0) break;
     tdm::step_wait(sync);
-    const int32_t live = gate.multiply_units(sync.fetches_ahead != 0);
-    if (threadIdx.x == 0) gate.shared.is_last = tdm::arrives_last(p.gemm.counters, gridDim.x) ? 1 : 0;
+    const int32_t live = gate.multiply_units(units, sync.fetches_ahead != 0);
+    if (threadIdx.x == 0)
+      gate.shared.is_last = tdm::arrives_last(p.gemm.counters, min(static_cast<uint32_t>(units), gridDim.x)) ? 1 : 0;
     __syncthreads();
     if (gate.shared.is_last == 0) break;
     gate.add_segments(live, sums);
@@ -239,16 +243,21 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   __shared__ Shared shared;
   const Gate gate(p, shared, memory);
+  const int32_t cta = static_cast<int32_t>(blockIdx.x), units = p.gemm.n / 64 * p.gemm.segments;
   tdm::step_enter(sync);
   if (threadIdx.x == 0) {
     tdm::mbarrier_init(&shared.full, 1);
     tdm::fence_barrier_init();
   }
-  if (sync.fetches_ahead != 0) gate.ask_weights(Unit(p.gemm, static_cast<int32_t>(blockIdx.x)));
+  if (cta < units && sync.fetches_ahead != 0) gate.ask_weights(Unit(p.gemm, cta));
+  for (const tdm_prefetch& ahead : p.prefetch)
+    if (gate.warp == kWarps - 1) tdm::prefetch_rows(ahead, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
   __syncthreads();
-  if (p.route.experts == 256)
-    run<8>(gate, sync);
+  if (cta >= units)
+    tdm::step_wait(sync);
+  else if (p.route.experts == 256)
+    run<8>(gate, units, sync);
   else
-    run<12>(gate, sync);
+    run<12>(gate, units, sync);
   tdm::step_end(sync);
 }

@@ -24,23 +24,9 @@ tdm_status tdm_router_gemm_check(const char* op, const tdm_router_gemm_args* arg
                           (int64_t[]){args->x.shape[0], args->w.shape[0]});
 }
 
-static tdm_status check_prefetch(const char* op, const tdm_view* view) {
-  const unsigned any_dtype = ~0u;
-  if (!tdm_view_present(view)) return TDM_OK;
-  TDM_TRY(tdm_check_tensor(op, "prefetch", view, any_dtype, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
-  const int64_t element = (int64_t)tdm_dtype_bytes(view->dtype), row = view->shape[1] * element;
-  const int64_t stride = view->stride[0] * element;
-  if (row % 16 != 0 || (view->shape[0] > 1 && stride % 16 != 0)) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT,
-                    "%s: prefetch has rows of %lld bytes that lie %lld apart: multiples of 16 are wanted", op,
-                    (long long)row, (long long)stride);
-  }
-  return TDM_OK;
-}
-
 static tdm_status check(void* args) {
   TDM_TRY(tdm_router_gemm_check("router_gemm", args));
-  TDM_TRY(check_prefetch("router_gemm", &((const tdm_router_gemm_args*)args)->prefetch));
+  TDM_TRY(tdm_check_prefetch("router_gemm", "prefetch", &((const tdm_router_gemm_args*)args)->prefetch));
   return tdm_check_overlap(&tdm_op_router_gemm, args, NULL, NULL);
 }
 

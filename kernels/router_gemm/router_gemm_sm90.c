@@ -33,15 +33,7 @@ void tdm_router_gemm_sm90_make_plan(int64_t m, int64_t n_experts, int64_t hidden
 tdm_status tdm_router_gemm_sm90_params(const tdm_router_gemm_args* args, const tdm_gemm_bf16_sm90_plan* plan,
                                        void* partials, void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
                                        tdm_router_gemm_params* out_params) {
-  const tdm_view* ahead = &args->prefetch;
-  tdm_router_gemm_params params = {.prefetch = NULL};
-  if (tdm_view_present(ahead)) {
-    const int64_t element = (int64_t)tdm_dtype_bytes(ahead->dtype);
-    params.prefetch = tdm_view_data(ahead);
-    params.prefetch_stride = ahead->stride[0] * element;
-    params.prefetch_bytes = ahead->shape[1] * element;
-    params.prefetch_rows = (int32_t)ahead->shape[0];
-  }
+  tdm_router_gemm_params params = {.prefetch = tdm_prefetch_of(&args->prefetch)};
   TDM_TRY(tdm_gemm_bf16_sm90_fill("router_gemm", &args->n_tokens, &args->x, &args->w, &args->logits, plan, partials,
                                   counters, encode, encode_ctx, &params.gemm));
   *out_params = params;

@@ -7,7 +7,7 @@
  *
  * Block: 384 threads. Shared: the ring, staging. Limit: latency (launch, ring fill, meeting of the segments). */
 
-#include "kernels/device/bulk.cuh"
+#include "kernels/device/prefetch.cuh"
 #include "kernels/gemm_bf16/gemm_bf16.cuh"
 #include "kernels/router_gemm/router_gemm_params.h"
 
@@ -21,14 +21,7 @@ struct Prefetch : tdm::NothingMore {
   __device__ explicit Prefetch(const tdm_router_gemm_params& params) : p(params) {
   }
   __device__ void ahead() const {
-    constexpr int64_t kPiece = 16384;
-    if (p.prefetch == nullptr) return;
-    const int64_t pieces = (p.prefetch_bytes + kPiece - 1) / kPiece;
-    for (int64_t i = blockIdx.x; i < pieces * p.prefetch_rows; i += gridDim.x) {
-      const int64_t offset = i % pieces * kPiece;
-      tdm::bulk_prefetch(p.prefetch + i / pieces * p.prefetch_stride + offset,
-                         static_cast<uint32_t>(min(kPiece, p.prefetch_bytes - offset)));
-    }
+    tdm::prefetch_rows(p.prefetch, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
   }
 };
 

@@ -82,6 +82,8 @@ static void run(gpu_rig* rig, const norm_gate_case* c) {
                                  .routed_scaling_factor = 2.5f,
                                  .pow2_scale = c->rows % 2 == 0};
   if (delta) args.delta = delta->view;
+  if (c->rows % 2 == 1) args.prefetch[0] = w->view;
+  if (c->rows % 4 == 3) args.prefetch[1] = tdm_view_slice(w->view, 1, 64, 128);
   if (count) args.n_tokens = count->view;
   tdm_moe_norm_gate_args two = args;
   gpu_tensor *want[OUTPUTS], *out[OUTPUTS];

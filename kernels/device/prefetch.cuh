@@ -1,0 +1,25 @@
+#ifndef KERNELS_DEVICE_PREFETCH_CUH
+#define KERNELS_DEVICE_PREFETCH_CUH
+
+/* What a later step reads, asked for into L2. */
+
+#include "kernels/device/bulk.cuh"
+#include "kernels/device/prefetch_params.h"
+
+namespace tdm {
+
+/* Every `step`-th piece from `first` on. */
+__device__ __forceinline__ void prefetch_rows(const tdm_prefetch& p, int32_t first, int32_t step) {
+  constexpr int64_t kPiece = 16384;
+  if (p.data == nullptr) return;
+  const int32_t pieces = static_cast<int32_t>((p.bytes + kPiece - 1) / kPiece);
+  for (int32_t i = first; i < pieces * p.rows; i += step) {
+    const int32_t row = i / pieces;
+    const int64_t offset = (i - row * pieces) * kPiece;
+    bulk_prefetch(p.data + row * p.stride + offset, static_cast<uint32_t>(min(kPiece, p.bytes - offset)));
+  }
+}
+
+} // namespace tdm
+
+#endif
