@@ -17,7 +17,8 @@ typedef struct tdm_operand {
   bool optional;
   bool early; /* CUDA kernels may read it before the steps before theirs are done, unless a step of the program writes
                  it */
-  bool ahead; /* likewise while the step before theirs runs, if that one admits them late and does not write it */
+  bool ahead; /* read: likewise while the step before theirs runs, if that one admits them late and does not write it
+                 any more; written: not by the step's last launch */
 } tdm_operand;
 
 #define TDM_OPERAND(args_type, member, access)                                                                         \
@@ -34,6 +35,9 @@ typedef struct tdm_operand {
   { #member, offsetof(args_type, member), TDM_READ, false, false, true }
 #define TDM_OPTIONAL_AHEAD_OPERAND(args_type, member)                                                                  \
   { #member, offsetof(args_type, member), TDM_READ, true, false, true }
+/* Written by the first of several launches, so that a step behind may read it during the last. */
+#define TDM_OPTIONAL_SETTLED_OPERAND(args_type, member)                                                                \
+  { #member, offsetof(args_type, member), TDM_WRITE, true, false, true }
 
 /* What `plan` decides from shapes and the SM budget, before anything runs. Pure data, printable. */
 typedef struct tdm_plan {

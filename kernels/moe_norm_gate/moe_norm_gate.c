@@ -15,11 +15,11 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, n_tokens, TDM_READ),
     TDM_OPERAND(tdm_moe_norm_gate_args, x, TDM_READ),
     TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, delta, TDM_READ),
-    TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, residual_out, TDM_WRITE),
+    TDM_OPTIONAL_SETTLED_OPERAND(tdm_moe_norm_gate_args, residual_out),
     TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_norm_gate_args, weight),
     TDM_OPERAND(tdm_moe_norm_gate_args, out, TDM_WRITE),
-    TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, out_q, TDM_WRITE),
-    TDM_OPTIONAL_OPERAND(tdm_moe_norm_gate_args, out_scale, TDM_WRITE),
+    TDM_OPTIONAL_SETTLED_OPERAND(tdm_moe_norm_gate_args, out_q),
+    TDM_OPTIONAL_SETTLED_OPERAND(tdm_moe_norm_gate_args, out_scale),
     TDM_WEIGHT_OPERAND(tdm_moe_norm_gate_args, w),
     TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_norm_gate_args, bias),
     TDM_OPERAND(tdm_moe_norm_gate_args, logits, TDM_WRITE),
@@ -128,9 +128,10 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
   tdm_gemm_bf16_sm90_plan kernel;
   tdm_moe_norm_gate_params params;
   plan_sm90(args, env->sms, &kernel);
-  TDM_TRY(tdm_moe_norm_gate_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
-                                        &params));
-  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+  TDM_TRY(tdm_moe_norm_gate_sm90_params(args, &kernel, env->scratch, env->tensor_map, env->tensor_map_ctx, &params));
+  TDM_TRY(tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params));
+  const tdm_kernel_launch route = tdm_moe_norm_gate_sm90_route(params.norm.rows, env->sms);
+  return tdm_encoded_step_add(out_step, &route, &params, sizeof params);
 }
 
 const tdm_op tdm_op_moe_norm_gate = {

@@ -8,13 +8,14 @@
 
 enum {
   TDM_MOE_NORM_GATE_THREADS = 512,
+  TDM_MOE_NORM_GATE_ROUTE_THREADS = 128,
   TDM_MOE_NORM_GATE_ROWS = 8,      /* the most: the smallest token tile of wgmma */
   TDM_MOE_NORM_GATE_COLUMNS = 8192 /* the most: 32 sums of 256 columns, a lane each */
 };
 
 /* The router's sum as in gemm_bf16, but for where partials lie: [segment][8 rows][experts]. */
 typedef struct tdm_moe_norm_gate_params {
-  tdm_gemm_bf16_params gemm; /* x: the norm's out, whose map is not used; out: the logits; one counter, of CTAs */
+  tdm_gemm_bf16_params gemm; /* x: the norm's out, whose map is not used; out: the logits; no counters */
   tdm_rmsnorm_params norm;
   tdm_moe_route_params route; /* of the same logits */
   tdm_prefetch prefetch[2];

@@ -1,21 +1,24 @@
-/* RMSNorm, router and routing of few rows in one launch, for sm_90a: a CTA a unit of the router, which is a tile of 64
- * experts and a segment of the sum over K, as in router_gemm.
+/* RMSNorm, router and routing of few rows for sm_90a, in two launches.
  *
- *   before the wait    weights of the unit and of the norm, bias; what is to be prefetched; a rehearsal of the routing
+ * 1. Norm and router: a CTA a unit of the router, which is a tile of 64 experts and a segment of the sum over K, as in
+ * router_gemm.
+ *
+ *   before the wait    weights of the unit and of the norm; what is to be prefetched
  *   all rows           x + delta ─ squares, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
  *   the segment        its columns of x + delta, kept in shared memory ─ normalised ─ bf16; tile 0 stores them
- *   products           64 experts x 8 rows ─ partials in the workspace ─ count
- *   the last CTA       segments ascending ─ logits ─ a warp a row: route_row
+ *   products           64 experts x 8 rows ─ partials in the workspace
  *
- * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Nobody waits
- * for another CTA. Where units outnumber CTAs a CTA begins from the rows again for each; CTAs beyond them prefetch.
+ * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Where units
+ * outnumber CTAs a CTA begins from the rows again for each; CTAs beyond them prefetch.
  *
- * Grid: a CTA a unit; block: 512 threads, of which 128 multiply. Shared: weights and rows of a segment. Limit: latency:
- * rows, sums, products, count, partials, routing. docs/kernels/small_ops.md has figures. */
+ * 2. Routing: a CTA a row adds up the segments, ascending; a warp routes as moe_route does, with its rehearsal. That
+ * the segments meet at the end of a launch takes less time than to count CTAs and have the last one go on.
+ *
+ * Block: 512 threads, of which 128 multiply; 128. Limit: latency: rows, sums, products, partials, routing.
+ * docs/kernels/small_ops.md has figures. */
 
 #include "kernels/device/gemm.cuh"
 #include "kernels/device/prefetch.cuh"
-#include "kernels/moe_gate/moe_gate_params.h"
 #include "kernels/moe_norm_gate/moe_norm_gate_params.h"
 #include "kernels/moe_route/moe_route.cuh"
 #include "kernels/rmsnorm/rmsnorm.cuh"
@@ -28,9 +31,7 @@ static_assert(TDM_MOE_NORM_GATE_COLUMNS == 2 * 8 * kThreads, "a thread has eight
 
 struct Shared {
   float sums[kRows][2 * kWarps]; /* of the squares, by runs of 256 columns */
-  float bias[TDM_MOE_GATE_WORDS * 32];
   uint64_t full;
-  uint32_t is_last;
 };
 
 struct Unit {
@@ -56,7 +57,7 @@ struct Gate {
         kept(reinterpret_cast<float*>(x + p.segment_blocks * kBlockOfX)), weight(kept + p.segment_blocks * kRows * 64) {
   }
 
-  /* What steps do not write, as a rule: weights of the router and of the norm, and the bias. */
+  /* What steps do not write, as a rule: weights of the router and of the norm. */
   __device__ void ask_weights(const Unit& unit) const {
     if (thread == 0) {
       const uint64_t once = tdm::l2_evict_first();
@@ -66,7 +67,6 @@ struct Gate {
     }
     for (int32_t i = thread; i < 64 * unit.blocks && p.norm.weight != nullptr; i += kThreads)
       weight[i] = tdm::load_element(p.norm.weight, p.norm.weight_dtype, 64 * unit.begin + i);
-    if (thread < p.route.experts) shared.bias[thread] = p.route.bias == nullptr ? 0.0f : p.route.bias[thread];
   }
 
   /* All rows, and what the segment needs of them. Answers the live rows, whose number is asked for beside the first
@@ -159,15 +159,14 @@ struct Gate {
     }
   }
 
-  /* All units of this CTA; answers the live rows. `asked`: weights of the first are under way. */
-  __device__ __forceinline__ int32_t multiply_units(int32_t units, bool asked) const {
-    int32_t live = 0;
+  /* All units of this CTA. `asked`: weights of the first are under way. */
+  __device__ __forceinline__ void work(int32_t units, bool asked) const {
     uint32_t parity = 0;
 #pragma unroll 1
     for (int32_t index = static_cast<int32_t>(blockIdx.x); index < units; index += static_cast<int32_t>(gridDim.x)) {
       const Unit unit(p.gemm, index);
       if (!asked) ask_weights(unit);
-      live = sum_squares(unit);
+      const int32_t live = sum_squares(unit);
       __syncthreads();
       normalise(unit, live);
       tdm::fence_async_shared();
@@ -177,61 +176,76 @@ struct Gate {
       parity ^= 1;
       asked = false;
     }
-    return live;
   }
+};
 
-  /* Segments ascending, as add_segments, all of them asked for at once. Logits go to shared memory too, where weights
-   * lay. */
-  __device__ __forceinline__ void add_segments(int32_t live, float* logits) const {
-    constexpr int32_t kMost = 16;
-    const int32_t n = p.gemm.n;
-    for (int32_t i = 4 * thread; i < live * n; i += 4 * kThreads) {
-      const int32_t row = i / n, expert = i - row * n;
-      const float* const partial = p.gemm.partials + i;
-      float4 parts[kMost], sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+constexpr int32_t kRouteThreads = TDM_MOE_NORM_GATE_ROUTE_THREADS;
+
+/* A row's logits: segments ascending, as add_segments, all of them asked for at once. */
+template <int kPer> struct Logits {
+  static constexpr int32_t kMost = 16, kEach = 32 * kPer / kRouteThreads;
+  const tdm_gemm_bf16_params& p;
+  float parts[kEach][kMost];
+
+  __device__ __forceinline__ explicit Logits(const tdm_gemm_bf16_params& params) : p(params) {
+  }
+  __device__ static __forceinline__ int32_t expert(int i) {
+    return static_cast<int32_t>(threadIdx.x) + i * kRouteThreads;
+  }
+  __device__ __forceinline__ void load(int32_t row) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
 #pragma unroll
       for (int s = 0; s < kMost; ++s)
-        parts[s] = __ldcg(reinterpret_cast<const float4*>(partial + min(s, p.gemm.segments - 1) * kRows * n));
+        parts[i][s] = __ldcg(p.partials + (min(s, p.segments - 1) * kRows + row) * 32 * kPer + expert(i));
+  }
+  __device__ __forceinline__ void add(int32_t row, float* logits) const {
 #pragma unroll
-      for (int s = 0; s < kMost; ++s) {
-        const auto part = [&](float value) { return s < p.gemm.segments ? value : 0.0f; }; /* no sum is -0 */
-        sum.x += part(parts[s].x), sum.y += part(parts[s].y), sum.z += part(parts[s].z), sum.w += part(parts[s].w);
-      }
-      *reinterpret_cast<float4*>(logits + i) = sum;
-      float* const out = static_cast<float*>(p.gemm.out) + row * p.gemm.out_stride + expert;
-      out[0] = sum.x, out[1] = sum.y, out[2] = sum.z, out[3] = sum.w;
+    for (int i = 0; i < kEach; ++i) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int s = 0; s < kMost; ++s) sum += s < p.segments ? parts[i][s] : 0.0f; /* no sum is -0 */
+      logits[expert(i)] = sum;
+      static_cast<float*>(p.out)[row * p.out_stride + expert(i)] = sum;
     }
   }
 };
 
-template <int kPer> __device__ __forceinline__ void run(const Gate& gate, int32_t units, const tdm_step_sync& sync) {
-  const tdm_moe_norm_gate_params& p = gate.p;
-  float* const sums = reinterpret_cast<float*>(gate.w);
+template <int kPer>
+__device__ __forceinline__ void route_rows(const tdm_moe_norm_gate_params& p, float* sums, const tdm_step_sync& sync) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+  const bool routes = threadIdx.x < 32;
   float bias[kPer], logits[kPer];
-  /* The first turn is a rehearsal, as in moe_route. */
-  int32_t row = -1;
-  bool routes = gate.warp < p.norm.rows;
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) bias[i] = 0.0f, logits[i] = static_cast<float>(lane);
+  const auto load_bias = [&] {
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) bias[i] = p.route.bias == nullptr ? 0.0f : p.route.bias[32 * i + lane];
+  };
+  if (routes && sync.fetches_ahead != 0) load_bias();
+  Logits<kPer> parts(p.gemm);
+  int32_t row = -1, live = 0;
 #pragma unroll 1
   for (;;) {
-    if (routes) {
-#pragma unroll
-      for (int i = 0; i < kPer; ++i) {
-        bias[i] = row < 0 ? 0.0f : gate.shared.bias[32 * i + gate.lane];
-        logits[i] = row < 0 ? 0.0f : sums[row * p.gemm.n + 32 * i + gate.lane];
-      }
-      tdm::route_row<kPer>(p.route, row, logits, bias, gate.lane);
+    if (routes) tdm::route_row<kPer>(p.route, row, logits, bias, lane); /* the first turn is a rehearsal */
+    if (row < 0) {
+      tdm::step_begin(sync, false);
+      tdm::step_admit_next(); /* late: the experts may then read what the norm wrote */
+      if (routes && sync.fetches_ahead == 0) load_bias();
+      row = static_cast<int32_t>(blockIdx.x);
+      parts.load(row); /* beside the live count */
+      live = tdm::live_rows(p.route.n_tokens, p.route.rows);
+    } else {
+      row += static_cast<int32_t>(gridDim.x);
+      if (row < live) parts.load(row);
+      __syncthreads();
     }
-    if (row >= 0) break;
-    tdm::step_wait(sync);
-    const int32_t live = gate.multiply_units(units, sync.fetches_ahead != 0);
-    if (threadIdx.x == 0)
-      gate.shared.is_last = tdm::arrives_last(p.gemm.counters, min(static_cast<uint32_t>(units), gridDim.x)) ? 1 : 0;
+    if (row >= live) return;
+    parts.add(row, sums);
     __syncthreads();
-    if (gate.shared.is_last == 0) break;
-    gate.add_segments(live, sums);
-    __syncthreads();
-    row = gate.warp;
-    routes = row < live;
+    if (!routes) continue;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) logits[i] = sums[32 * i + lane];
   }
 }
 
@@ -249,15 +263,22 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
     tdm::mbarrier_init(&shared.full, 1);
     tdm::fence_barrier_init();
   }
+  __syncthreads();
   if (cta < units && sync.fetches_ahead != 0) gate.ask_weights(Unit(p.gemm, cta));
   for (const tdm_prefetch& ahead : p.prefetch)
-    if (gate.warp == kWarps - 1) tdm::prefetch_rows(ahead, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
-  __syncthreads();
-  if (cta >= units)
-    tdm::step_wait(sync);
-  else if (p.route.experts == 256)
-    run<8>(gate, units, sync);
+    if (gate.warp == kWarps / 2) tdm::prefetch_rows(ahead, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
+  tdm::step_wait(sync);
+  gate.work(units, sync.fetches_ahead != 0);
+  tdm::step_end(sync);
+}
+
+extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_ROUTE_THREADS, 1)
+    tdm_moe_norm_gate_route_sm90(const __grid_constant__ tdm_moe_norm_gate_params p,
+                                 const __grid_constant__ tdm_step_sync sync) {
+  __shared__ float logits[384];
+  if (p.route.experts == 256)
+    route_rows<8>(p, logits, sync);
   else
-    run<12>(gate, units, sync);
+    route_rows<12>(p, logits, sync);
   tdm::step_end(sync);
 }

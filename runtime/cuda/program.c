@@ -96,13 +96,14 @@ static tdm_status encode_steps(tdm_program* program, cuda_program* own) {
   return TDM_OK;
 }
 
-/* Whether the step writes any of the view's memory. */
-static bool writes(const tdm_step* step, const tdm_view* view) {
+/* Whether the step, or its last launch alone, writes any of the view's memory. */
+static bool writes(const tdm_step* step, const tdm_view* view, bool last) {
   tdm_use read = {0}, use = {0};
   tdm_use_describe(view, (uint64_t)(uintptr_t)view->buffer->data, &read);
   for (int32_t i = 0; i < step->op->n_operands; i++) {
+    const tdm_operand* operand = &step->op->operands[i];
     const tdm_view* written = tdm_step_operand(step, i);
-    if (step->op->operands[i].access == TDM_READ || !tdm_view_present(written)) continue;
+    if (operand->access == TDM_READ || (last && operand->ahead) || !tdm_view_present(written)) continue;
     tdm_use_describe(written, (uint64_t)(uintptr_t)written->buffer->data, &use);
     if (use.begin < read.end && read.begin < use.end) return true;
   }
@@ -117,18 +118,19 @@ static bool may_fetch_ahead(const tdm_program* program, int64_t index) {
     if (!step->op->operands[i].early || !tdm_view_present(view)) continue;
     if (view->buffer->temp >= 0) return false;
     for (int64_t other = 0; other < program->n_steps; other++)
-      if (writes(&program->steps[other], view)) return false;
+      if (writes(&program->steps[other], view, false)) return false;
   }
   return true;
 }
 
-/* Whether the step before `index`, in every order of issue, comes after all that write the view for it. */
+/* Whether the last launch of the step before `index`, in every order of issue, comes after all that write the view for
+ * it. */
 static bool written_before(const tdm_program* program, const tdm_view* view, int64_t index) {
-  for (int64_t other = 0; other < index; other++)
-    if (writes(&program->steps[other], view) &&
+  for (int64_t other = 0; other + 1 < index; other++)
+    if (writes(&program->steps[other], view, false) &&
         !tdm_schedule_ordered(&program->schedule, program->lane_of, (int32_t)other, (int32_t)index - 1))
       return false;
-  return true;
+  return !writes(&program->steps[index - 1], view, true);
 }
 
 /* Whether the step's kernels, begun while those of the step before still run, may read what is meant for that: the step

@@ -198,10 +198,17 @@ static tdm_status encode_late(const void* args, const tdm_plan* plan, const tdm_
   return status;
 }
 
+/* The same twice, of which the first writes. */
+static tdm_status encode_settled(const void* args, const tdm_plan* plan, const tdm_encode_env* env,
+                                 tdm_encoded_step* out_step) {
+  TDM_TRY(cuda_probe_op.encode(args, plan, env, out_step));
+  return encode_late(args, plan, env, out_step);
+}
+
 /* Steps, on one of two lanes, read one temporary and write another. */
 typedef struct ahead_step {
   int lane, reads, writes; /* -1: nothing */
-  bool late, ahead;
+  bool late, ahead, settled;
 } ahead_step;
 
 typedef struct ahead_case {
@@ -212,33 +219,45 @@ typedef struct ahead_case {
 } ahead_case;
 
 static const ahead_case ahead_cases[] = {
-    {"written before the late step", {{0, -1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 2, 0, 1}}, 3, true},
-    {"written by nobody", {{0, -1, 1, 1, 0}, {0, 3, 2, 0, 1}}, 2, true},
-    {"written by the late step", {{0, -1, 0, 1, 0}, {0, 0, 2, 0, 1}}, 2, false},
-    {"the step before is not late", {{0, -1, 0, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, 2, 0, 1}}, 3, false},
-    {"the late step is on another lane", {{0, -1, 0, 0, 0}, {1, 0, 1, 1, 0}, {0, 0, 2, 0, 1}}, 3, false},
-    {"another lane's step is between",
-     {{0, -1, 0, 0, 0}, {0, 0, 1, 1, 0}, {1, -1, 3, 0, 0}, {0, 0, 2, 0, 1}},
-     4,
-     false},
-    {"the late step has not waited for the writer", {{1, -1, 0, 0, 0}, {0, -1, 1, 1, 0}, {0, 0, 2, 0, 1}}, 3, false},
-    {"the late step has waited for the other lane's writer",
-     {{1, -1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 2, 0, 1}},
+    {"written before the late step", {{0, -1, 0, 0, 0, 0}, {0, 0, 1, 1, 0, 0}, {0, 0, 2, 0, 1, 0}}, 3, true},
+    {"written by nobody", {{0, -1, 1, 1, 0, 0}, {0, 3, 2, 0, 1, 0}}, 2, true},
+    {"written by the late step", {{0, -1, 0, 1, 0, 0}, {0, 0, 2, 0, 1, 0}}, 2, false},
+    {"written by the late step before its last launch", {{0, -1, 0, 1, 0, 1}, {0, 0, 2, 0, 1, 0}}, 2, true},
+    {"written before its last launch by a step that is not the last",
+     {{0, -1, 0, 1, 0, 1}, {0, -1, 1, 1, 0, 0}, {0, 0, 2, 0, 1, 0}},
      3,
      true},
-    {"nothing is before", {{0, 0, 2, 0, 1}}, 1, false},
-    {"nothing is meant to be read ahead", {{0, -1, 0, 0, 0}, {0, -1, 1, 1, 0}, {0, 0, 2, 0, 0}}, 3, true},
+    {"the step before is not late", {{0, -1, 0, 0, 0, 0}, {0, 0, 1, 0, 0, 0}, {0, 0, 2, 0, 1, 0}}, 3, false},
+    {"the late step is on another lane", {{0, -1, 0, 0, 0, 0}, {1, 0, 1, 1, 0, 0}, {0, 0, 2, 0, 1, 0}}, 3, false},
+    {"another lane's step is between",
+     {{0, -1, 0, 0, 0, 0}, {0, 0, 1, 1, 0, 0}, {1, -1, 3, 0, 0, 0}, {0, 0, 2, 0, 1, 0}},
+     4,
+     false},
+    {"the late step has not waited for the writer",
+     {{1, -1, 0, 0, 0, 0}, {0, -1, 1, 1, 0, 0}, {0, 0, 2, 0, 1, 0}},
+     3,
+     false},
+    {"the late step has waited for the other lane's writer",
+     {{1, -1, 0, 0, 0, 0}, {0, 0, 1, 1, 0, 0}, {0, 0, 2, 0, 1, 0}},
+     3,
+     true},
+    {"nothing is before", {{0, 0, 2, 0, 1, 0}}, 1, false},
+    {"nothing is meant to be read ahead", {{0, -1, 0, 0, 0, 0}, {0, -1, 1, 1, 0, 0}, {0, 0, 2, 0, 0, 0}}, 3, true},
 };
 
 static void judge_ahead(const ahead_case* c) {
   cuda_rig rig;
   cuda_rig_open(&rig);
-  tdm_operand operands[PROBE_READS + PROBE_WRITES + 1];
+  tdm_operand operands[PROBE_READS + PROBE_WRITES + 1], written[PROBE_READS + PROBE_WRITES + 1];
   memcpy(operands, probe_operands, sizeof operands);
+  memcpy(written, probe_operands, sizeof written);
   operands[0].ahead = true;
-  tdm_op late = cuda_probe_op, ahead = cuda_probe_op;
+  written[PROBE_READS].ahead = true;
+  tdm_op late = cuda_probe_op, ahead = cuda_probe_op, settled = cuda_probe_op;
   late.encode = encode_late;
   ahead.operands = operands;
+  settled.encode = encode_settled;
+  settled.operands = written;
   tdm_lane* const lanes[2] = {cuda_rig_lane(&rig, "main", TDM_LANE_WHOLE, 0),
                               cuda_rig_lane(&rig, "soft", TDM_LANE_SOFT, 8)};
   tdm_program* program;
@@ -250,7 +269,7 @@ static void judge_ahead(const ahead_case* c) {
     const ahead_step* step = &c->steps[i];
     probe_args args = {.size = sizeof args, .salt = (uint64_t)i, .write0 = temps[step->writes]};
     if (step->reads >= 0) args.read0 = temps[step->reads];
-    const tdm_op* op = step->late ? &late : step->ahead ? &ahead : &cuda_probe_op;
+    const tdm_op* op = step->settled ? &settled : step->late ? &late : step->ahead ? &ahead : &cuda_probe_op;
     cr_assert_eq(tdm_program_append(program, lanes[step->lane], op, "s", &args), TDM_OK);
   }
   tdm_seal_config seal;

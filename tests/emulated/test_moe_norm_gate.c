@@ -133,12 +133,9 @@ static void run(const norm_gate_case* c) {
   tdm_op op = tdm_op_moe_norm_gate;
   op.ref = run_two;
   two_rig = &rig;
-  emulated_compare(&rig, &(emulated_call){.op = &op,
-                                          .args = &args,
-                                          .outputs = outputs,
-                                          .n_outputs = OUTPUTS,
-                                          .kernel = "moe_norm_gate",
-                                          .counts_launches = true});
+  emulated_compare(
+      &rig, &(emulated_call){
+                .op = &op, .args = &args, .outputs = outputs, .n_outputs = OUTPUTS, .kernel = "moe_norm_gate_route"});
   test_rig_close(&rig);
 }
 

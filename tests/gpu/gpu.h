@@ -104,7 +104,7 @@ void gpu_download_one(gpu_tensor* tensor);
 void gpu_poison_device(gpu_tensor* tensor);
 /* Plans, encodes and launches an op as a lane of `sms` SMs would, and waits; args has device views and was checked. */
 bool gpu_run(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms);
-/* An op of one launch, some times on one workspace: every output has the bytes, guards included, that want's tensor
+/* An op, launched some times on one workspace: every output has the bytes, guards included, that want's tensor
  * got, and the state is zeros each time. Absent outputs are NULL. */
 void gpu_expect_same_as(gpu_rig* rig, const tdm_op* op, const void* args, int32_t sms, gpu_tensor* const* out,
                         gpu_tensor* const* want, int32_t n);
