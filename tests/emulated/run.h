@@ -26,7 +26,7 @@ typedef struct emulated_call {
   const char* kernel;     /* a part of the name of the last kernel that is launched: which of them the case is for */
   const char* few_kernel; /* the same in the runs that follow the first; NULL: `kernel` */
   int32_t sms[EMULATED_RUNS]; /* zeros: 132, 5 and 2 */
-  bool counts_launches;       /* counters go on from launch to launch; then there are two of each */
+  bool counts_launches;       /* in the first word of counters, which is not zero then; there are two of each */
   emulated_encode_fn encode;  /* NULL: the op's */
   size_t memory_bytes;        /* scratch and counters for `encode` */
 } emulated_call;
