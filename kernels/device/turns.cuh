@@ -33,12 +33,23 @@ __device__ __forceinline__ void tell_next(uint32_t* counters, const Turn& turn) 
   store_release(counters + 1 + turn.cta, turn.launch);
 }
 
-/* By one thread, before a barrier of those who load. In a launch whose waits ran out of time CTAs may have seen
- * different work: what is waited for may never come, and does not matter. */
-__device__ __forceinline__ void await_previous(uint32_t* counters, const Turn& turn, const tdm_step_sync& sync) {
-  uint32_t* const note = counters + turn.cta;
+/* Where the CTA before leaves its note; the first in the order has none, and something else is there. */
+__device__ __forceinline__ uint32_t* note_for(uint32_t* counters, const Turn& turn) {
+  return counters + turn.cta;
+}
+
+/* By each thread that loads, or by one before a barrier of theirs; the note is to be set back to 0 when none of the CTA
+ * waits for it any more. In a launch whose waits ran out of time CTAs may have seen different work: what is waited for
+ * may never come, and does not matter. */
+__device__ __forceinline__ void await_note(const uint32_t* note, const Turn& turn, const tdm_step_sync& sync) {
   while (load_acquire(note) != turn.launch && !launch_failed(sync)) {
   }
+}
+
+/* By one thread for all who load. */
+__device__ __forceinline__ void await_previous(uint32_t* counters, const Turn& turn, const tdm_step_sync& sync) {
+  uint32_t* const note = note_for(counters, turn);
+  await_note(note, turn, sync);
   *note = 0;
 }
 

@@ -493,8 +493,10 @@ template <int kGroup> struct Ends {
     }
   }
 
-  /* All threads, when all groups are done: the last piece, whose unit waits for the tile's others. */
+  /* All threads, when all groups are done: the note that consumers waited for, if there was one, is set back, and the
+   * last piece ended, whose unit waits for the tile's others. */
   __device__ __forceinline__ void end_work() const {
+    if (threadIdx.x == 0 && !whole_tiles() && shared.turn->cta > 0) *tdm::note_for(p.counters, *shared.turn) = 0;
     Piece piece = work.last_piece();
     piece.last_of_work = true;
     const Seat mine = seat_of(threadIdx.x, static_cast<int32_t>(blockDim.x));
@@ -555,14 +557,6 @@ template <int kBlocks, int kGroup> struct Consumer {
   Ring& tokens;
   Order& order;
   using Seat = typename Ends<kGroup>::Seat;
-
-  __device__ static __forceinline__ uint32_t consumer() {
-    return threadIdx.x / 128;
-  }
-  /* Of the consumer's warps. */
-  __device__ static __forceinline__ void sync_warps() {
-    tdm::named_barrier_sync(1 + consumer(), 128);
-  }
 
   __device__ static __forceinline__ int32_t lane() {
     return static_cast<int32_t>(threadIdx.x % 32);
@@ -683,6 +677,8 @@ template <int kBlocks, int kGroup> struct Consumer {
     pass_turn();
   }
 
+  /* The sums of the warp's columns. Every lane waits for the note by itself: with a barrier of the warpgroup here
+   * racecheck reports what is none, and with a test for one lane the compiler does the scales before the products. */
   __device__ __forceinline__ void begin(const Piece& piece) const {
     const Seat mine = seat();
     if (piece.first) {
@@ -690,8 +686,7 @@ template <int kBlocks, int kGroup> struct Consumer {
       for (int32_t token = mine.token; token < ends.rows; token += mine.step)
         ends.sum_of(token, mine.column) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     } else {
-      if (threadIdx.x % 128 == 0) tdm::await_previous(p.counters, *shared.turn, sync);
-      sync_warps();
+      tdm::await_note(tdm::note_for(p.counters, *shared.turn), *shared.turn, sync);
       ends.take_up(mine);
     }
     __syncwarp();
@@ -713,7 +708,6 @@ template <int kBlocks, int kGroup> struct Consumer {
   __device__ void multiply() const {
     const uint32_t stages = static_cast<uint32_t>(p.blocks / kBlocks);
     work.each_piece([&](const Piece& piece) {
-      if (!piece.first && !order.own) sync_warps(); /* for racecheck: both consumers pass as many barriers */
       for (int32_t group = piece.begin + (order.own ? 0 : 1); group < piece.end; group += 2) {
         add_group(piece, group == piece.begin, group + 1 == piece.end);
         weights.advance_by(stages);
