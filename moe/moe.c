@@ -216,12 +216,13 @@ static tdm_view shared_w2(const tdm_moe* moe) {
 /* What FC1 will read, for the router to bring to L2: where most experts are hit the first rows of each, so that all
  * CTAs gain. From 16 to 32 MB it is all the same (docs/overlap.md); where fewer are hit, what is brought in vain costs
  * more than the rest gains, and the shared experts are left. */
-static tdm_view read_first(const tdm_builder* builder, const tdm_moe* moe, tdm_moe_path path) {
+static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_moe_path path) {
   tdm_view view = moe->experts.w13.data;
   const int64_t columns = view.shape[2], most = PREFETCH_BYTES / (view.shape[0] * columns);
   const int64_t rows = most < view.shape[1] ? most : view.shape[1];
-  if (path != TDM_MOE_PATH_GROUPED || view.dtype != TDM_E4M3 || rows < 1) return (tdm_view){0};
-  if (100 * hit_share(&moe->config, builder->rows) < PREFETCH_LEAST_HITS) return shared_w13(moe);
+  if (path != TDM_MOE_PATH_GROUPED || view.dtype != TDM_E4M3 || rows < 1 ||
+      100 * hit_share(&moe->config, builder->rows) < PREFETCH_LEAST_HITS)
+    return (tdm_view){0};
   view.rank = 2;
   view.shape[1] = rows * columns;
   view.stride[1] = 1;
@@ -408,7 +409,7 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_rm
   const int64_t router = builder->program->n_steps;
   if (tdm_moe_routes(moe) && !joined) {
     tdm_lane* lane = path == TDM_MOE_PATH_DENSE ? builder->side_lane : builder->main_lane;
-    const tdm_view ahead = read_first(builder, moe, path);
+    const tdm_view ahead = first_rows(builder, moe, path);
     TDM_TRY(append_gate(builder, lane, &gate, &ahead));
   }
   if (moe->shared.n) {
