@@ -1,12 +1,12 @@
 /* RMSNorm, router and routing of few rows for sm_90a, in two launches.
  *
- * 1. Norm and router: a CTA a unit of the router, which is a tile of 64 experts and a segment of the sum over K, as in
- * router_gemm.
+ * 1. Norm and router: a CTA a unit of the router, which is a tile of 32 experts and a segment of the sum over K as in
+ * router_gemm. (wgmma multiplies 64 rows of weights, the others are whatever lies behind; so more CTAs fetch.)
  *
  *   before the wait    weights of the unit and of the norm; what is to be prefetched
  *   all rows           x + delta ─ squares, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
  *   the segment        its columns of x + delta, kept in shared memory ─ normalised ─ bf16; tile 0 stores them
- *   products           64 experts x 8 rows ─ partials in the workspace
+ *   products           32 experts x 8 rows ─ partials in the workspace
  *
  * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Where units
  * outnumber CTAs a CTA begins from the rows again for each; CTAs beyond them prefetch.
@@ -26,7 +26,8 @@
 namespace {
 
 constexpr int32_t kThreads = TDM_MOE_NORM_GATE_THREADS, kWarps = kThreads / 32, kRows = TDM_MOE_NORM_GATE_ROWS;
-constexpr int32_t kBlockOfW = 64 * 128, kBlockOfX = kRows * 128; /* bytes of 64 along K */
+constexpr int32_t kExperts = TDM_MOE_NORM_GATE_EXPERTS;
+constexpr int32_t kBlockOfW = kExperts * 128, kBlockOfX = kRows * 128; /* bytes of 64 along K */
 static_assert(TDM_MOE_NORM_GATE_COLUMNS == 2 * 8 * kThreads, "a thread has eight columns of either half of a row");
 
 struct Shared {
@@ -39,7 +40,7 @@ struct Unit {
   int32_t begin, blocks; /* along K */
 
   __device__ Unit(const tdm_gemm_bf16_params& p, int32_t index)
-      : n0(index / p.segments * 64), segment(index % p.segments),
+      : n0(index / p.segments * kExperts), segment(index % p.segments),
         begin(tdm::segment_begin(segment, p.segments, p.k_blocks, p.granule)),
         blocks(tdm::segment_begin(segment + 1, p.segments, p.k_blocks, p.granule) - begin) {
   }
@@ -53,20 +54,35 @@ struct Gate {
   const int32_t thread = static_cast<int32_t>(threadIdx.x), lane = thread % 32, warp = thread / 32;
 
   __device__ Gate(const tdm_moe_norm_gate_params& params, Shared& shared_memory, uint8_t* memory)
-      : p(params), shared(shared_memory), w(memory), x(w + p.segment_blocks * kBlockOfW),
+      : p(params), shared(shared_memory), w(memory), x(w + TDM_MOE_NORM_GATE_OF_W(p.segment_blocks)),
         kept(reinterpret_cast<float*>(x + p.segment_blocks * kBlockOfX)), weight(kept + p.segment_blocks * kRows * 64) {
   }
 
-  /* What steps do not write, as a rule: weights of the router and of the norm. */
+  /* The router's weights; by one thread. */
   __device__ void ask_weights(const Unit& unit) const {
-    if (thread == 0) {
-      const uint64_t once = tdm::l2_evict_first();
-      tdm::mbarrier_arrive_expect(&shared.full, static_cast<uint32_t>(unit.blocks * kBlockOfW));
-      for (int32_t block = 0; block < unit.blocks; ++block)
-        tdm::tma_load_3d(w + block * kBlockOfW, &p.gemm.w, &shared.full, once, 64 * (unit.begin + block), unit.n0, 0);
+    const uint64_t once = tdm::l2_evict_first();
+    tdm::mbarrier_arrive_expect(&shared.full, static_cast<uint32_t>(unit.blocks * kBlockOfW));
+    for (int32_t block = 0; block < unit.blocks; ++block)
+      tdm::tma_load_3d(w + block * kBlockOfW, &p.gemm.w, &shared.full, once, 64 * (unit.begin + block), unit.n0, 0);
+  }
+  /* The norm's, those that a thread brings to shared memory. */
+  struct Weights {
+    float of[2];
+  };
+  __device__ __forceinline__ Weights load_weights(const Unit& unit) const {
+    Weights weights{};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int32_t column = thread + i * kThreads;
+      if (p.norm.weight != nullptr && column < 64 * unit.blocks)
+        weights.of[i] = tdm::load_element(p.norm.weight, p.norm.weight_dtype, 64 * unit.begin + column);
     }
-    for (int32_t i = thread; i < 64 * unit.blocks && p.norm.weight != nullptr; i += kThreads)
-      weight[i] = tdm::load_element(p.norm.weight, p.norm.weight_dtype, 64 * unit.begin + i);
+    return weights;
+  }
+  __device__ __forceinline__ void keep_weights(const Unit& unit, const Weights& weights) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (thread + i * kThreads < 64 * unit.blocks) weight[thread + i * kThreads] = weights.of[i];
   }
 
   /* All rows, and what the segment needs of them. Answers the live rows, whose number is asked for beside the first
@@ -155,18 +171,25 @@ struct Gate {
 #pragma unroll
     for (int i = 0; i < kRows / 2; ++i) {
       const int32_t row = 2 * (lane % 4) + i % 2, expert = unit.n0 + 16 * warp + lane / 4 + 8 * (i / 2);
-      if (row < live) __stcg(p.gemm.partials + (unit.segment * kRows + row) * p.gemm.n + expert, c[i]);
+      if (16 * warp < kExperts && row < live)
+        __stcg(p.gemm.partials + (unit.segment * kRows + row) * p.gemm.n + expert, c[i]);
     }
   }
 
-  /* All units of this CTA. `asked`: weights of the first are under way. */
-  __device__ __forceinline__ void work(int32_t units, bool asked) const {
+  /* All units of this CTA; `ahead`: what nobody writes is asked for before the wait. */
+  __device__ __forceinline__ void work(int32_t units, const tdm_step_sync& sync) const {
+    bool waits = true;
     uint32_t parity = 0;
 #pragma unroll 1
     for (int32_t index = static_cast<int32_t>(blockIdx.x); index < units; index += static_cast<int32_t>(gridDim.x)) {
       const Unit unit(p.gemm, index);
-      if (!asked) ask_weights(unit);
+      if (waits && sync.fetches_ahead == 0) tdm::step_wait(sync);
+      if (thread == 0) ask_weights(unit);
+      const Weights weights = load_weights(unit);
+      if (waits && sync.fetches_ahead != 0) tdm::step_wait(sync);
+      waits = false;
       const int32_t live = sum_squares(unit);
+      keep_weights(unit, weights);
       __syncthreads();
       normalise(unit, live);
       tdm::fence_async_shared();
@@ -174,7 +197,6 @@ struct Gate {
       if (warp < 4) multiply(unit, live, parity);
       __syncthreads();
       parity ^= 1;
-      asked = false;
     }
   }
 };
@@ -257,18 +279,20 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   __shared__ Shared shared;
   const Gate gate(p, shared, memory);
-  const int32_t cta = static_cast<int32_t>(blockIdx.x), units = p.gemm.n / 64 * p.gemm.segments;
+  const int32_t cta = static_cast<int32_t>(blockIdx.x), units = p.gemm.n / kExperts * p.gemm.segments;
   tdm::step_enter(sync);
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0) { /* who asks; the others wait for the weights behind a barrier of the CTA */
+    tdm::tma_prefetch_map(&p.gemm.w);
     tdm::mbarrier_init(&shared.full, 1);
     tdm::fence_barrier_init();
   }
-  __syncthreads();
-  if (cta < units && sync.fetches_ahead != 0) gate.ask_weights(Unit(p.gemm, cta));
-  for (const tdm_prefetch& ahead : p.prefetch)
-    if (gate.warp == kWarps / 2) tdm::prefetch_rows(ahead, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
-  tdm::step_wait(sync);
-  gate.work(units, sync.fetches_ahead != 0);
+  if (gate.warp == kWarps - 1)
+    for (const tdm_prefetch& ahead : p.prefetch)
+      tdm::prefetch_rows(ahead, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
+  if (cta < units)
+    gate.work(units, sync);
+  else
+    tdm::step_wait(sync);
   tdm::step_end(sync);
 }
 
