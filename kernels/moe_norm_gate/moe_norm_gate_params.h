@@ -9,7 +9,6 @@
 enum {
   TDM_MOE_NORM_GATE_THREADS = 512,
   TDM_MOE_NORM_GATE_ROUTE_THREADS = 128,
-  TDM_MOE_NORM_GATE_EXPERTS = 32,  /* of a CTA's unit */
   TDM_MOE_NORM_GATE_ROWS = 8,      /* the most: the smallest token tile of wgmma */
   TDM_MOE_NORM_GATE_COLUMNS = 8192 /* the most: 32 sums of 256 columns, a lane each */
 };
@@ -26,12 +25,10 @@ typedef struct tdm_moe_norm_gate_params {
 
 static_assert(sizeof(tdm_moe_norm_gate_params) == 768, "kernel ABI");
 
-/* Shared memory: the router's weights, and what wgmma reads behind the last block of them; the rows in bf16 and before
- * the norm in f32, and the norm's weights of a segment. */
-#define TDM_MOE_NORM_GATE_OF_W(segment_blocks)                                                                         \
-  ((segment_blocks)*TDM_MOE_NORM_GATE_EXPERTS * 128 + (64 - TDM_MOE_NORM_GATE_EXPERTS) * 128)
+/* Shared memory: the router's weights, the rows in bf16 and before the norm in f32, and the norm's weights of a
+ * segment.
+ */
 #define TDM_MOE_NORM_GATE_SHARED(segment_blocks)                                                                       \
-  ((uint32_t)(TDM_MOE_NORM_GATE_OF_W(segment_blocks) +                                                                 \
-              (segment_blocks) * (TDM_MOE_NORM_GATE_ROWS * 128 + (TDM_MOE_NORM_GATE_ROWS + 1) * 64 * 4)))
+  ((uint32_t)(segment_blocks) * ((64 + TDM_MOE_NORM_GATE_ROWS) * 128 + (TDM_MOE_NORM_GATE_ROWS + 1) * 64 * 4))
 
 #endif

@@ -21,9 +21,6 @@ void tdm_moe_norm_gate_sm90_make_plan(int64_t n_experts, int64_t hidden, int32_t
   tdm_gemm_bf16_sm90_plan plan;
   tdm_router_gemm_sm90_make_plan(TDM_MOE_NORM_GATE_ROWS, n_experts, hidden, sms, &plan);
   (void)snprintf(plan.launch.kernel, sizeof plan.launch.kernel, "tdm_moe_norm_gate_sm90");
-  const int64_t units = n_experts / TDM_MOE_NORM_GATE_EXPERTS * plan.segments;
-  plan.rows = TDM_MOE_NORM_GATE_EXPERTS;
-  plan.launch.grid = (uint32_t)(units < sms ? units : sms);
   plan.launch.block = TDM_MOE_NORM_GATE_THREADS;
   plan.launch.shared_bytes = TDM_MOE_NORM_GATE_SHARED(segment_blocks(hidden, &plan));
   plan.partial_bytes = (size_t)(plan.segments * TDM_MOE_NORM_GATE_ROWS * n_experts) * sizeof(float);

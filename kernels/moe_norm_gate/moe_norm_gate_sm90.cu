@@ -1,15 +1,16 @@
 /* RMSNorm, router and routing of few rows for sm_90a, in two launches.
  *
- * 1. Norm and router: a CTA a unit of the router, which is a tile of 32 experts and a segment of the sum over K as in
- * router_gemm. (wgmma multiplies 64 rows of weights, the others are whatever lies behind; so more CTAs fetch.)
+ * 1. Norm and router: a CTA a unit of the router, which is a tile of 64 experts and a segment of the sum over K, as in
+ * router_gemm.
  *
- *   before the wait    weights of the unit and of the norm; what is to be prefetched
+ *   before the wait    weights of the unit and of the norm
  *   all rows           x + delta ─ squares, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
  *   the segment        its columns of x + delta, kept in shared memory ─ normalised ─ bf16; tile 0 stores them
- *   products           32 experts x 8 rows ─ partials in the workspace
+ *   products           64 experts x 8 rows ─ partials in the workspace
+ *   then               what is to be prefetched, while the memory has nothing else to do
  *
  * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Where units
- * outnumber CTAs a CTA begins from the rows again for each; CTAs beyond them prefetch.
+ * outnumber CTAs a CTA begins from the rows again for each.
  *
  * 2. Routing: a CTA a row adds up the segments, ascending; a warp routes as moe_route does, with its rehearsal. That
  * the segments meet at the end of a launch takes less time than to count CTAs and have the last one go on.
@@ -26,8 +27,7 @@
 namespace {
 
 constexpr int32_t kThreads = TDM_MOE_NORM_GATE_THREADS, kWarps = kThreads / 32, kRows = TDM_MOE_NORM_GATE_ROWS;
-constexpr int32_t kExperts = TDM_MOE_NORM_GATE_EXPERTS;
-constexpr int32_t kBlockOfW = kExperts * 128, kBlockOfX = kRows * 128; /* bytes of 64 along K */
+constexpr int32_t kBlockOfW = 64 * 128, kBlockOfX = kRows * 128; /* bytes of 64 along K */
 static_assert(TDM_MOE_NORM_GATE_COLUMNS == 2 * 8 * kThreads, "a thread has eight columns of either half of a row");
 
 struct Shared {
@@ -40,7 +40,7 @@ struct Unit {
   int32_t begin, blocks; /* along K */
 
   __device__ Unit(const tdm_gemm_bf16_params& p, int32_t index)
-      : n0(index / p.segments * kExperts), segment(index % p.segments),
+      : n0(index / p.segments * 64), segment(index % p.segments),
         begin(tdm::segment_begin(segment, p.segments, p.k_blocks, p.granule)),
         blocks(tdm::segment_begin(segment + 1, p.segments, p.k_blocks, p.granule) - begin) {
   }
@@ -54,7 +54,7 @@ struct Gate {
   const int32_t thread = static_cast<int32_t>(threadIdx.x), lane = thread % 32, warp = thread / 32;
 
   __device__ Gate(const tdm_moe_norm_gate_params& params, Shared& shared_memory, uint8_t* memory)
-      : p(params), shared(shared_memory), w(memory), x(w + TDM_MOE_NORM_GATE_OF_W(p.segment_blocks)),
+      : p(params), shared(shared_memory), w(memory), x(w + p.segment_blocks * kBlockOfW),
         kept(reinterpret_cast<float*>(x + p.segment_blocks * kBlockOfX)), weight(kept + p.segment_blocks * kRows * 64) {
   }
 
@@ -171,12 +171,11 @@ struct Gate {
 #pragma unroll
     for (int i = 0; i < kRows / 2; ++i) {
       const int32_t row = 2 * (lane % 4) + i % 2, expert = unit.n0 + 16 * warp + lane / 4 + 8 * (i / 2);
-      if (16 * warp < kExperts && row < live)
-        __stcg(p.gemm.partials + (unit.segment * kRows + row) * p.gemm.n + expert, c[i]);
+      if (row < live) __stcg(p.gemm.partials + (unit.segment * kRows + row) * p.gemm.n + expert, c[i]);
     }
   }
 
-  /* All units of this CTA; `ahead`: what nobody writes is asked for before the wait. */
+  /* All units of this CTA. */
   __device__ __forceinline__ void work(int32_t units, const tdm_step_sync& sync) const {
     bool waits = true;
     uint32_t parity = 0;
@@ -279,20 +278,17 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   __shared__ Shared shared;
   const Gate gate(p, shared, memory);
-  const int32_t cta = static_cast<int32_t>(blockIdx.x), units = p.gemm.n / kExperts * p.gemm.segments;
+  const int32_t cta = static_cast<int32_t>(blockIdx.x), units = p.gemm.n / 64 * p.gemm.segments;
   tdm::step_enter(sync);
   if (threadIdx.x == 0) { /* who asks; the others wait for the weights behind a barrier of the CTA */
     tdm::tma_prefetch_map(&p.gemm.w);
     tdm::mbarrier_init(&shared.full, 1);
     tdm::fence_barrier_init();
   }
+  gate.work(units, sync);
   if (gate.warp == kWarps - 1)
-    for (const tdm_prefetch& ahead : p.prefetch)
-      tdm::prefetch_rows(ahead, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
-  if (cta < units)
-    gate.work(units, sync);
-  else
-    tdm::step_wait(sync);
+    for (const tdm_prefetch& then : p.prefetch)
+      tdm::prefetch_rows(then, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
   tdm::step_end(sync);
 }
 
