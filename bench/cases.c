@@ -67,6 +67,7 @@ const bench_case bench_cases[] = {
     {"moe", "shared_fc1_bf16", "shared FC1 + SwiGLU, bf16", bench_make_fc1_bf16, 4096, 7168, 1, {SMALL4}},
     {"moe", "shared_fc2_bf16", "shared FC2, bf16", bench_make_fc2_bf16, 7168, 2048, 1, {SMALL4}},
     {"attention", "mla_decode_16h", "M sequences, context 4096", bench_make_mla_decode, 512, 576, 16, {SMALL4}},
+    {"attention", "mla_decode_4097", "16 heads, M sequences, context 4097", bench_make_mla_decode_new, 512, 576, 16, {SMALL4}},
     {"attention", "mla_decode_128h", "M sequences, context 4096", bench_make_mla_decode, 512, 576, 128, {SMALL4}},
     {"attention", "mla_kv_write", "norm + RoPE + cache write", bench_make_kv_write, 576, 1, 1, {SMALL4}},
     {"attention", "mla_norm_write", "both norms + quant + RoPE + cache write", bench_make_norm_write, 1536, 1, 1, {SMALL4}},

@@ -6,7 +6,7 @@
 #include "bench/make.h"
 #include "kernels/ops.h"
 
-enum { CONTEXT = 4096, PAGES = CONTEXT / TDM_PAGE_TOKENS, POSITIONS = 4096, CHECK_ROWS = 16, CHECK_TOKENS = 1024 };
+enum { CONTEXT = 4096, POSITIONS = 4096, CHECK_ROWS = 16, CHECK_TOKENS = 1024 };
 
 /* x and delta of a layer: x rotates, the rest stays warm. */
 tdm_status bench_make_rmsnorm(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
@@ -174,19 +174,20 @@ static int32_t* host_ints(int64_t count) {
   return ints;
 }
 
-/* m sequences of 4096 tokens, one new token each, every sequence on pages of its own in random order. A piece: four
- * heads of a sequence, whose row of the block table counts from its own first page; the last row is that table. */
-tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
-  const int64_t heads = c->batch, n_table = (m + 1) * PAGES;
-  int32_t *table = host_ints(n_table), *local = table + m * PAGES, *ints = host_ints(m + 1);
+/* m sequences of `context` tokens, one new token each, every sequence on pages of its own in random order. A piece:
+ * four heads of a sequence, whose row of the block table counts from its own first page; the last row is that table. */
+static tdm_status make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work, int32_t context) {
+  const int32_t pages = (context + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS;
+  const int64_t heads = c->batch, n_table = (m + 1) * pages;
+  int32_t *table = host_ints(n_table), *local = table + m * pages, *ints = host_ints(m + 1);
   tdm_mla_decode_args args = {.size = sizeof args, .scale = 0.0721688f};
-  shuffled(rig, local, 0, PAGES);
-  for (int64_t i = 0; i < m * PAGES; i++) table[i] = (int32_t)(i / PAGES * PAGES) + local[i % PAGES];
+  shuffled(rig, local, 0, pages);
+  for (int64_t i = 0; i < m * pages; i++) table[i] = (int32_t)(i / pages * pages) + local[i % pages];
   args.block_table = bench_ints(rig, work, table, n_table);
-  args.block_table = tdm_view_make(args.block_table.buffer, TDM_I32, 2, (const int64_t[]){m, PAGES});
+  args.block_table = tdm_view_make(args.block_table.buffer, TDM_I32, 2, (const int64_t[]){m, pages});
   for (int64_t i = 0; i <= m; i++) ints[i] = (int32_t)i;
   args.seq_start = bench_ints(rig, work, ints, m + 1);
-  for (int64_t i = 0; i < m; i++) ints[i] = CONTEXT;
+  for (int64_t i = 0; i < m; i++) ints[i] = context;
   args.kv_len = bench_ints(rig, work, ints, m);
   for (int64_t i = 0; i < m; i++) ints[i] = TDM_SEQ_ABSORBED;
   args.seq_kind = bench_ints(rig, work, ints, m);
@@ -196,14 +197,14 @@ tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m,
   free(ints);
   args.q = bench_values(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 576}, 2, 0);
   args.cache = bench_rotate(rig, work, offsetof(tdm_mla_decode_args, cache), TDM_BF16, 3,
-                            (const int64_t[]){m * PAGES, TDM_PAGE_TOKENS, 576});
+                            (const int64_t[]){m * pages, TDM_PAGE_TOKENS, 576});
   args.out = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){m, heads, 512});
   bench_make_done(work, &tdm_op_mla_decode, &args, 1e-4);
   bench_check* check = &work->check;
   bench_axis(check, 0, m);
   bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, n_seqs), 0, 1, 0, 1);
   bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, q), 0, 0, 1, 1);
-  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, cache), 0, 0, PAGES, PAGES);
+  bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, cache), 0, 0, pages, pages);
   bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, block_table), 0, m, 0, 1);
   bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, seq_start), 0, 0, 0, 2);
   bench_cut_view(check, 0, offsetof(tdm_mla_decode_args, kv_len), 0, 0, 1, 1);
@@ -213,6 +214,15 @@ tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m,
   bench_cut_view(check, 1, offsetof(tdm_mla_decode_args, q), 1, 0, 4, 4);
   bench_cut_view(check, 1, offsetof(tdm_mla_decode_args, out), 1, 0, 4, 4);
   return TDM_OK;
+}
+
+tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  return make_mla_decode(rig, c, m, work, CONTEXT);
+}
+
+/* As in a layer that decodes: the cached ones and the new one, so that the last page is not full. */
+tdm_status bench_make_mla_decode_new(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  return make_mla_decode(rig, c, m, work, CONTEXT + 1);
 }
 
 /* Random positions, and distinct slots of a cache of so many pages. */
