@@ -229,7 +229,7 @@ typedef struct tdm_moe_norm_gate_args {
   tdm_view weights;      /* optional [M, top_k] f32 */
   tdm_view alpha;        /* optional [M, E + n_shared] f32 */
   tdm_view chosen;       /* optional [M, ceil((E + n_shared) / 32)] i32, with alpha */
-  tdm_view prefetch[2];  /* optional, as in router_gemm */
+  tdm_view prefetch[2];  /* optional, as in router_gemm; only where SMs are left, as on a whole GPU */
   int32_t top_k;
   int32_t n_group;
   int32_t topk_group;

@@ -101,6 +101,8 @@ static tdm_status check(void* void_args) {
 
 static void plan_sm90(const tdm_moe_norm_gate_args* args, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
   tdm_moe_norm_gate_sm90_make_plan(args->w.shape[0], args->w.shape[1], sms, out_plan);
+  if (tdm_view_present(&args->prefetch[0]) || tdm_view_present(&args->prefetch[1]))
+    out_plan->launch.grid = (uint32_t)sms; /* those without a unit ask, if there are any */
 }
 
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {

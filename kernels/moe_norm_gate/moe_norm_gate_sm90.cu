@@ -7,10 +7,9 @@
  *   all rows           x + delta ─ squares, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
  *   the segment        its columns of x + delta, kept in shared memory ─ normalised ─ bf16; tile 0 stores them
  *   products           64 experts x 8 rows ─ partials in the workspace
- *   then               what is to be prefetched, while the memory has nothing else to do
  *
  * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Where units
- * outnumber CTAs a CTA begins from the rows again for each.
+ * outnumber CTAs a CTA begins from the rows again for each. CTAs beyond them ask for what is to be prefetched.
  *
  * 2. Routing: a CTA a row adds up the segments, ascending; a warp routes as moe_route does, with its rehearsal. That
  * the segments meet at the end of a launch takes less time than to count CTAs and have the last one go on.
@@ -278,17 +277,21 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
   TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
   __shared__ Shared shared;
   const Gate gate(p, shared, memory);
-  const int32_t cta = static_cast<int32_t>(blockIdx.x), units = p.gemm.n / 64 * p.gemm.segments;
+  const int32_t units = p.gemm.n / 64 * p.gemm.segments;
   tdm::step_enter(sync);
   if (threadIdx.x == 0) { /* who asks; the others wait for the weights behind a barrier of the CTA */
     tdm::tma_prefetch_map(&p.gemm.w);
     tdm::mbarrier_init(&shared.full, 1);
     tdm::fence_barrier_init();
   }
-  gate.work(units, sync);
-  if (gate.warp == kWarps - 1)
+  const int32_t beyond = static_cast<int32_t>(blockIdx.x) - units;
+  if (beyond < 0) {
+    gate.work(units, sync);
+  } else {
     for (const tdm_prefetch& then : p.prefetch)
-      tdm::prefetch_rows(then, 32 * cta + gate.lane, 32 * static_cast<int32_t>(gridDim.x));
+      tdm::prefetch_lines(then, kThreads * beyond + gate.thread, kThreads * (static_cast<int32_t>(gridDim.x) - units));
+    tdm::step_wait(sync);
+  }
   tdm::step_end(sync);
 }
 
