@@ -119,7 +119,9 @@ __device__ __forceinline__ void rmsnorm_store_8(const tdm_rmsnorm_params& p, int
 }
 
 /* A row in the threads' registers, eight columns each. The weight comes before the wait, the row beside the live count:
- * at few rows the kernel is a chain of loads, and this leaves two of four. */
+ * at few rows the kernel is a chain of loads, and this leaves two of four. Then the first turn is a rehearsal with a
+ * row of nothing, before the wait, so that the instructions are there when the row is; with more rows CTAs come late,
+ * and it would take longer than it gives. */
 __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, const tdm_step_sync& sync, int32_t cta,
                                                  int32_t n_ctas, float* scratch) {
   const int32_t column = 8 * static_cast<int32_t>(threadIdx.x);
@@ -127,36 +129,41 @@ __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, co
   float w[8] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
   const bool weighs = p.weight != nullptr && inside;
   if (weighs && sync.fetches_ahead != 0) load_8(w, p.weight, p.weight_dtype, column, true);
-  step_begin(sync);
-  if (weighs && sync.fetches_ahead == 0) load_8(w, p.weight, p.weight_dtype, column, true);
-  int32_t row = cta;
+  int32_t row = -1, next = cta, live = 0;
   RmsnormRow8 row8{};
   const auto fetch = [&] {
-    if (row < p.rows && inside) rmsnorm_fetch_8(p, row, column, row8);
+    if (next < p.rows && inside) rmsnorm_fetch_8(p, next, column, row8);
+    next += n_ctas;
   };
-  fetch();
-  const int32_t live = live_rows(p.n_tokens, p.rows);
-  const int32_t end = p.out_q == nullptr ? live : (live + 3) / 4 * 4;
-  while (row < end) {
-    if (row >= live) {
-      rmsnorm_zero_scales(p, row);
-      row += n_ctas;
-      continue;
-    }
+  const auto begin = [&] {
+    step_begin(sync);
+    if (weighs && sync.fetches_ahead == 0) load_8(w, p.weight, p.weight_dtype, column, true);
+    row = next;
+    fetch();
+    live = live_rows(p.n_tokens, p.rows);
+  };
+  if (p.rows > TDM_RMSNORM_FEW_ROWS) begin();
+#pragma unroll 1
+  while (row < live) {
     float v[8] = {}, squares = 0.0f;
     if (inside) {
-      rmsnorm_add_8(p, row, column, true, row8, v);
+      rmsnorm_add_8(p, row, column, row >= 0, row8, v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
     }
-    const int32_t mine = row;
-    row += n_ctas;
-    fetch(); /* the next row, on its way while this one is summed */
-    if (add_only) continue;
-    rmsnorm_scale_8(v, rmsnorm_inverse(p, block_sum(squares, scratch)), w);
-    rmsnorm_store_8(p, mine, column, inside, true, v);
-    __syncthreads();
+    if (row >= 0) fetch(); /* on its way while this one is summed */
+    if (!add_only) {
+      rmsnorm_scale_8(v, rmsnorm_inverse(p, block_sum(squares, scratch)), w);
+      rmsnorm_store_8(p, row, column, inside && row >= 0, true, v);
+      __syncthreads();
+    }
+    if (row >= 0)
+      row += n_ctas;
+    else
+      begin();
   }
+  if (p.out_q == nullptr) return;
+  for (; row < (live + 3) / 4 * 4; row += n_ctas) rmsnorm_zero_scales(p, row);
 }
 
 /* All rows, as CTA `cta` of `n_ctas`, from the beginning of the step on; the caller ends it. Dynamic shared memory: a

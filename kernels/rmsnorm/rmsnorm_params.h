@@ -32,6 +32,10 @@ typedef struct tdm_rmsnorm_params {
   int32_t pow2_scale;
 } tdm_rmsnorm_params;
 
+enum {
+  TDM_RMSNORM_FEW_ROWS = 32 /* a layer of 16 tokens takes 0.7 % less with a rehearsal, of 64 0.2 % more (H200) */
+};
+
 static_assert(sizeof(tdm_rmsnorm_params) == 160, "kernel ABI");
 
 #endif
