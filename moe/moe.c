@@ -229,16 +229,14 @@ static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_m
   return view;
 }
 
-/* Logits and routing: one step where a list is wanted, which would be a third launch. Without it two are quicker
+/* Logits and routing: one step on the main lane. Beside FC1, where everything is on few SMs, the two ops are quicker
  * (docs/kernels/small_ops.md). */
-static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate,
-                              const tdm_view* prefetch) {
+static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate, tdm_moe_path path) {
   char label[TDM_LABEL_BYTES];
-  if (tdm_view_present(&gate->hits) &&
+  if (path != TDM_MOE_PATH_DENSE &&
       tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
     return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
-  tdm_router_gemm_args router = tdm_moe_gate_router(gate);
-  router.prefetch = *prefetch;
+  const tdm_router_gemm_args router = tdm_moe_gate_router(gate);
   TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));
   const tdm_moe_route_args route = tdm_moe_gate_route(gate);
   return tdm_append_moe_route(builder->program, lane, tdm_builder_label(builder, "route", label), &route);
@@ -290,7 +288,7 @@ static tdm_status append_norm_gate(tdm_builder* builder, const tdm_moe* moe, con
                                   &args);
 }
 
-/* Logits and routing of `x`, without prefetches. */
+/* Logits and routing of `x`, without what is prefetched. */
 static tdm_status make_gate(tdm_builder* builder, const tdm_moe* moe, const tdm_view* x, tdm_moe_path path,
                             selection* out_selection, tdm_moe_gate_args* out_gate) {
   const tdm_moe_config* config = &moe->config;
@@ -409,8 +407,8 @@ tdm_status tdm_moe_append(tdm_builder* builder, const tdm_moe* moe, const tdm_rm
   const int64_t router = builder->program->n_steps;
   if (tdm_moe_routes(moe) && !joined) {
     tdm_lane* lane = path == TDM_MOE_PATH_DENSE ? builder->side_lane : builder->main_lane;
-    const tdm_view ahead = first_rows(builder, moe, path);
-    TDM_TRY(append_gate(builder, lane, &gate, &ahead));
+    gate.prefetch = first_rows(builder, moe, path);
+    TDM_TRY(append_gate(builder, lane, &gate, path));
   }
   if (moe->shared.n) {
     TDM_TRY(tdm_builder_rows(builder, "shared", TDM_F32, moe->config.hidden, &shared));

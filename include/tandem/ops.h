@@ -185,7 +185,7 @@ typedef struct tdm_moe_route_args {
 TDM_API tdm_status tdm_append_moe_route(tdm_program* program, tdm_lane* lane, const char* label,
                                         const tdm_moe_route_args* args);
 
-/* router_gemm and moe_route in one launch, with the bits of both. UNSUPPORTED but for up to 128 rows, 256 or 384
+/* router_gemm and moe_route as one step, with the bits of both. UNSUPPORTED but for up to 128 rows, 256 or 384
  * experts and, where groups are left out, groups of 32: the two ops take the rest. */
 typedef struct tdm_moe_gate_args {
   size_t size;
@@ -199,6 +199,7 @@ typedef struct tdm_moe_gate_args {
   tdm_view alpha;    /* optional [M, E + n_shared] f32 */
   tdm_view hits;     /* optional [1 + E + n_shared] i32, with alpha */
   tdm_view chosen;   /* optional [M, ceil((E + n_shared) / 32)] i32, with alpha */
+  tdm_view prefetch; /* optional, as in router_gemm; passed over where there are hits */
   int32_t top_k;
   int32_t n_group;
   int32_t topk_group;
@@ -209,8 +210,8 @@ typedef struct tdm_moe_gate_args {
 TDM_API tdm_status tdm_append_moe_gate(tdm_program* program, tdm_lane* lane, const char* label,
                                        const tdm_moe_gate_args* args);
 
-/* rmsnorm and moe_gate in one launch, with the bits of both: the router reads the norm's `out`. For few rows, which
- * take three launches longer to begin and to end than to work on. UNSUPPORTED but for up to 8 rows, H a multiple of 128
+/* rmsnorm and moe_gate as one step, with the bits of both: the router reads the norm's `out`. For few rows, which
+ * take kernels longer to begin and to end than to work on. UNSUPPORTED but for up to 8 rows, H a multiple of 128
  * up to 8192, and the routers that moe_gate takes: the other ops take the rest. */
 typedef struct tdm_moe_norm_gate_args {
   size_t size;

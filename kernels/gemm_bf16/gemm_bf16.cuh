@@ -29,6 +29,8 @@ template <int kRows, int kTokens, int kStages> struct GemmBf16Shared {
  * to store (store_swapped), and when no token is live. `flag` and `barrier` are those of add_segments; `one_wave`: all
  * units of the launch are under way at once. */
 struct NothingMore {
+  static constexpr bool kApart = false;     /* segments of a sum are left in the workspace, [segment][m][n], for a later
+                                               launch to add up */
   static constexpr bool kRegisters = false; /* consumers need more than a third of a CTA's, where two share an SM */
   __device__ void ahead() const {
   }
@@ -172,6 +174,11 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
 
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
       if (n0 >= p.n) continue;
+      if constexpr (More::kApart) {
+        const Output part{p.partials + int64_t{unit.segment} * p.m * p.n, p.n, TDM_KERNEL_F32, walk.live, p.n};
+        store_swapped<kTokens>(c, part, unit.m_tile * kTokens, n0, kAllGroups, shared.staged[consumer], barrier);
+        continue;
+      }
       uint32_t groups = kAllGroups;
       if (p.segments > 1) {
         const int64_t all_m_tiles = (p.m + kTokens - 1) / kTokens, tiles_of_n = (p.n + 63) / 64;

@@ -5,6 +5,7 @@
 #include "kernels/moe_route/moe_route.h"
 #include "kernels/ops.h"
 #include "kernels/router_gemm/router_gemm.h"
+#include "kernels/router_gemm/router_gemm_sm90.h"
 
 #define OP "moe_gate"
 
@@ -19,6 +20,7 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, alpha, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, hits, TDM_WRITE),
     TDM_OPTIONAL_OPERAND(tdm_moe_gate_args, chosen, TDM_WRITE),
+    TDM_OPTIONAL_WEIGHT_OPERAND(tdm_moe_gate_args, prefetch),
 };
 
 static bool known_experts(int64_t experts, int32_t n_group, int32_t topk_group) {
@@ -35,7 +37,8 @@ tdm_router_gemm_args tdm_moe_gate_router(const tdm_moe_gate_args* args) {
                                 .n_tokens = args->n_tokens,
                                 .x = args->x,
                                 .w = args->w,
-                                .logits = args->logits};
+                                .logits = args->logits,
+                                .prefetch = args->prefetch};
 }
 
 tdm_moe_route_args tdm_moe_gate_route(const tdm_moe_gate_args* args) {
@@ -62,6 +65,7 @@ static tdm_status check(void* void_args) {
   tdm_moe_route_args route = tdm_moe_gate_route(args);
   TDM_TRY(tdm_router_gemm_check(OP, &router));
   TDM_TRY(tdm_moe_route_check(OP, &route));
+  TDM_TRY(tdm_check_prefetch(OP, "prefetch", &args->prefetch));
   args->n_group = route.n_group;
   args->topk_group = route.topk_group;
   args->routed_scaling_factor = route.routed_scaling_factor;
@@ -77,8 +81,19 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_gate, args, NULL, NULL);
 }
 
+/* A list of hits is made by the one who routes the last row. */
+static bool in_one_launch(const tdm_moe_gate_args* args) {
+  return tdm_view_present(&args->hits);
+}
+
 static void plan_sm90(const tdm_moe_gate_args* args, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
-  tdm_moe_gate_sm90_make_plan(args->x.shape[0], args->w.shape[0], args->w.shape[1], sms, out_plan);
+  const int64_t m = args->x.shape[0], experts = args->w.shape[0], hidden = args->w.shape[1];
+  if (in_one_launch(args)) {
+    tdm_moe_gate_sm90_make_plan(m, experts, hidden, sms, out_plan);
+    return;
+  }
+  tdm_moe_gate_sm90_router_plan(m, experts, hidden, sms, out_plan);
+  if (tdm_view_present(&args->prefetch)) out_plan->launch.grid = (uint32_t)sms; /* all of them ask */
 }
 
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
@@ -86,21 +101,35 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   const double m = (double)args->x.shape[0], k = (double)args->x.shape[1], experts = (double)args->w.shape[0];
   out_plan->flops = m * experts * (2.0 * k + 5 + args->top_k); /* as the two ops count them */
   out_plan->bytes = tdm_traffic_all(&tdm_op_moe_gate, args);
+  if (tdm_view_present(&args->prefetch)) out_plan->bytes -= tdm_traffic(&args->prefetch);
   if (sms == 0) return;
   tdm_gemm_bf16_sm90_plan kernel;
   plan_sm90(args, sms, &kernel);
   tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
 }
 
-static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
+static tdm_status encode(const void* void_args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
+  const tdm_moe_gate_args* args = void_args;
   (void)plan_;
   tdm_gemm_bf16_sm90_plan kernel;
-  tdm_moe_gate_params params;
   plan_sm90(args, env->sms, &kernel);
-  TDM_TRY(
-      tdm_moe_gate_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx, &params));
-  return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+  if (in_one_launch(args)) {
+    tdm_moe_gate_params params;
+    TDM_TRY(tdm_moe_gate_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                     &params));
+    return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
+  }
+  const tdm_router_gemm_args router = tdm_moe_gate_router(args);
+  const tdm_moe_route_args route = tdm_moe_gate_route(args);
+  tdm_router_gemm_params router_params;
+  tdm_moe_gate_route_params route_params;
+  tdm_kernel_launch launch;
+  TDM_TRY(tdm_router_gemm_sm90_params(&router, &kernel, env->scratch, NULL, env->tensor_map, env->tensor_map_ctx,
+                                      &router_params));
+  TDM_TRY(tdm_encoded_step_add(out_step, &kernel.launch, &router_params, sizeof router_params));
+  tdm_moe_gate_sm90_route(&route, env->scratch, kernel.segments, env->sms, &route_params, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &route_params, sizeof route_params);
 }
 
 const tdm_op tdm_op_moe_gate = {

@@ -5,6 +5,7 @@
 #include "kernels/moe_route/moe_route_params.h"
 
 enum {
+  TDM_MOE_GATE_ROUTE_THREADS = 128,
   TDM_MOE_GATE_ROWS = 128, /* the most: one token tile */
   TDM_MOE_GATE_GROUPS = 8, /* of tokens, that are routed together */
   TDM_MOE_GATE_WORDS = 12  /* of 32 experts */
@@ -24,6 +25,16 @@ typedef struct tdm_moe_gate_params {
   tdm_moe_gate_state* state;
 } tdm_moe_gate_params;
 
+/* Of the second of two launches: logits are the sum of segments in a workspace. */
+typedef struct tdm_moe_gate_route_params {
+  tdm_moe_route_params route; /* logits: where they go */
+  float* logits;
+  const float* partials; /* [segments][rows][experts] */
+  int32_t segments;
+  int32_t padding;
+} tdm_moe_gate_route_params;
+
+static_assert(sizeof(tdm_moe_gate_route_params) == 152, "kernel ABI");
 static_assert(sizeof(tdm_moe_gate_state) == 84 && sizeof(tdm_moe_gate_params) == 576, "kernel ABI");
 
 #endif

@@ -22,6 +22,7 @@
 namespace {
 
 template <int kTokens> struct Router {
+  static constexpr bool kApart = false;
   static constexpr int kGroups = kTokens < 32 ? 1 : kTokens / 16, kGroupRows = kTokens / kGroups, kWarps = 4;
   static_assert(kGroups <= TDM_MOE_GATE_GROUPS && kGroupRows <= 32, "a lane a row of the group");
   static constexpr bool kRegisters = true;

@@ -3,6 +3,7 @@
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
 #include "kernels/moe_gate/moe_gate.h"
+#include "kernels/moe_gate/moe_gate_sm90.h"
 #include "kernels/moe_norm_gate/moe_norm_gate_sm90.h"
 #include "kernels/moe_route/moe_route.h"
 #include "kernels/ops.h"
@@ -130,8 +131,12 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
   plan_sm90(args, env->sms, &kernel);
   TDM_TRY(tdm_moe_norm_gate_sm90_params(args, &kernel, env->scratch, env->tensor_map, env->tensor_map_ctx, &params));
   TDM_TRY(tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params));
-  const tdm_kernel_launch route = tdm_moe_norm_gate_sm90_route(params.norm.rows, env->sms);
-  return tdm_encoded_step_add(out_step, &route, &params, sizeof params);
+  const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(args);
+  const tdm_moe_route_args route = tdm_moe_gate_route(&gate);
+  tdm_moe_gate_route_params route_params;
+  tdm_kernel_launch launch;
+  tdm_moe_gate_sm90_route(&route, env->scratch, kernel.segments, env->sms, &route_params, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &route_params, sizeof route_params);
 }
 
 const tdm_op tdm_op_moe_norm_gate = {

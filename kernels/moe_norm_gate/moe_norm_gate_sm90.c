@@ -2,9 +2,7 @@
 
 #include <stdio.h>
 
-#include "kernels/moe_gate/moe_gate.h"
 #include "kernels/moe_norm_gate/moe_norm_gate.h"
-#include "kernels/moe_route/moe_route_sm90.h"
 #include "kernels/rmsnorm/rmsnorm_sm90.h"
 #include "kernels/router_gemm/router_gemm_sm90.h"
 #include "runtime/op.h"
@@ -28,26 +26,16 @@ void tdm_moe_norm_gate_sm90_make_plan(int64_t n_experts, int64_t hidden, int32_t
   *out_plan = plan;
 }
 
-tdm_kernel_launch tdm_moe_norm_gate_sm90_route(int64_t rows, int32_t sms) {
-  return (tdm_kernel_launch){.kernel = "tdm_moe_norm_gate_route_sm90",
-                             .grid = (uint32_t)(rows < sms ? rows : sms),
-                             .block = TDM_MOE_NORM_GATE_ROUTE_THREADS,
-                             .admits_late = true};
-}
-
 tdm_status tdm_moe_norm_gate_sm90_params(const tdm_moe_norm_gate_args* args, const tdm_gemm_bf16_sm90_plan* plan,
                                          void* partials, tdm_tensor_map_fn encode, void* encode_ctx,
                                          tdm_moe_norm_gate_params* out_params) {
   const tdm_rmsnorm_args norm = tdm_moe_norm_gate_norm(args);
-  const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(args);
-  const tdm_moe_route_args route = tdm_moe_gate_route(&gate);
   tdm_moe_norm_gate_params params = {
       .prefetch = {tdm_prefetch_of(&args->prefetch[0]), tdm_prefetch_of(&args->prefetch[1])},
       .segment_blocks = segment_blocks(args->x.shape[1], plan)};
   TDM_TRY(tdm_gemm_bf16_sm90_fill("moe_norm_gate", &args->n_tokens, &args->out, &args->w, &args->logits, plan, partials,
                                   NULL, encode, encode_ctx, &params.gemm));
   tdm_rmsnorm_sm90_params(&norm, &params.norm);
-  tdm_moe_route_sm90_params(&route, &params.route);
   if (params.norm.vectors == 0) {
     return TDM_FAIL(
         TDM_UNSUPPORTED,

@@ -1,7 +1,5 @@
-/* RMSNorm, router and routing of few rows for sm_90a, in two launches.
- *
- * 1. Norm and router: a CTA a unit of the router, which is a tile of 64 experts and a segment of the sum over K, as in
- * router_gemm.
+/* RMSNorm and router of few rows for sm_90a, the first of two launches: moe_gate_route is the second. A CTA a unit of
+ * the router, which is a tile of 64 experts and a segment of the sum over K, as in router_gemm.
  *
  *   before the wait    weights of the unit and of the norm
  *   all rows           x + delta ─ squares, 256 columns a warp ─ sums, in rmsnorm's order          every CTA
@@ -11,16 +9,12 @@
  * Every CTA reads whole rows for itself, from L2: that takes less than to wait for one that has done it. Where units
  * outnumber CTAs a CTA begins from the rows again for each. CTAs beyond them ask for what is to be prefetched.
  *
- * 2. Routing: a CTA a row adds up the segments, ascending; a warp routes as moe_route does, with its rehearsal. That
- * the segments meet at the end of a launch takes less time than to count CTAs and have the last one go on.
- *
- * Block: 512 threads, of which 128 multiply; 128. Limit: latency: rows, sums, products, partials, routing.
- * docs/kernels/small_ops.md has figures. */
+ * Block: 512 threads, of which 128 multiply. Limit: latency: rows, sums, products, partials. docs/kernels/small_ops.md
+ * has figures. */
 
 #include "kernels/device/gemm.cuh"
 #include "kernels/device/prefetch.cuh"
 #include "kernels/moe_norm_gate/moe_norm_gate_params.h"
-#include "kernels/moe_route/moe_route.cuh"
 #include "kernels/rmsnorm/rmsnorm.cuh"
 
 namespace {
@@ -170,7 +164,7 @@ struct Gate {
 #pragma unroll
     for (int i = 0; i < kRows / 2; ++i) {
       const int32_t row = 2 * (lane % 4) + i % 2, expert = unit.n0 + 16 * warp + lane / 4 + 8 * (i / 2);
-      if (row < live) __stcg(p.gemm.partials + (unit.segment * kRows + row) * p.gemm.n + expert, c[i]);
+      if (row < live) __stcg(p.gemm.partials + (unit.segment * p.gemm.m + row) * p.gemm.n + expert, c[i]);
     }
   }
 
@@ -199,76 +193,6 @@ struct Gate {
   }
 };
 
-constexpr int32_t kRouteThreads = TDM_MOE_NORM_GATE_ROUTE_THREADS;
-
-/* A row's logits: segments ascending, as add_segments, all of them asked for at once. */
-template <int kPer> struct Logits {
-  static constexpr int32_t kMost = 16, kEach = 32 * kPer / kRouteThreads;
-  const tdm_gemm_bf16_params& p;
-  float parts[kEach][kMost];
-
-  __device__ __forceinline__ explicit Logits(const tdm_gemm_bf16_params& params) : p(params) {
-  }
-  __device__ static __forceinline__ int32_t expert(int i) {
-    return static_cast<int32_t>(threadIdx.x) + i * kRouteThreads;
-  }
-  __device__ __forceinline__ void load(int32_t row) {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i)
-#pragma unroll
-      for (int s = 0; s < kMost; ++s)
-        parts[i][s] = __ldcg(p.partials + (min(s, p.segments - 1) * kRows + row) * 32 * kPer + expert(i));
-  }
-  __device__ __forceinline__ void add(int32_t row, float* logits) const {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int s = 0; s < kMost; ++s) sum += s < p.segments ? parts[i][s] : 0.0f; /* no sum is -0 */
-      logits[expert(i)] = sum;
-      static_cast<float*>(p.out)[row * p.out_stride + expert(i)] = sum;
-    }
-  }
-};
-
-template <int kPer>
-__device__ __forceinline__ void route_rows(const tdm_moe_norm_gate_params& p, float* sums, const tdm_step_sync& sync) {
-  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
-  const bool routes = threadIdx.x < 32;
-  float bias[kPer], logits[kPer];
-#pragma unroll
-  for (int i = 0; i < kPer; ++i) bias[i] = 0.0f, logits[i] = static_cast<float>(lane);
-  const auto load_bias = [&] {
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) bias[i] = p.route.bias == nullptr ? 0.0f : p.route.bias[32 * i + lane];
-  };
-  if (routes && sync.fetches_ahead != 0) load_bias();
-  Logits<kPer> parts(p.gemm);
-  int32_t row = -1, live = 0;
-#pragma unroll 1
-  for (;;) {
-    if (routes) tdm::route_row<kPer>(p.route, row, logits, bias, lane); /* the first turn is a rehearsal */
-    if (row < 0) {
-      tdm::step_begin(sync, false);
-      tdm::step_admit_next(); /* late: the experts may then read what the norm wrote */
-      if (routes && sync.fetches_ahead == 0) load_bias();
-      row = static_cast<int32_t>(blockIdx.x);
-      parts.load(row); /* beside the live count */
-      live = tdm::live_rows(p.route.n_tokens, p.route.rows);
-    } else {
-      row += static_cast<int32_t>(gridDim.x);
-      if (row < live) parts.load(row);
-      __syncthreads();
-    }
-    if (row >= live) return;
-    parts.add(row, sums);
-    __syncthreads();
-    if (!routes) continue;
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) logits[i] = sums[32 * i + lane];
-  }
-}
-
 } // namespace
 
 extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
@@ -292,16 +216,5 @@ extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_THREADS, 1)
       tdm::prefetch_lines(then, kThreads * beyond + gate.thread, kThreads * (static_cast<int32_t>(gridDim.x) - units));
     tdm::step_wait(sync);
   }
-  tdm::step_end(sync);
-}
-
-extern "C" __global__ void __launch_bounds__(TDM_MOE_NORM_GATE_ROUTE_THREADS, 1)
-    tdm_moe_norm_gate_route_sm90(const __grid_constant__ tdm_moe_norm_gate_params p,
-                                 const __grid_constant__ tdm_step_sync sync) {
-  __shared__ float logits[384];
-  if (p.route.experts == 256)
-    route_rows<8>(p, logits, sync);
-  else
-    route_rows<12>(p, logits, sync);
   tdm::step_end(sync);
 }

@@ -7,30 +7,12 @@
  *
  * Block: 384 threads. Shared: the ring, staging. Limit: latency (launch, ring fill, meeting of the segments). */
 
-#include "kernels/device/prefetch.cuh"
-#include "kernels/gemm_bf16/gemm_bf16.cuh"
-#include "kernels/router_gemm/router_gemm_params.h"
-
-namespace {
-
-/* Until the router's input is there, and until what it routes begins, the memory has little to do: all CTAs, also those
- * without a unit, ask for what a later step reads into L2. */
-struct Prefetch : tdm::NothingMore {
-  const tdm_router_gemm_params& p;
-
-  __device__ explicit Prefetch(const tdm_router_gemm_params& params) : p(params) {
-  }
-  __device__ void ahead() const {
-    tdm::prefetch_rows(p.prefetch, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
-  }
-};
-
-} // namespace
+#include "kernels/router_gemm/router_gemm.cuh"
 
 #define ROUTER(tokens, stages)                                                                                         \
   extern "C" __global__ void __launch_bounds__(TDM_GEMM_BF16_THREADS, (tokens) <= 32 ? 2 : 1)                          \
       tdm_router_gemm_t##tokens##_sm90(const __grid_constant__ tdm_router_gemm_params p,                               \
                                        const __grid_constant__ tdm_step_sync sync) {                                   \
-    tdm::GemmBf16<64, tokens, stages, false>::run(p.gemm, sync, Prefetch(p));                                          \
+    tdm::GemmBf16<64, tokens, stages, false>::run(p.gemm, sync, tdm::RouterPrefetch(p));                               \
   }
 #include "kernels/router_gemm/router_gemm_variants.inc"

@@ -6,7 +6,6 @@ namespace {
 
 const emulator::Kernel kernels[] = {
     {"tdm_moe_norm_gate_sm90", emulator::call<tdm_moe_norm_gate_params, tdm_moe_norm_gate_sm90>},
-    {"tdm_moe_norm_gate_route_sm90", emulator::call<tdm_moe_norm_gate_params, tdm_moe_norm_gate_route_sm90>},
 };
 const emulator::Kernels known(kernels, sizeof kernels / sizeof *kernels);
 

@@ -2,12 +2,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/moe_gate/moe_gate.h"
 #include "kernels/moe_norm_gate/moe_norm_gate.h"
 #include "kernels/ops.h"
 #include "tests/emulated/run.h"
 #include "tests/kernels/oracle.h"
 
-/* moe_norm_gate: the bits of rmsnorm's and moe_gate's kernels. */
+/* moe_norm_gate: the bits of rmsnorm's, router_gemm's and moe_route's kernels. */
 
 enum { DELTA = 1, RESIDUAL = 2, WEIGHT = 4, QUANT = 8, POW2 = 16, BIAS = 32, BITS = 64, BROKEN = 128 };
 
@@ -109,17 +110,19 @@ static tdm_moe_norm_gate_args make(test_rig* rig, const norm_gate_case* c, emula
   return args;
 }
 
-/* In the reference's place: the two ops' kernels. */
-static test_rig* two_rig;
+/* In the reference's place: the ops' kernels. */
+static test_rig* apart_rig;
 
-static tdm_status run_two(const void* args, const tdm_plan* plan, void* scratch) {
+static tdm_status run_apart(const void* args, const tdm_plan* plan, void* scratch) {
   const tdm_rmsnorm_args norm = tdm_moe_norm_gate_norm(args);
   const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(args);
+  const tdm_router_gemm_args router = tdm_moe_gate_router(&gate);
+  const tdm_moe_route_args route = tdm_moe_gate_route(&gate);
   (void)plan;
   (void)scratch;
-  emulated_run(two_rig, &(emulated_call){.op = &tdm_op_rmsnorm, .args = &norm, .kernel = "rmsnorm"});
-  emulated_run(two_rig, &(emulated_call){
-                            .op = &tdm_op_moe_gate, .args = &gate, .kernel = "moe_gate_t8", .counts_launches = true});
+  emulated_run(apart_rig, &(emulated_call){.op = &tdm_op_rmsnorm, .args = &norm, .kernel = "rmsnorm"});
+  emulated_run(apart_rig, &(emulated_call){.op = &tdm_op_router_gemm, .args = &router, .kernel = "router_gemm_t8"});
+  emulated_run(apart_rig, &(emulated_call){.op = &tdm_op_moe_route, .args = &route, .kernel = "moe_route"});
   return TDM_OK;
 }
 
@@ -131,14 +134,14 @@ static void run(const norm_gate_case* c) {
                  (long long)c->m, (long long)c->hidden, (long long)c->experts, c->top_k, c->topk_group, c->n_group);
   const tdm_moe_norm_gate_args args = make(&rig, c, outputs);
   tdm_op op = tdm_op_moe_norm_gate;
-  op.ref = run_two;
-  two_rig = &rig;
+  op.ref = run_apart;
+  apart_rig = &rig;
   emulated_compare(
-      &rig, &(emulated_call){
-                .op = &op, .args = &args, .outputs = outputs, .n_outputs = OUTPUTS, .kernel = "moe_norm_gate_route"});
+      &rig,
+      &(emulated_call){.op = &op, .args = &args, .outputs = outputs, .n_outputs = OUTPUTS, .kernel = "moe_gate_route"});
   test_rig_close(&rig);
 }
 
-Test(moe_norm_gate, has_the_bits_of_the_two_kernels) {
+Test(moe_norm_gate, has_the_bits_of_the_kernels) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run(&cases[i]);
 }

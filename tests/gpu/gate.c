@@ -97,6 +97,7 @@ static void run(gpu_rig* rig, const gate_case* c) {
                             .routed_scaling_factor = 2.5f};
   if (bias) args.bias = bias->view;
   if (count) args.n_tokens = count->view;
+  if (c->rows % 2 == 0) args.prefetch = w->view; /* passed over where there are hits */
   gpu_upload(rig);
 
   tdm_moe_gate_args two = args;

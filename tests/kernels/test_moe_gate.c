@@ -181,6 +181,13 @@ Test(moe_gate, plans_as_the_router) {
       cr_expect_eq(gate.state_bytes, router.state_bytes + sizeof(tdm_moe_gate_state));
       cr_expect_eq(strncmp(gate.variant, "tdm_moe_gate_t", strlen("tdm_moe_gate_t")), 0, "%s", gate.variant);
       cr_expect_eq(strcmp(gate.variant + strlen("tdm_moe_gate"), router.variant + strlen("tdm_router_gemm")), 0);
+      b.args.hits = (tdm_view){0}; /* then two launches, and nothing to count */
+      gate = (tdm_plan){.splits = 1};
+      tdm_op_moe_gate.plan(&b.args, sms, &gate);
+      cr_expect_eq(gate.splits, router.splits);
+      cr_expect_eq(gate.scratch_bytes, (size_t)(router.splits * m * 256) * sizeof(float));
+      cr_expect_eq(gate.state_bytes, 0);
+      cr_expect_eq(strcmp(gate.variant + strlen("tdm_moe_gate_router"), router.variant + strlen("tdm_router_gemm")), 0);
       test_rig_close(&rig);
     }
   }

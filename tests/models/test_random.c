@@ -69,8 +69,9 @@ Test(random_models, route_in_one_step_or_two) {
   } cases[] = {
       {2, TDM_MOE_PATH_HITS, "moe_gate", "moe_route"},         {128, TDM_MOE_PATH_HITS, "moe_gate", "router_gemm"},
       {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"},      {160, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"},
-      {2, TDM_MOE_PATH_GROUPED, "moe_norm_gate", "moe_route"}, {160, TDM_MOE_PATH_GROUPED, "moe_route", "gate"}};
-  static float logits[6][2 * GOLDEN_VOCAB];
+      {2, TDM_MOE_PATH_GROUPED, "moe_norm_gate", "moe_route"}, {16, TDM_MOE_PATH_GROUPED, "moe_gate", "moe_route"},
+      {160, TDM_MOE_PATH_GROUPED, "moe_route", "gate"}};
+  static float logits[7][2 * GOLDEN_VOCAB];
   tdm_deepseek_v3_config shape = golden_shape();
   shape.n_routed_experts = 256;
   shape.n_group = 8;
