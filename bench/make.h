@@ -62,6 +62,7 @@ tdm_status bench_make_quant(bench_rig* rig, const bench_case* c, int64_t m, benc
 tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_norm_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_gate_list(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_mla_decode_new(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);

@@ -97,9 +97,9 @@ tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, benc
   return TDM_OK;
 }
 
-/* The same behind the router's product, whose weights rotate, with the list of hits. A piece: some rows, which make no
- * list. x is small, so that scores do not saturate, where a last bit of a logit would turn a choice. */
-tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+/* The same behind the router's product, whose weights rotate. A piece: some rows, which make no list. x is small, so
+ * that scores do not saturate, where a last bit of a logit would turn a choice. */
+static void make_gate(bench_rig* rig, const bench_case* c, int64_t m, bool lists, bench_work* work) {
   enum { TOP_K = 8, SHARED = 1 };
   const int64_t rows = bench_least(m, CHECK_ROWS);
   tdm_moe_gate_args args = {.size = sizeof args,
@@ -116,7 +116,7 @@ tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench
   args.ids = bench_tensor(rig, work, TDM_I32, 2, (const int64_t[]){m, TOP_K});
   args.weights = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, TOP_K});
   args.alpha = bench_tensor(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n + SHARED});
-  args.hits = bench_tensor(rig, work, TDM_I32, 1, (const int64_t[]){1 + c->n + SHARED});
+  if (lists) args.hits = bench_tensor(rig, work, TDM_I32, 1, (const int64_t[]){1 + c->n + SHARED});
   bench_make_done(work, &tdm_op_moe_gate, &args, 1e-9);
   bench_check* check = &work->check;
   memset(check->args + offsetof(tdm_moe_gate_args, hits), 0, sizeof args.hits);
@@ -126,6 +126,15 @@ tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench
   bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, ids), 0, 0, 1, rows);
   bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, weights), 0, 0, 1, rows);
   bench_cut_view(check, 0, offsetof(tdm_moe_gate_args, alpha), 0, 0, 1, rows);
+}
+
+tdm_status bench_make_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  make_gate(rig, c, m, false, work);
+  return TDM_OK;
+}
+
+tdm_status bench_make_gate_list(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  make_gate(rig, c, m, true, work);
   return TDM_OK;
 }
 

@@ -185,8 +185,8 @@ typedef struct tdm_moe_route_args {
 TDM_API tdm_status tdm_append_moe_route(tdm_program* program, tdm_lane* lane, const char* label,
                                         const tdm_moe_route_args* args);
 
-/* router_gemm and moe_route as one step, with the bits of both. UNSUPPORTED but for up to 128 rows, 256 or 384
- * experts and, where groups are left out, groups of 32: the two ops take the rest. */
+/* router_gemm and moe_route as one step, with the bits of both. UNSUPPORTED but for up to 512 rows, or 128 with hits,
+ * 256 or 384 experts and, where groups are left out, groups of 32: the two ops take the rest. */
 typedef struct tdm_moe_gate_args {
   size_t size;
   tdm_view n_tokens; /* optional i32 [1] */

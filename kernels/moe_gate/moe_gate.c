@@ -28,8 +28,12 @@ static bool known_experts(int64_t experts, int32_t n_group, int32_t topk_group) 
   return (experts == 256 || experts == 384) && (!masks || n_group * INT64_C(32) == experts);
 }
 
-bool tdm_moe_gate_supported(int64_t rows, int64_t experts, int32_t n_group, int32_t topk_group) {
-  return rows <= TDM_MOE_GATE_ROWS && known_experts(experts, n_group, topk_group);
+static int32_t most_rows(bool lists) {
+  return lists ? TDM_MOE_GATE_LIST_ROWS : TDM_MOE_GATE_ROWS;
+}
+
+bool tdm_moe_gate_supported(int64_t rows, int64_t experts, int32_t n_group, int32_t topk_group, bool lists) {
+  return rows <= most_rows(lists) && known_experts(experts, n_group, topk_group);
 }
 
 tdm_router_gemm_args tdm_moe_gate_router(const tdm_moe_gate_args* args) {
@@ -70,8 +74,10 @@ static tdm_status check(void* void_args) {
   args->topk_group = route.topk_group;
   args->routed_scaling_factor = route.routed_scaling_factor;
   const int64_t rows = args->x.shape[0], experts = args->w.shape[0];
-  if (rows > TDM_MOE_GATE_ROWS) {
-    return TDM_FAIL(TDM_UNSUPPORTED, OP ": x has %lld rows, the limit is %d", (long long)rows, TDM_MOE_GATE_ROWS);
+  const bool lists = tdm_view_present(&args->hits);
+  if (rows > most_rows(lists)) {
+    return TDM_FAIL(TDM_UNSUPPORTED, OP ": x has %lld rows, the limit %s hits is %d", (long long)rows,
+                    lists ? "with" : "without", most_rows(lists));
   }
   if (!known_experts(experts, args->n_group, args->topk_group)) {
     return TDM_FAIL(TDM_UNSUPPORTED,

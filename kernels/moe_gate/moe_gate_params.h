@@ -6,9 +6,10 @@
 
 enum {
   TDM_MOE_GATE_ROUTE_THREADS = 128,
-  TDM_MOE_GATE_ROWS = 128, /* the most: one token tile */
-  TDM_MOE_GATE_GROUPS = 8, /* of tokens, that are routed together */
-  TDM_MOE_GATE_WORDS = 12  /* of 32 experts */
+  TDM_MOE_GATE_ROWS = 512,      /* the most */
+  TDM_MOE_GATE_LIST_ROWS = 128, /* the most with a list of hits: one token tile */
+  TDM_MOE_GATE_GROUPS = 8,      /* of tokens, that are routed together */
+  TDM_MOE_GATE_WORDS = 12       /* of 32 experts */
 };
 
 /* Zero before the first launch; every launch leaves zeros. */

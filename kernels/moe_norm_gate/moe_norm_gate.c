@@ -34,7 +34,7 @@ static const tdm_operand operands[] = {
 
 bool tdm_moe_norm_gate_supported(int64_t rows, int64_t hidden, int64_t experts, int32_t n_group, int32_t topk_group) {
   return rows <= TDM_MOE_NORM_GATE_ROWS && hidden % TDM_QUANT_BLOCK == 0 && hidden <= TDM_MOE_NORM_GATE_COLUMNS &&
-         tdm_moe_gate_supported(rows, experts, n_group, topk_group);
+         tdm_moe_gate_supported(rows, experts, n_group, topk_group, false);
 }
 
 tdm_rmsnorm_args tdm_moe_norm_gate_norm(const tdm_moe_norm_gate_args* args) {

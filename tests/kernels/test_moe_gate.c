@@ -137,7 +137,9 @@ static const struct {
     {{128, 256, 16, -1, 8, 8, 4, 1, true, true, false, TDM_BF16}, NULL},
     {{128, 384, 16, -1, 8, 1, 1, 1, true, true, false, TDM_BF16}, NULL},
     {{1, 256, 16, -1, 8, 16, 16, 1, true, true, false, TDM_BF16}, NULL},
-    {{129, 256, 16, -1, 8, 8, 4, 1, true, true, false, TDM_BF16}, "moe_gate|129|128"},
+    {{129, 256, 16, -1, 8, 8, 4, 1, true, true, false, TDM_BF16}, "moe_gate|129|with hits|128"},
+    {{512, 256, 16, -1, 8, 8, 4, 1, true, false, false, TDM_BF16}, NULL},
+    {{513, 256, 16, -1, 8, 8, 4, 1, true, false, false, TDM_BF16}, "moe_gate|513|without hits|512"},
     {{1, 255, 16, -1, 8, 1, 1, 1, true, true, false, TDM_BF16}, "moe_gate|255 experts"},
     {{1, 512, 16, -1, 8, 16, 4, 1, true, true, false, TDM_BF16}, "moe_gate|512 experts|4 of 16"},
     {{1, 256, 16, -1, 8, 4, 2, 1, true, true, false, TDM_BF16}, "moe_gate|256 experts|2 of 4"},
@@ -152,16 +154,16 @@ Test(moe_gate, names_its_limits) {
     test_rig_open(&rig);
     make_bench(&rig, &b, c);
     const tdm_status status = tdm_append_moe_gate(test_rig_program(&rig), rig.lane, "gate", &b.args);
-    cr_expect_eq(tdm_moe_gate_supported(c->m, c->experts, c->n_group, c->topk_group), !limits[i].words, "%s",
-                 rig.label);
+    cr_expect_eq(tdm_moe_gate_supported(c->m, c->experts, c->n_group, c->topk_group, c->with_hits), !limits[i].words,
+                 "%s", rig.label);
     if (limits[i].words)
       test_expect_failure(rig.label, status, TDM_UNSUPPORTED, limits[i].words);
     else
       cr_expect_eq(status, TDM_OK, "%s", tdm_last_error()->message);
     test_rig_close(&rig);
   }
-  cr_expect(tdm_moe_gate_supported(1, 256, 0, 0));
-  cr_expect(tdm_moe_gate_supported(1, 256, 8, 0));
+  cr_expect(tdm_moe_gate_supported(1, 256, 0, 0, true));
+  cr_expect(tdm_moe_gate_supported(1, 256, 8, 0, true));
 }
 
 Test(moe_gate, plans_as_the_router) {
@@ -228,6 +230,10 @@ static const test_refusal refusals[] = {
     {"negative shared experts", "n_shared|-1", {SET(n_shared, -1)}},
     {"NaN factor", "routed_scaling_factor|nan", {SET_FLOAT(routed_scaling_factor, NAN)}},
     {"a count of 256", "n_tokens", {COPY(n_tokens, bias)}},
+    {"prefetch starts at byte 264",
+     "prefetch starts at byte 264",
+     {COPY(prefetch, w), SET(prefetch.offset_bytes, 264), SET(prefetch.shape[0], 4)}},
+    {"prefetch overlaps logits", "prefetch|overlaps|logits", {COPY(prefetch, logits)}},
     {"ids in alpha", "ids|overlaps|alpha", {COPY(ids.buffer, alpha.buffer)}},
     {"weights in the logits", "weights|overlaps|logits", {COPY(weights.buffer, logits.buffer)}},
 };

@@ -70,7 +70,7 @@ Test(random_models, route_in_one_step_or_two) {
       {2, TDM_MOE_PATH_HITS, "moe_gate", "moe_route"},         {128, TDM_MOE_PATH_HITS, "moe_gate", "router_gemm"},
       {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"},      {160, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"},
       {2, TDM_MOE_PATH_GROUPED, "moe_norm_gate", "moe_route"}, {16, TDM_MOE_PATH_GROUPED, "moe_gate", "moe_route"},
-      {160, TDM_MOE_PATH_GROUPED, "moe_route", "gate"}};
+      {160, TDM_MOE_PATH_GROUPED, "moe_gate", "moe_route"}};
   static float logits[7][2 * GOLDEN_VOCAB];
   tdm_deepseek_v3_config shape = golden_shape();
   shape.n_routed_experts = 256;
