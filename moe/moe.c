@@ -233,8 +233,8 @@ static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_m
  * (docs/kernels/small_ops.md). */
 static tdm_status append_gate(tdm_builder* builder, tdm_lane* lane, const tdm_moe_gate_args* gate, tdm_moe_path path) {
   char label[TDM_LABEL_BYTES];
-  if (path != TDM_MOE_PATH_DENSE && tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group,
-                                                           gate->topk_group, tdm_view_present(&gate->hits)))
+  if (path != TDM_MOE_PATH_DENSE &&
+      tdm_moe_gate_supported(builder->rows, gate->w.shape[0], gate->n_group, gate->topk_group))
     return tdm_append_moe_gate(builder->program, lane, tdm_builder_label(builder, "gate", label), gate);
   const tdm_router_gemm_args router = tdm_moe_gate_router(gate);
   TDM_TRY(tdm_append_router_gemm(builder->program, lane, tdm_builder_label(builder, "router", label), &router));

@@ -33,7 +33,7 @@ typedef struct tdm_kernel_launch {
   bool admits_late;      /* the lane's next kernel begins only when this one's CTAs have waited for the steps before */
 } tdm_kernel_launch;
 
-enum { TDM_KERNEL_PARAMS_BYTES = 1024, TDM_STEP_LAUNCHES = 2 };
+enum { TDM_KERNEL_PARAMS_BYTES = 1024, TDM_STEP_LAUNCHES = 3 };
 
 /* A launch with its parameters: one struct passed by value. */
 typedef struct tdm_encoded_launch {

@@ -185,8 +185,8 @@ typedef struct tdm_moe_route_args {
 TDM_API tdm_status tdm_append_moe_route(tdm_program* program, tdm_lane* lane, const char* label,
                                         const tdm_moe_route_args* args);
 
-/* router_gemm and moe_route as one step, with the bits of both. UNSUPPORTED but for up to 512 rows, or 128 with hits,
- * 256 or 384 experts and, where groups are left out, groups of 32: the two ops take the rest. */
+/* router_gemm and moe_route as one step, with the bits of both. UNSUPPORTED but for up to 512 rows, 256 or 384
+ * experts and, where groups are left out, groups of 32: the two ops take the rest. */
 typedef struct tdm_moe_gate_args {
   size_t size;
   tdm_view n_tokens; /* optional i32 [1] */
@@ -199,7 +199,7 @@ typedef struct tdm_moe_gate_args {
   tdm_view alpha;    /* optional [M, E + n_shared] f32 */
   tdm_view hits;     /* optional [1 + E + n_shared] i32, with alpha */
   tdm_view chosen;   /* optional [M, ceil((E + n_shared) / 32)] i32, with alpha */
-  tdm_view prefetch; /* optional, as in router_gemm; passed over where there are hits */
+  tdm_view prefetch; /* optional, as in router_gemm */
   int32_t top_k;
   int32_t n_group;
   int32_t topk_group;

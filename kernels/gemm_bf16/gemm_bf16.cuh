@@ -25,18 +25,11 @@ template <int kRows, int kTokens, int kStages> struct GemmBf16Shared {
   uint32_t flag[2];
 };
 
-/* What a launch does besides: a thread before it waits; a consumer when it has stored the groups of a tile that are its
- * to store (store_swapped), and when no token is live. `flag` and `barrier` are those of add_segments; `one_wave`: all
- * units of the launch are under way at once. */
+/* What a launch does besides: a thread before it waits. */
 struct NothingMore {
-  static constexpr bool kApart = false;     /* segments of a sum are left in the workspace, [segment][m][n], for a later
-                                               launch to add up */
-  static constexpr bool kRegisters = false; /* consumers need more than a third of a CTA's, where two share an SM */
+  static constexpr bool kApart = false; /* segments of a sum are left in the workspace, [segment][m][n], for a later
+                                           launch to add up */
   __device__ void ahead() const {
-  }
-  __device__ void stored(const Unit&, uint32_t, int32_t, bool, uint32_t*, uint32_t) const {
-  }
-  __device__ void no_tokens() const {
   }
 };
 
@@ -149,8 +142,8 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   }
 
   /* A warpgroup: multiplies its units and stores them. */
-  template <class More>
-  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer, const More& more) {
+  template <bool kApart>
+  __device__ static void multiply(const tdm_gemm_bf16_params& p, Shared& shared, uint32_t consumer) {
     const Walk walk(p, live_rows(p.n_tokens, p.m));
     const uint32_t lane = threadIdx.x % 32, barrier = 1 + consumer;
     const uint32_t w_offset = kRows == 128 ? consumer * 64 * 128 : 0;
@@ -174,7 +167,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
 
       const int32_t n0 = unit.n_tile * kRows + (kRows == 128 ? static_cast<int32_t>(consumer) * 64 : 0);
       if (n0 >= p.n) continue;
-      if constexpr (More::kApart) {
+      if constexpr (kApart) {
         const Output part{p.partials + int64_t{unit.segment} * p.m * p.n, p.n, TDM_KERNEL_F32, walk.live, p.n};
         store_swapped<kTokens>(c, part, unit.m_tile * kTokens, n0, kAllGroups, shared.staged[consumer], barrier);
         continue;
@@ -191,9 +184,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
       const Output out{static_cast<uint8_t*>(p.out) + unit.batch * p.out_batch_stride * element, p.out_stride,
                        p.out_dtype, walk.live, p.n};
       store_swapped<kTokens>(c, out, unit.m_tile * kTokens, n0, groups, shared.staged[consumer], barrier);
-      more.stored(unit, groups, walk.live, walk.one_wave(), &shared.flag[consumer], barrier);
     }
-    if (walk.units == 0) more.no_tokens();
   }
 
   /* Barriers; all threads, first of all. */
@@ -217,7 +208,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
   __device__ static void run(const tdm_gemm_bf16_params& p, const tdm_step_sync& sync, const More& more = {}) {
     TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Shared& shared = *reinterpret_cast<Shared*>(memory);
-    constexpr bool kUneven = !kTwoCtas || More::kRegisters;
+    constexpr bool kUneven = !kTwoCtas;
     prepare(p, shared, sync);
     if (threadIdx.x < 128) {
       if constexpr (kUneven) registers_lower<40>();
@@ -230,7 +221,7 @@ template <int kRows, int kTokens, int kStages, bool kMnMajor> struct GemmBf16 {
     } else {
       if constexpr (kUneven) registers_raise<kTwoCtas ? 96 : 232>();
       step_wait(sync);
-      multiply(p, shared, threadIdx.x / 128 - 1, more);
+      multiply<More::kApart>(p, shared, threadIdx.x / 128 - 1);
     }
     step_end(sync);
   }

@@ -45,7 +45,7 @@ template <int kRows, int kTokens, int kStages> struct MlaAbsorb {
     } else {
       if constexpr (!Gemm::kTwoCtas) tdm::registers_raise<224>();
       tdm::step_wait(sync);
-      Gemm::multiply(p.gemm, shared, threadIdx.x / 128 - 1, tdm::NothingMore{});
+      Gemm::template multiply<false>(p.gemm, shared, threadIdx.x / 128 - 1);
       __syncwarp();
       tdm::mla_absorb_rotate(p.rope, &shared.taken);
     }

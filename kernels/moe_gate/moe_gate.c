@@ -3,6 +3,7 @@
 #include "kernels/common/check.h"
 #include "kernels/moe_gate/moe_gate_sm90.h"
 #include "kernels/moe_route/moe_route.h"
+#include "kernels/moe_route/moe_route_sm90.h"
 #include "kernels/ops.h"
 #include "kernels/router_gemm/router_gemm.h"
 #include "kernels/router_gemm/router_gemm_sm90.h"
@@ -28,12 +29,8 @@ static bool known_experts(int64_t experts, int32_t n_group, int32_t topk_group) 
   return (experts == 256 || experts == 384) && (!masks || n_group * INT64_C(32) == experts);
 }
 
-static int32_t most_rows(bool lists) {
-  return lists ? TDM_MOE_GATE_LIST_ROWS : TDM_MOE_GATE_ROWS;
-}
-
-bool tdm_moe_gate_supported(int64_t rows, int64_t experts, int32_t n_group, int32_t topk_group, bool lists) {
-  return rows <= most_rows(lists) && known_experts(experts, n_group, topk_group);
+bool tdm_moe_gate_supported(int64_t rows, int64_t experts, int32_t n_group, int32_t topk_group) {
+  return rows <= TDM_MOE_GATE_ROWS && known_experts(experts, n_group, topk_group);
 }
 
 tdm_router_gemm_args tdm_moe_gate_router(const tdm_moe_gate_args* args) {
@@ -74,10 +71,8 @@ static tdm_status check(void* void_args) {
   args->topk_group = route.topk_group;
   args->routed_scaling_factor = route.routed_scaling_factor;
   const int64_t rows = args->x.shape[0], experts = args->w.shape[0];
-  const bool lists = tdm_view_present(&args->hits);
-  if (rows > most_rows(lists)) {
-    return TDM_FAIL(TDM_UNSUPPORTED, OP ": x has %lld rows, the limit %s hits is %d", (long long)rows,
-                    lists ? "with" : "without", most_rows(lists));
+  if (rows > TDM_MOE_GATE_ROWS) {
+    return TDM_FAIL(TDM_UNSUPPORTED, OP ": x has %lld rows, the limit is %d", (long long)rows, TDM_MOE_GATE_ROWS);
   }
   if (!known_experts(experts, args->n_group, args->topk_group)) {
     return TDM_FAIL(TDM_UNSUPPORTED,
@@ -87,18 +82,8 @@ static tdm_status check(void* void_args) {
   return tdm_check_overlap(&tdm_op_moe_gate, args, NULL, NULL);
 }
 
-/* A list of hits is made by the one who routes the last row. */
-static bool in_one_launch(const tdm_moe_gate_args* args) {
-  return tdm_view_present(&args->hits);
-}
-
 static void plan_sm90(const tdm_moe_gate_args* args, int32_t sms, tdm_gemm_bf16_sm90_plan* out_plan) {
-  const int64_t m = args->x.shape[0], experts = args->w.shape[0], hidden = args->w.shape[1];
-  if (in_one_launch(args)) {
-    tdm_moe_gate_sm90_make_plan(m, experts, hidden, sms, out_plan);
-    return;
-  }
-  tdm_moe_gate_sm90_router_plan(m, experts, hidden, sms, out_plan);
+  tdm_moe_gate_sm90_make_plan(args->x.shape[0], args->w.shape[0], args->w.shape[1], sms, out_plan);
   if (tdm_view_present(&args->prefetch)) out_plan->launch.grid = (uint32_t)sms; /* all of them ask */
 }
 
@@ -114,28 +99,31 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.partial_bytes, kernel.counter_bytes);
 }
 
+tdm_status tdm_moe_gate_encode_route(const tdm_moe_gate_args* args, const float* partials, int32_t segments,
+                                     int32_t sms, tdm_encoded_step* out_step) {
+  const tdm_moe_route_args route = tdm_moe_gate_route(args);
+  tdm_moe_gate_route_params params;
+  tdm_moe_hits_params hits;
+  tdm_kernel_launch launch;
+  tdm_moe_gate_sm90_route(&route, partials, segments, sms, &params, &launch);
+  TDM_TRY(tdm_encoded_step_add(out_step, &launch, &params, sizeof params));
+  if (!tdm_view_present(&args->hits)) return TDM_OK;
+  tdm_moe_hits_sm90_plan(&route, &hits, &launch);
+  return tdm_encoded_step_add(out_step, &launch, &hits, sizeof hits);
+}
+
 static tdm_status encode(const void* void_args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   const tdm_moe_gate_args* args = void_args;
+  const tdm_router_gemm_args router = tdm_moe_gate_router(args);
   (void)plan_;
   tdm_gemm_bf16_sm90_plan kernel;
+  tdm_router_gemm_params params;
   plan_sm90(args, env->sms, &kernel);
-  if (in_one_launch(args)) {
-    tdm_moe_gate_params params;
-    TDM_TRY(tdm_moe_gate_sm90_params(args, &kernel, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
-                                     &params));
-    return tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params);
-  }
-  const tdm_router_gemm_args router = tdm_moe_gate_router(args);
-  const tdm_moe_route_args route = tdm_moe_gate_route(args);
-  tdm_router_gemm_params router_params;
-  tdm_moe_gate_route_params route_params;
-  tdm_kernel_launch launch;
-  TDM_TRY(tdm_router_gemm_sm90_params(&router, &kernel, env->scratch, NULL, env->tensor_map, env->tensor_map_ctx,
-                                      &router_params));
-  TDM_TRY(tdm_encoded_step_add(out_step, &kernel.launch, &router_params, sizeof router_params));
-  tdm_moe_gate_sm90_route(&route, env->scratch, kernel.segments, env->sms, &route_params, &launch);
-  return tdm_encoded_step_add(out_step, &launch, &route_params, sizeof route_params);
+  TDM_TRY(
+      tdm_router_gemm_sm90_params(&router, &kernel, env->scratch, NULL, env->tensor_map, env->tensor_map_ctx, &params));
+  TDM_TRY(tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params));
+  return tdm_moe_gate_encode_route(args, env->scratch, kernel.segments, env->sms, out_step);
 }
 
 const tdm_op tdm_op_moe_gate = {

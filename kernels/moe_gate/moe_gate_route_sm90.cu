@@ -88,7 +88,7 @@ __device__ __forceinline__ void route_rows(const tdm_moe_gate_route_params& p, f
 extern "C" __global__ void __launch_bounds__(TDM_MOE_GATE_ROUTE_THREADS)
     tdm_moe_gate_route_sm90(const __grid_constant__ tdm_moe_gate_route_params p,
                             const __grid_constant__ tdm_step_sync sync) {
-  __shared__ float logits[32 * TDM_MOE_GATE_WORDS];
+  __shared__ float logits[TDM_MOE_GATE_EXPERTS];
   if (p.route.experts == 256)
     route_rows<8>(p, logits, sync);
   else

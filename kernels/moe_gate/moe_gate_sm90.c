@@ -2,21 +2,12 @@
 
 #include <stdio.h>
 
-#include "kernels/moe_gate/moe_gate.h"
 #include "kernels/moe_route/moe_route_sm90.h"
 #include "kernels/router_gemm/router_gemm_sm90.h"
 #include "runtime/op.h"
-#include "runtime/status.h"
 
 void tdm_moe_gate_sm90_make_plan(int64_t m, int64_t n_experts, int64_t hidden, int32_t sms,
                                  tdm_gemm_bf16_sm90_plan* out_plan) {
-  tdm_router_gemm_sm90_make_plan(m, n_experts, hidden, sms, out_plan);
-  (void)snprintf(out_plan->launch.kernel, sizeof out_plan->launch.kernel, "tdm_moe_gate_t%d_sm90", out_plan->tokens);
-  out_plan->counter_bytes += sizeof(tdm_moe_gate_state);
-}
-
-void tdm_moe_gate_sm90_router_plan(int64_t m, int64_t n_experts, int64_t hidden, int32_t sms,
-                                   tdm_gemm_bf16_sm90_plan* out_plan) {
   tdm_router_gemm_sm90_make_plan(m, n_experts, hidden, sms, out_plan);
   (void)snprintf(out_plan->launch.kernel, sizeof out_plan->launch.kernel, "tdm_moe_gate_router_t%d_sm90",
                  out_plan->tokens);
@@ -34,17 +25,4 @@ void tdm_moe_gate_sm90_route(const tdm_moe_route_args* args, const float* partia
                                     .grid = (uint32_t)(rows < sms ? rows : sms),
                                     .block = TDM_MOE_GATE_ROUTE_THREADS,
                                     .admits_late = true};
-}
-
-tdm_status tdm_moe_gate_sm90_params(const tdm_moe_gate_args* args, const tdm_gemm_bf16_sm90_plan* plan, void* partials,
-                                    void* counters, tdm_tensor_map_fn encode, void* encode_ctx,
-                                    tdm_moe_gate_params* out_params) {
-  const tdm_moe_route_args route = tdm_moe_gate_route(args);
-  tdm_moe_gate_state* state = counters;
-  TDM_TRY(tdm_gemm_bf16_sm90_fill("moe_gate", &args->n_tokens, &args->x, &args->w, &args->logits, plan, partials,
-                                  state + 1, encode, encode_ctx, &out_params->gemm));
-  tdm_moe_route_sm90_params(&route, &out_params->route);
-  out_params->hits = tdm_view_data_or_null(&args->hits);
-  out_params->state = state;
-  return TDM_OK;
 }

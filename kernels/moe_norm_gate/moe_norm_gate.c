@@ -3,7 +3,6 @@
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
 #include "kernels/moe_gate/moe_gate.h"
-#include "kernels/moe_gate/moe_gate_sm90.h"
 #include "kernels/moe_norm_gate/moe_norm_gate_sm90.h"
 #include "kernels/moe_route/moe_route.h"
 #include "kernels/ops.h"
@@ -34,7 +33,7 @@ static const tdm_operand operands[] = {
 
 bool tdm_moe_norm_gate_supported(int64_t rows, int64_t hidden, int64_t experts, int32_t n_group, int32_t topk_group) {
   return rows <= TDM_MOE_NORM_GATE_ROWS && hidden % TDM_QUANT_BLOCK == 0 && hidden <= TDM_MOE_NORM_GATE_COLUMNS &&
-         tdm_moe_gate_supported(rows, experts, n_group, topk_group, false);
+         tdm_moe_gate_supported(rows, experts, n_group, topk_group);
 }
 
 tdm_rmsnorm_args tdm_moe_norm_gate_norm(const tdm_moe_norm_gate_args* args) {
@@ -132,11 +131,7 @@ static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_enco
   TDM_TRY(tdm_moe_norm_gate_sm90_params(args, &kernel, env->scratch, env->tensor_map, env->tensor_map_ctx, &params));
   TDM_TRY(tdm_encoded_step_add(out_step, &kernel.launch, &params, sizeof params));
   const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(args);
-  const tdm_moe_route_args route = tdm_moe_gate_route(&gate);
-  tdm_moe_gate_route_params route_params;
-  tdm_kernel_launch launch;
-  tdm_moe_gate_sm90_route(&route, env->scratch, kernel.segments, env->sms, &route_params, &launch);
-  return tdm_encoded_step_add(out_step, &launch, &route_params, sizeof route_params);
+  return tdm_moe_gate_encode_route(&gate, env->scratch, kernel.segments, env->sms, out_step);
 }
 
 const tdm_op tdm_op_moe_norm_gate = {

@@ -55,17 +55,17 @@ static const route_case router_cases[] = {
 };
 
 static const route_case gate_cases[] = {
-    {1, 1, 256, 1024, "moe_gate_t8", 8, 8, 4, 1, BIAS | LIST},
-    {7, 5, 384, 960, "moe_gate_t8", 6, 1, 1, 1, BIAS | LIST | BROKEN | BITS},
-    {8, 0, 256, 512, "moe_gate_t8", 8, 8, 4, 2, BIAS | LIST},
+    {1, 1, 256, 1024, "moe_route_hits", 8, 8, 4, 1, BIAS | LIST},
+    {7, 5, 384, 960, "moe_route_hits", 6, 1, 1, 1, BIAS | LIST | BROKEN | BITS},
+    {8, 0, 256, 512, "moe_route_hits", 8, 8, 4, 2, BIAS | LIST},
     {16, 16, 256, 64, "moe_gate_route", 8, 1, 1, 0, BITS},
-    {17, 17, 384, 128, "moe_gate_t24", 32, 12, 5, 35, BIAS | LIST | BROKEN | BITS},
-    {32, 27, 256, 2048, "moe_gate_t32", 8, 8, 4, 1, BIAS | LIST},
-    {64, 50, 256, 1536, "moe_gate_t64", 8, 8, 4, 1, BIAS | LIST | BROKEN},
+    {17, 17, 384, 128, "moe_route_hits", 32, 12, 5, 35, BIAS | LIST | BROKEN | BITS},
+    {32, 27, 256, 2048, "moe_route_hits", 8, 8, 4, 1, BIAS | LIST},
+    {64, 50, 256, 1536, "moe_route_hits", 8, 8, 4, 1, BIAS | LIST | BROKEN},
     {3, 2, 256, 2048, "moe_gate_route", 8, 8, 4, 1, BIAS | BITS},
     {64, 49, 384, 1536, "moe_gate_route", 8, 1, 1, 1, BIAS | BITS | BROKEN},
     {128, 125, 256, 1024, "moe_gate_route", 8, 8, 4, 1, BIAS | BITS},
-    {128, 113, 384, 768, "moe_gate_t128", 8, 1, 1, 1, BIAS | LIST | BITS},
+    {128, 113, 384, 768, "moe_route_hits", 8, 1, 1, 1, BIAS | LIST | BITS},
 };
 
 enum { LOGITS, IDS, WEIGHTS, ALPHA, HITS_LIST, CHOSEN, OUTPUTS };

@@ -97,7 +97,7 @@ static void run(gpu_rig* rig, const gate_case* c) {
                             .routed_scaling_factor = 2.5f};
   if (bias) args.bias = bias->view;
   if (count) args.n_tokens = count->view;
-  if (c->rows % 2 == 0) args.prefetch = w->view; /* passed over where there are hits */
+  if (c->rows % 2 == 0) args.prefetch = w->view;
   gpu_upload(rig);
 
   tdm_moe_gate_args two = args;
@@ -153,10 +153,10 @@ void test_moe_gate(gpu_rig* rig, bool quick) {
     run(rig, &(gate_case){128, lives[i], 256, 7168, 8, 8, 4, 1, sms[i % 3], true, true, i % 2 == 0});
     run(rig, &(gate_case){128, lives[i], 384, 1024, 8, 1, 1, 0, 0, true, true, i % 2 == 1});
   }
-  /* Several token tiles, without a list. */
+  /* Several token tiles. */
   static const int64_t many[] = {129, 200, 256, 257, 512};
   for (size_t i = 0; i < sizeof many / sizeof *many && !quick; i++) {
-    run(rig, &(gate_case){many[i], -1, 256, 7168, 8, 8, 4, 1, sms[i % 3], true, false, false});
+    run(rig, &(gate_case){many[i], -1, 256, 7168, 8, 8, 4, 1, sms[i % 3], true, i % 2 == 0, false});
     run(rig, &(gate_case){many[i], many[i] - 60, 384, 1024, 8, 1, 1, 1, 0, true, false, true});
   }
   run(rig, &(gate_case){8, 0, 256, 512, 8, 1, 1, 2, 0, false, true, false});

@@ -59,8 +59,8 @@ static void collect(void* ctx, const char* piece, size_t bytes) {
   t->bytes += bytes;
 }
 
-/* DeepSeek-V3's router: with the norm before it one step for few rows of the path grouped; one step up to 128 rows
- * where a list is wanted, else two. The same bits. */
+/* DeepSeek-V3's router: with the norm before it one step for few rows of the path grouped; one step up to 512
+ * rows, but for dense, else two. The same bits. */
 Test(random_models, route_in_one_step_or_two) {
   static const struct {
     int64_t bucket;
@@ -68,9 +68,9 @@ Test(random_models, route_in_one_step_or_two) {
     const char *has, *lacks;
   } cases[] = {
       {2, TDM_MOE_PATH_HITS, "moe_gate", "moe_route"},         {128, TDM_MOE_PATH_HITS, "moe_gate", "router_gemm"},
-      {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"},      {160, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"},
+      {128, TDM_MOE_PATH_DENSE, "moe_route", "moe_gate"},      {520, TDM_MOE_PATH_HITS, "moe_route", "moe_gate"},
       {2, TDM_MOE_PATH_GROUPED, "moe_norm_gate", "moe_route"}, {16, TDM_MOE_PATH_GROUPED, "moe_gate", "moe_route"},
-      {160, TDM_MOE_PATH_GROUPED, "moe_gate", "moe_route"}};
+      {520, TDM_MOE_PATH_GROUPED, "moe_route", "gate"}};
   static float logits[7][2 * GOLDEN_VOCAB];
   tdm_deepseek_v3_config shape = golden_shape();
   shape.n_routed_experts = 256;
