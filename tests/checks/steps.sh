@@ -13,7 +13,7 @@ for file in "$root"/kernels/*/*_sm90.cu; do
   bodies=("$file" "$(dirname "$file")"/*.cuh)
   [[ $file == */moe_fc2_sm90.cu ]] && bodies+=("$root"/kernels/gemm_fp8/gemm_fp8_{swap,upright}.cuh)
   [[ $file == */grouped_gemm_fp8_sm90.cu ]] && bodies+=("$root/kernels/gemm_fp8/gemm_fp8_plain.cuh")
-  [[ $file == */router_gemm_sm90.cu || $file == */moe_gate_sm90.cu ]] && bodies+=("$root/kernels/gemm_bf16/gemm_bf16.cuh")
+  [[ $file == */router_gemm_sm90.cu || $file == */moe_gate_router_sm90.cu ]] && bodies+=("$root/kernels/gemm_bf16/gemm_bf16.cuh")
   waits=$(cat "${bodies[@]}" 2>/dev/null | grep -cE 'step_begin\(sync(, false)?\)|step_wait\(sync\)' || true)
   ends=$(cat "${bodies[@]}" 2>/dev/null | grep -c 'step_end(sync)' || true)
   if ((taken < count || waits == 0 || ends == 0)); then
