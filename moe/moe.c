@@ -148,7 +148,7 @@ const tdm_weight* tdm_moe_input_weight(const tdm_moe* moe) {
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
 
 enum {
-  NORM_GATE_ROWS = 2,
+  NORM_GATE_ROWS = 2,  /* each further row costs the step 1 us or more */
   BF16_MOST_HITS = 90, /* percent of the experts: beyond, a list is slower than all of them */
   PREFETCH_LEAST_HITS = 80,
   PREFETCH_BYTES = 24 << 20
@@ -215,7 +215,7 @@ static tdm_view shared_w2(const tdm_moe* moe) {
 
 /* What FC1 will read, for the router to bring to L2: where most experts are hit the first rows of each, so that all
  * CTAs gain. From 16 to 32 MB it is all the same (docs/overlap.md); where fewer are hit, what is brought in vain costs
- * more than the rest gains, and the shared experts are left. */
+ * more than the rest gains. */
 static tdm_view first_rows(const tdm_builder* builder, const tdm_moe* moe, tdm_moe_path path) {
   tdm_view view = moe->experts.w13.data;
   const int64_t columns = view.shape[2], most = PREFETCH_BYTES / (view.shape[0] * columns);
@@ -247,8 +247,8 @@ static tdm_status append_norm(tdm_builder* builder, const tdm_rmsnorm_args* norm
   return tdm_append_rmsnorm(builder->program, builder->main_lane, tdm_builder_label(builder, "post_norm", label), norm);
 }
 
-/* Norm, logits and routing in one launch: quicker than three up to so many rows (docs/kernels/small_ops.md). Only where
- * nothing runs beside them. */
+/* Norm, logits and routing as one step: quicker up to so many rows, where nothing runs beside them
+ * (docs/kernels/small_ops.md). */
 static bool joins_norm(const tdm_builder* builder, const tdm_moe_gate_args* gate, tdm_moe_path path) {
   return path == TDM_MOE_PATH_GROUPED && builder->rows <= NORM_GATE_ROWS &&
          tdm_moe_norm_gate_supported(builder->rows, gate->w.shape[1], gate->w.shape[0], gate->n_group,

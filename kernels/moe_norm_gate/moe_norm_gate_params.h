@@ -22,8 +22,7 @@ typedef struct tdm_moe_norm_gate_params {
 
 static_assert(sizeof(tdm_moe_norm_gate_params) == 640, "kernel ABI");
 
-/* Shared memory: the router's weights, the rows in bf16 and before the norm in f32, and the norm's weights of a
- * segment.
+/* Shared memory, of a segment: the router's weights, the rows in bf16 and before the norm in f32, the norm's weights.
  */
 #define TDM_MOE_NORM_GATE_SHARED(segment_blocks)                                                                       \
   ((uint32_t)(segment_blocks) * ((64 + TDM_MOE_NORM_GATE_ROWS) * 128 + (TDM_MOE_NORM_GATE_ROWS + 1) * 64 * 4))

@@ -8,7 +8,7 @@
 #include "runtime/op.h"
 #include "runtime/status.h"
 
-/* Blocks of the longest segment: the first segment_begin of gemm.cuh that rounds up, less the one before. */
+/* Blocks of the longest segment, as segment_begin of gemm.cuh cuts them. */
 static int32_t segment_blocks(int64_t hidden, const tdm_gemm_bf16_sm90_plan* plan) {
   const int32_t granules = (int32_t)((hidden / 64 + plan->granule - 1) / plan->granule);
   return (granules + plan->segments - 1) / plan->segments * plan->granule;
