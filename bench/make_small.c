@@ -6,6 +6,12 @@
 #include "bench/make.h"
 #include "kernels/ops.h"
 
+/* DeepSeek-V3's routing: 8 of 256 experts, from 4 of 8 groups, and one shared expert. */
+enum { TOP_K = 8, SHARED = 1 };
+#define V3_ROUTING                                                                                                     \
+  .top_k = TOP_K, .n_group = 8, .topk_group = 4, .n_shared = SHARED, .norm_topk_prob = true,                           \
+  .routed_scaling_factor = 2.5f
+
 enum { CONTEXT = 4096, POSITIONS = 4096, CHECK_ROWS = 16, CHECK_TOKENS = 1024 };
 
 /* x and delta of a layer: x rotates, the rest stays warm. */
@@ -77,16 +83,9 @@ tdm_status bench_make_inverse_rope_quant(bench_rig* rig, const bench_case* c, in
   return TDM_OK;
 }
 
-/* DeepSeek-V3's: 8 of 256 experts, from 4 of 8 groups, one shared expert. Checked whole. */
+/* Checked whole. */
 tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
-  enum { TOP_K = 8, SHARED = 1 };
-  tdm_moe_route_args args = {.size = sizeof args,
-                             .top_k = TOP_K,
-                             .n_group = 8,
-                             .topk_group = 4,
-                             .n_shared = SHARED,
-                             .norm_topk_prob = true,
-                             .routed_scaling_factor = 2.5f};
+  tdm_moe_route_args args = {.size = sizeof args, V3_ROUTING};
   args.logits = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){m, c->n}, 4, 0);
   args.bias = bench_values(rig, work, TDM_F32, 1, &c->n, 0.1f, 0);
   args.ids = bench_tensor(rig, work, TDM_I32, 2, (const int64_t[]){m, TOP_K});
@@ -100,15 +99,8 @@ tdm_status bench_make_route(bench_rig* rig, const bench_case* c, int64_t m, benc
 /* The same behind the router's product, whose weights rotate. A piece: some rows, which make no list. x is small, so
  * that scores do not saturate, where a last bit of a logit would turn a choice. */
 static void make_gate(bench_rig* rig, const bench_case* c, int64_t m, bool lists, bench_work* work) {
-  enum { TOP_K = 8, SHARED = 1 };
   const int64_t rows = bench_least(m, CHECK_ROWS);
-  tdm_moe_gate_args args = {.size = sizeof args,
-                            .top_k = TOP_K,
-                            .n_group = 8,
-                            .topk_group = 4,
-                            .n_shared = SHARED,
-                            .norm_topk_prob = true,
-                            .routed_scaling_factor = 2.5f};
+  tdm_moe_gate_args args = {.size = sizeof args, V3_ROUTING};
   args.x = bench_values(rig, work, TDM_BF16, 2, (const int64_t[]){m, c->k}, 0.05f, 0);
   args.w = bench_rotate(rig, work, offsetof(tdm_moe_gate_args, w), TDM_BF16, 2, (const int64_t[]){c->n, c->k});
   args.bias = bench_values(rig, work, TDM_F32, 1, &c->n, 0.1f, 0);
@@ -141,15 +133,8 @@ tdm_status bench_make_gate_list(bench_rig* rig, const bench_case* c, int64_t m, 
 /* rmsnorm's operands, then those of the gate; weights of the router rotate. The norm's weight keeps scores from
  * saturating. Checked whole. */
 tdm_status bench_make_norm_gate(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
-  enum { TOP_K = 8, SHARED = 1 };
   const int64_t row[] = {m, c->k};
-  tdm_moe_norm_gate_args args = {.size = sizeof args,
-                                 .top_k = TOP_K,
-                                 .n_group = 8,
-                                 .topk_group = 4,
-                                 .n_shared = SHARED,
-                                 .norm_topk_prob = true,
-                                 .routed_scaling_factor = 2.5f};
+  tdm_moe_norm_gate_args args = {.size = sizeof args, V3_ROUTING};
   args.x = bench_values(rig, work, TDM_BF16, 2, row, 1, 0);
   args.delta = bench_values(rig, work, TDM_BF16, 2, row, 1, 0);
   args.residual_out = bench_tensor(rig, work, TDM_BF16, 2, row);

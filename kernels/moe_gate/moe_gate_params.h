@@ -5,7 +5,7 @@
 
 enum {
   TDM_MOE_GATE_ROUTE_THREADS = 128,
-  TDM_MOE_GATE_ROWS = 512,   /* the most */
+  TDM_MOE_GATE_ROWS = 512,   /* the most; one takes up to 24 KB of workspace */
   TDM_MOE_GATE_EXPERTS = 384 /* the most */
 };
 

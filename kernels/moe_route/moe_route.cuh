@@ -52,11 +52,10 @@ __device__ __forceinline__ uint32_t shared_bits(int32_t n_shared, int32_t word) 
 
 /* Where experts are a multiple of 32 and a group, if groups are masked, is 32 of them: expert 32 i + l is element i of
  * lane l, so that a group is one register of the warp. Maxima over the warp are one instruction on the keys. The same
- * choices, sums and roundings as in shared memory (moe_route_sm90.cu). Stores what p asks for, nothing for row -1; with
- * alpha, lane i answers a bit a lane: expert 32 i + l has a weight. */
+ * choices, sums and roundings as in shared memory (moe_route_sm90.cu). Stores what p asks for, nothing for row -1. */
 template <int kPer>
-__device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int32_t row, const float (&logits)[kPer],
-                                              const float (&bias)[kPer], int32_t lane) {
+__device__ __forceinline__ void route_row(const tdm_moe_route_params& p, int32_t row, const float (&logits)[kPer],
+                                          const float (&bias)[kPer], int32_t lane) {
   float scores[kPer];
   uint32_t keys[kPer];
   bool spoilt = false;
@@ -135,8 +134,8 @@ __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int
     if (p.ids != nullptr) p.ids[row * p.ids_stride + lane] = id;
     if (p.weights != nullptr) p.weights[row * p.weights_stride + lane] = weight;
   }
-  if (p.alpha == nullptr) return 0;
-  uint32_t hits = 0;
+  if (p.alpha == nullptr) return;
+  uint32_t hits = 0; /* lane i: a bit an expert from 32 i on that has a weight */
 #pragma unroll
   for (int i = 0; i < kPer; ++i) {
     const float chosen = __shfl_sync(~0u, weight, choice_of[i] & 31);
@@ -145,7 +144,7 @@ __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int
     const uint32_t word = __ballot_sync(~0u, alpha != 0.0f); /* NaN is a hit */
     hits = lane == i ? word : hits;
   }
-  if (row < 0) return hits;
+  if (row < 0) return;
   for (int32_t e = lane; e < p.n_shared; e += 32) p.alpha[row * p.alpha_stride + 32 * kPer + e] = 1.0f;
   if (p.chosen != nullptr) {
     int32_t* const chosen = p.chosen + row * p.chosen_stride;
@@ -153,7 +152,6 @@ __device__ __forceinline__ uint32_t route_row(const tdm_moe_route_params& p, int
     for (int32_t w = lane; 32 * w < p.n_shared; w += 32)
       chosen[kPer + w] = static_cast<int32_t>(shared_bits(p.n_shared, w));
   }
-  return hits;
 }
 
 } // namespace tdm

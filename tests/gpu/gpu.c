@@ -376,7 +376,7 @@ void gpu_expect_same_as(gpu_rig* rig, const tdm_op* op, const void* args, int32_
   tdm_plan plan;
   CUdeviceptr state;
   if (!encode_step(rig, op, args, sms, &plan, &state, &step)) return;
-  uint8_t* left = malloc(plan.state_bytes + 1);
+  uint8_t* left = malloc(plan.state_bytes + 1); /* never of nothing */
   if (!left) abort();
   for (int launch = 0; launch < LAUNCHES && rig->ok; launch++) {
     for (int32_t i = 0; i < n; i++)

@@ -85,7 +85,8 @@ static tdm_moe_norm_gate_args make(test_rig* rig, const norm_gate_case* c) {
       .n_shared = c->n_shared,
       .norm_topk_prob = true,
       .routed_scaling_factor = 2.5f,
-      .eps = 1e-5f,
+      .eps = 1e-2f,
+      .quant_eps = 2.0f, /* above some blocks' largest value */
       .pow2_scale = c->adds};
   if (c->adds) args.delta = make_normal(rig, "delta", TDM_BF16, c->m, c->hidden, 1.0f)->view;
   if (c->weighs) {
@@ -100,17 +101,47 @@ static tdm_moe_norm_gate_args make(test_rig* rig, const norm_gate_case* c) {
   return args;
 }
 
+static tdm_moe_norm_gate_args open_case(test_rig* rig, const norm_gate_case* c, test_tensor** out) {
+  test_rig_open(rig);
+  tdm_moe_norm_gate_args args = make(rig, c);
+  make_outputs(rig, c, &args, out);
+  return args;
+}
+
 Test(moe_norm_gate, has_the_bits_of_the_ops) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     test_rig rig;
     test_tensor *out[OUTPUTS], *want[OUTPUTS];
-    test_rig_open(&rig);
-    tdm_moe_norm_gate_args args = make(&rig, &cases[i]);
-    make_outputs(&rig, &cases[i], &args, want);
-    const tdm_rmsnorm_args norm = tdm_moe_norm_gate_norm(&args);
-    const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(&args);
-    const tdm_router_gemm_args router = tdm_moe_gate_router(&gate);
-    const tdm_moe_route_args route = tdm_moe_gate_route(&gate);
+    tdm_moe_norm_gate_args args = open_case(&rig, &cases[i], want);
+    /* Written out once more, lest what the op leaves out be left out here too. */
+    const tdm_rmsnorm_args norm = {.size = sizeof norm,
+                                   .n_tokens = args.n_tokens,
+                                   .x = args.x,
+                                   .delta = args.delta,
+                                   .residual_out = args.residual_out,
+                                   .weight = args.weight,
+                                   .out = args.out,
+                                   .out_q = args.out_q,
+                                   .out_scale = args.out_scale,
+                                   .eps = args.eps,
+                                   .quant_eps = args.quant_eps,
+                                   .pow2_scale = args.pow2_scale};
+    const tdm_router_gemm_args router = {
+        .size = sizeof router, .n_tokens = args.n_tokens, .x = args.out, .w = args.w, .logits = args.logits};
+    const tdm_moe_route_args route = {.size = sizeof route,
+                                      .n_tokens = args.n_tokens,
+                                      .logits = args.logits,
+                                      .bias = args.bias,
+                                      .ids = args.ids,
+                                      .weights = args.weights,
+                                      .alpha = args.alpha,
+                                      .chosen = args.chosen,
+                                      .top_k = args.top_k,
+                                      .n_group = args.n_group,
+                                      .topk_group = args.topk_group,
+                                      .n_shared = args.n_shared,
+                                      .norm_topk_prob = args.norm_topk_prob,
+                                      .routed_scaling_factor = args.routed_scaling_factor};
     cr_assert_eq(TEST_RUN(&rig, rmsnorm, &norm), TDM_OK, "%s", tdm_last_error()->message);
     cr_assert_eq(TEST_RUN(&rig, router_gemm, &router), TDM_OK, "%s", tdm_last_error()->message);
     cr_assert_eq(TEST_RUN(&rig, moe_route, &route), TDM_OK, "%s", tdm_last_error()->message);
@@ -127,9 +158,7 @@ Test(moe_norm_gate, zero_means_the_default) {
   const norm_gate_case c = {3, -1, 128, 256, 8, 1, 1, 0, TDM_BF16, TDM_BF16, false, false, true, false};
   test_rig rig;
   test_tensor* out[OUTPUTS];
-  test_rig_open(&rig);
-  tdm_moe_norm_gate_args args = make(&rig, &c);
-  make_outputs(&rig, &c, &args, out);
+  tdm_moe_norm_gate_args args = open_case(&rig, &c, out);
   args.n_group = args.topk_group = 0;
   args.routed_scaling_factor = args.eps = args.quant_eps = 0;
   cr_assert_eq(tdm_op_moe_norm_gate.check(&args), TDM_OK, "%s", tdm_last_error()->message);
@@ -160,9 +189,7 @@ Test(moe_norm_gate, names_its_limits) {
     const norm_gate_case* c = &limits[i].c;
     test_rig rig;
     test_tensor* out[OUTPUTS];
-    test_rig_open(&rig);
-    tdm_moe_norm_gate_args args = make(&rig, c);
-    make_outputs(&rig, c, &args, out);
+    tdm_moe_norm_gate_args args = open_case(&rig, c, out);
     const tdm_status status = tdm_append_moe_norm_gate(test_rig_program(&rig), rig.lane, "norm_gate", &args);
     cr_expect_eq(tdm_moe_norm_gate_supported(c->m, c->hidden, c->experts, c->n_group, c->topk_group), !limits[i].words,
                  "%s", rig.label);
@@ -179,9 +206,7 @@ Test(moe_norm_gate, plans_a_cta_a_unit_of_the_router) {
   test_rig rig;
   test_tensor* out[OUTPUTS];
   tdm_plan plan = {.splits = 1}, router = {.splits = 1};
-  test_rig_open(&rig);
-  tdm_moe_norm_gate_args args = make(&rig, &c);
-  make_outputs(&rig, &c, &args, out);
+  tdm_moe_norm_gate_args args = open_case(&rig, &c, out);
   const tdm_moe_gate_args gate = tdm_moe_norm_gate_gate(&args);
   const tdm_router_gemm_args router_args = tdm_moe_gate_router(&gate);
   tdm_op_moe_norm_gate.plan(&args, 132, &plan);
@@ -233,9 +258,7 @@ Test(moe_norm_gate, refuses_bad_arguments) {
   const norm_gate_case c = {5, -1, 128, 256, 8, 8, 4, 1, TDM_BF16, TDM_BF16, true, true, true, false};
   test_rig rig;
   test_tensor* out[OUTPUTS];
-  test_rig_open(&rig);
-  tdm_moe_norm_gate_args args = make(&rig, &c);
-  make_outputs(&rig, &c, &args, out);
+  tdm_moe_norm_gate_args args = open_case(&rig, &c, out);
   test_rig_refusals(&rig, &tdm_op_moe_norm_gate, &args, TDM_INVALID_ARGUMENT, refusals,
                     sizeof refusals / sizeof refusals[0]);
   test_rig_close(&rig);
@@ -245,9 +268,7 @@ Test(moe_norm_gate, refuses_a_wrong_count) {
   const norm_gate_case c = {5, -1, 128, 256, 8, 8, 4, 1, TDM_BF16, TDM_BF16, true, true, true, false};
   test_rig rig;
   test_tensor* out[OUTPUTS];
-  test_rig_open(&rig);
-  tdm_moe_norm_gate_args args = make(&rig, &c);
-  make_outputs(&rig, &c, &args, out);
+  tdm_moe_norm_gate_args args = open_case(&rig, &c, out);
   args.n_tokens = test_rig_count(&rig, "n_tokens", 6)->view;
   test_expect_failure("count", TEST_RUN(&rig, moe_norm_gate, &args), TDM_INVALID_ARGUMENT, "moe_norm_gate|6|5");
   test_rig_close(&rig);
