@@ -73,14 +73,14 @@ __device__ __forceinline__ uint32_t turn_round(uint32_t row) {
   return row;
 }
 
-/* Of `rows` rows from first_row on, as far as they are live; groups are of `group` rows. Bits of no expert are passed
- * over. note(expert, groups): the groups of all experts before it, also for the one behind the last. `scratch`: shared
+/* Of `rows` rows from first_row on, of `m`, as far as they are live; groups are of `group` rows. Bits of no expert are
+ * passed over. `live` is looked at behind the bits, so that both may be on their way. note(expert, groups): the groups of all experts before it, also for the one behind the last. `scratch`: shared
  * memory for the bits as they come, or NULL; without it every word's warp asks for all rows' sectors, and all CTAs ask
  * few places in L2. All threads of the CTA, after step_wait, with nobody using what was there. */
 template <class Note>
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
-                                                int32_t rows, int32_t first_row, int32_t live, int32_t group,
-                                                uint32_t* scratch, Note note) {
+                                                int32_t rows, int32_t first_row, int32_t m, int32_t live,
+                                                int32_t group, uint32_t* scratch, Note note) {
   const int32_t expert_words = (n_experts + 31) / 32, experts = 32 * expert_words;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32);
@@ -94,7 +94,7 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
 
   constexpr int kAtOnce = 4; /* loads under way */
   if (scratch != nullptr) {
-    const int32_t n = min(live - first_row, rows) * expert_words;
+    const int32_t n = min(m - first_row, rows) * expert_words;
     for (int32_t base = static_cast<int32_t>(threadIdx.x); base < n; base += kAtOnce * 32 * warps) {
       uint32_t values[kAtOnce];
 #pragma unroll
@@ -124,13 +124,14 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         const int32_t row = first_row + 32 * (base + i) + lane;
-        const bool there = base + i < choices.words && row < live;
+        const bool there = base + i < choices.words && row < m;
         row_bits[i] = there ? bits_of(row, word) : 0;
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         if (base + i >= choices.words) break;
-        const uint32_t column = turn_round(row_bits[i]), turned = expert < n_experts ? column : 0;
+        const uint32_t its = first_row + 32 * (base + i) + lane < live ? row_bits[i] : 0;
+        const uint32_t column = turn_round(its), turned = expert < n_experts ? column : 0;
         choices.bits[expert * choices.words + base + i] = turned;
         chose += __popc(turned);
       }
@@ -161,8 +162,9 @@ __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_
 }
 
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
-                                                int32_t rows, int32_t first_row, int32_t live, int32_t group) {
-  return load_choices(memory, p, n_experts, rows, first_row, live, group, nullptr, [](int32_t, int32_t) {});
+                                                int32_t rows, int32_t first_row, int32_t m, int32_t live,
+                                                int32_t group) {
+  return load_choices(memory, p, n_experts, rows, first_row, m, live, group, nullptr, [](int32_t, int32_t) {});
 }
 
 /* A warp's part of a ring that it fills by gathering: each of its lanes arrives at full[] when its own copies are done.

@@ -178,15 +178,17 @@ template <int kTokens, int kStages, bool kSegmented> struct MoeFc1Grouped {
     const int32_t live = tdm::live_rows(p.fc1.n_tokens, p.fc1.m), rows = min(p.fc1.m, int32_t{TDM_CHOICES_ROWS});
     tdm::Ring<kStages> ring;
     Gathering gathering;
-    for (int32_t first_row = 0; first_row < live; first_row += TDM_CHOICES_ROWS) {
+    int32_t first_row = 0;
+    do { /* once at least: the choices are asked for beside `live` */
       const tdm::Choices choices =
-          tdm::load_choices(choices_memory, p.fc1.choices, p.fc1.n_experts, rows, first_row, live, kTokens);
+          tdm::load_choices(choices_memory, p.fc1.choices, p.fc1.n_experts, rows, first_row, p.fc1.m, live, kTokens);
       const Walk walk(p.fc1, choices, shared.turn);
       if (threadIdx.x == 0) load_weights(walk, shared, ring);
       if (threadIdx.x / 32 == 1) gather_tokens(p, walk, shared, places.gathered, gathering);
       if (threadIdx.x >= 128) multiply(walk, shared, places, ring, sync);
       __syncthreads();
-    }
+      first_row += TDM_CHOICES_ROWS;
+    } while (first_row < live);
     tdm::step_end(sync);
   }
 };

@@ -70,7 +70,7 @@ template <int kGroup> struct Memory {
   uint64_t* seen;  /* [2] and the finisher knows */
   int32_t* bounds; /* first group of a tile of each segment, and its end */
   tdm::Turn* turn;
-  uint32_t* flag; /* what the last piece's meeting said */
+  uint32_t* flag; /* of the last piece: whether it is its tile's last; then what its meeting said */
   void* choices;
 
   __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_fc2_grouped_params& p)
@@ -392,6 +392,16 @@ template <int kGroup> struct Ends {
     return 0;
   }
 
+  /* Whether the work's last piece is its tile's last: all other segments are in the workspace and nobody waits for this
+   * one, which then need not go there. By one thread, before a barrier of those who add up. */
+  __device__ __forceinline__ bool comes_last() const {
+    if (whole_tiles() || work.from >= work.to) return false;
+    const Piece piece = work.last_piece();
+    const uint32_t others = ((1u << work.ranks) - 1) & ~(1u << piece.rank);
+    if (!piece.last || others == 0) return false;
+    return tdm::load_acquire(counter(piece)) == (others << 16 | static_cast<uint32_t>(work.ranks - 1));
+  }
+
   __device__ __forceinline__ void keep(int64_t place, const Seat& seat) const {
     constexpr int kAtOnce = 4;
     float4* const to = partial(place, seat.column);
@@ -502,7 +512,9 @@ template <int kGroup> struct Ends {
     const Seat mine = seat_of(threadIdx.x, static_cast<int32_t>(blockDim.x));
     if (piece.last && work.ranks == 1) return store_sums(piece, mine);
     uint32_t shares = ~tdm::kMeetingLeaves;
-    if (!whole_tiles()) {
+    if (*shared.flag != 0) {
+      if (threadIdx.x == 0) *counter(piece) = 0;
+    } else if (!whole_tiles()) {
       keep(place_of(piece), mine);
       __syncthreads();
       if (threadIdx.x == 0) *shared.flag = tell(piece);
@@ -522,6 +534,7 @@ template <int kGroup> __device__ void finish(const Ends<kGroup>& ends) {
   ends.work.each_piece([&](const Piece& piece) {
     if (!ends.for_finisher(piece)) return;
     tdm::mbarrier_wait(&ends.shared.kept[n % 2], n / 2 % 2);
+    __syncwarp(); /* a lane that had not seen it yet would find the phase after next */
     uint32_t shares = 0;
     if (threadIdx.x % 32 == 0) {
       tdm::mbarrier_arrive(&ends.shared.seen[n % 2]);
@@ -750,7 +763,8 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
   if (!ahead) tdm::step_wait(sync);
   const int32_t live = tdm::live_rows(p.n_tokens, p.m), n_tiles = (p.n + kColumns - 1) / kColumns;
   const bool shares = p.counters != nullptr;
-  const int32_t passes = (live + p.tokens - 1) / p.tokens, units = shares ? min(passes, 1) : passes * n_tiles;
+  /* With shares there is one pass: the choices are asked for beside `live`. */
+  const int32_t passes = shares ? 1 : (live + p.tokens - 1) / p.tokens, units = shares ? 1 : passes * n_tiles;
   Order order{threadIdx.x < 128, threadIdx.x < 128 ? 1u : 0u, 0}; /* the first turn is there already */
   if (threadIdx.x >= 128 && threadIdx.x < kProducer) {
     weights.advance_by(static_cast<uint32_t>(p.blocks / kBlocks));
@@ -761,7 +775,7 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
   for (int32_t u = shares ? 0 : static_cast<int32_t>(blockIdx.x); u < units; u += static_cast<int32_t>(gridDim.x)) {
     const int32_t first_row = u % passes * p.tokens, tile = u / passes;
     const tdm::Choices choices = tdm::load_choices(
-        shared.choices, p.choices, p.n_experts, min(p.m, p.tokens), first_row, live, kGroup,
+        shared.choices, p.choices, p.n_experts, min(p.m, p.tokens), first_row, p.m, live, kGroup,
         p.tokens > 32 ? reinterpret_cast<uint32_t*>(shared.sums) : nullptr, [&](int32_t expert, int32_t groups) {
           for (int32_t s = 0; s <= p.segments; ++s)
             if (expert == tdm::segment_begin(s, p.segments, p.n_experts, 1)) shared.bounds[s] = groups;
@@ -772,10 +786,13 @@ template <int kBlocks, int kGroup> __device__ void run(const tdm_moe_fc2_grouped
       work.share(n_tiles, cta);
     else
       work.from = static_cast<uint32_t>(tile) * work.groups, work.to = work.from + work.groups;
-    if (threadIdx.x == kProducer) load_weights<kBlocks, kGroup>(p, work, shared, weights);
+    const Ends<kGroup> ends{p, shared, work, min(live - first_row, p.tokens)};
+    if (threadIdx.x == kProducer) {
+      load_weights<kBlocks, kGroup>(p, work, shared, weights);
+      *shared.flag = ends.comes_last();
+    }
     if (waits) tdm::step_wait(sync);
     waits = false;
-    const Ends<kGroup> ends{p, shared, work, min(live - first_row, p.tokens)};
     if (threadIdx.x < kProducer) {
       const Consumer<kBlocks, kGroup> consumer{p, sync, shared, work, ends, weights, tokens, order};
       consumer.multiply();
