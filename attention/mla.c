@@ -46,7 +46,6 @@ void tdm_mla_release(tdm_mla* mla) {
 
 /* Temporaries that several steps share. */
 typedef struct mla_temps {
-  tdm_view qkv_a;      /* [M, q_lora + 576] */
   tdm_view q;          /* [M, heads, 192] */
   tdm_view q_absorbed; /* [M, heads, 576] */
   tdm_view latent;     /* [M, 576], prefill only */
@@ -67,7 +66,6 @@ static tdm_status make_temps(tdm_builder* builder, const tdm_mla* mla, bool pref
   const int64_t kv[] = {builder->rows, heads, HEAD_KV}, latent_out[] = {builder->rows, heads, TDM_MLA_LATENT};
   const int64_t heads_out[] = {builder->rows, heads, TDM_MLA_VALUE};
   *temps = (mla_temps){0};
-  TDM_TRY(tdm_builder_rows(builder, "qkv_a", dtype, mla->config.q_lora + TDM_MLA_CACHED, &temps->qkv_a));
   TDM_TRY(tdm_builder_temp(builder, "q", dtype, 3, q, &temps->q));
   TDM_TRY(tdm_builder_temp(builder, "q_absorbed", dtype, 3, q_absorbed, &temps->q_absorbed));
   TDM_TRY(tdm_builder_temp(builder, "latent_out", dtype, 3, latent_out, &temps->latent_out));
@@ -100,20 +98,54 @@ static tdm_view kv_b_half(const tdm_mla* mla, int64_t first_row) {
   return view;
 }
 
-/* Both norms: the queries' into `q_a`, the latent's, with the rotated key, to the cache. For prefill expanded keys and
- * values too. */
-static tdm_status append_norms(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
-                               const tdm_view* cache, const mla_temps* temps, const tdm_activation* q_a) {
+/* Whether projections and norms are one step. */
+static bool joins_norms(const tdm_builder* builder, const tdm_mla* mla) {
+  return tdm_builder_quantises(builder, &mla->qkv_a) && builder->activation == TDM_BF16;
+}
+
+static tdm_status append_joined(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                const tdm_view* cache, const tdm_activation* x, const mla_temps* temps,
+                                const tdm_activation* q_a) {
+  char label[TDM_LABEL_BYTES];
+  const tdm_mla_qkv_a_args args = {.size = sizeof args,
+                                   .n_tokens = builder->n_tokens,
+                                   .a = x->q,
+                                   .a_scale = x->scale,
+                                   .w = mla->qkv_a.data,
+                                   .w_scale = mla->qkv_a.scale,
+                                   .q_weight = mla->q_norm,
+                                   .out = q_a->plain,
+                                   .out_q = q_a->q,
+                                   .out_scale = q_a->scale,
+                                   .kv_weight = mla->kv_norm,
+                                   .positions = batch->positions,
+                                   .cos_sin = batch->cos_sin,
+                                   .slots = batch->slots,
+                                   .cache = *cache,
+                                   .out_kv = temps->latent,
+                                   .eps = mla->config.eps,
+                                   .pow2_scale = builder->pow2_scale,
+                                   .style = mla->config.rope};
+  return tdm_append_mla_qkv_a(builder->program, builder->main_lane, tdm_builder_label(builder, "qkv_a", label), &args);
+}
+
+/* Projections and both norms: the queries' into `q_a`, the latent's, with the rotated key, to the cache. */
+static tdm_status append_apart(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                               const tdm_view* cache, const tdm_activation* x, const mla_temps* temps,
+                               const tdm_activation* q_a) {
   char label[TDM_LABEL_BYTES];
   const int64_t q_lora = mla->config.q_lora;
+  tdm_view qkv_a;
+  TDM_TRY(tdm_builder_rows(builder, "qkv_a", builder->activation, q_lora + TDM_MLA_CACHED, &qkv_a));
+  TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "qkv_a", x, &mla->qkv_a, &qkv_a));
   const tdm_mla_norm_write_args norms = {.size = sizeof norms,
                                          .n_tokens = builder->n_tokens,
-                                         .q = tdm_view_slice(temps->qkv_a, 1, 0, q_lora),
+                                         .q = tdm_view_slice(qkv_a, 1, 0, q_lora),
                                          .q_weight = mla->q_norm,
                                          .out = q_a->plain,
                                          .out_q = q_a->q,
                                          .out_scale = q_a->scale,
-                                         .kv = tdm_view_slice(temps->qkv_a, 1, q_lora, TDM_MLA_CACHED),
+                                         .kv = tdm_view_slice(qkv_a, 1, q_lora, TDM_MLA_CACHED),
                                          .kv_weight = mla->kv_norm,
                                          .positions = batch->positions,
                                          .cos_sin = batch->cos_sin,
@@ -123,8 +155,17 @@ static tdm_status append_norms(tdm_builder* builder, const tdm_mla* mla, const t
                                          .eps = mla->config.eps,
                                          .pow2_scale = builder->pow2_scale,
                                          .style = mla->config.rope};
-  TDM_TRY(tdm_append_mla_norm_write(builder->program, builder->main_lane, tdm_builder_label(builder, "qkv_norm", label),
-                                    &norms));
+  return tdm_append_mla_norm_write(builder->program, builder->main_lane, tdm_builder_label(builder, "qkv_norm", label),
+                                   &norms);
+}
+
+/* What both make, and for prefill expanded keys and values too. */
+static tdm_status append_latents(tdm_builder* builder, const tdm_mla* mla, const tdm_mla_batch* batch,
+                                 const tdm_view* cache, const tdm_activation* x, const mla_temps* temps,
+                                 const tdm_activation* q_a) {
+  char label[TDM_LABEL_BYTES];
+  TDM_TRY(joins_norms(builder, mla) ? append_joined(builder, mla, batch, cache, x, temps, q_a)
+                                    : append_apart(builder, mla, batch, cache, x, temps, q_a));
   if (!batch->prefills) return TDM_OK;
   const tdm_gemm_bf16_args expand = {.size = sizeof expand,
                                      .n_tokens = builder->n_tokens,
@@ -232,9 +273,8 @@ tdm_status tdm_mla_append(tdm_builder* builder, const tdm_mla* mla, const tdm_ml
   tdm_activation q_a, heads;
   TDM_TRY(make_temps(builder, mla, batch->prefills, &temps));
   TDM_TRY(tdm_builder_tap(builder, "attn", builder->activation, mla->config.hidden, out_attn));
-  TDM_TRY(tdm_builder_linear(builder, builder->main_lane, "qkv_a", x, &mla->qkv_a, &temps.qkv_a));
   TDM_TRY(tdm_builder_activation(builder, "q_a", mla->config.q_lora, &mla->q_b, false, &q_a));
-  TDM_TRY(append_norms(builder, mla, batch, cache, &temps, &q_a));
+  TDM_TRY(append_latents(builder, mla, batch, cache, x, &temps, &q_a));
   TDM_TRY(append_queries(builder, mla, batch, &temps, &q_a));
   TDM_TRY(append_decode(builder, mla, batch, cache, &temps));
   TDM_TRY(append_heads(builder, mla, batch, &temps, &heads));

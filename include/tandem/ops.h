@@ -404,6 +404,35 @@ typedef struct tdm_mla_norm_write_args {
 TDM_API tdm_status tdm_append_mla_norm_write(tdm_program* program, tdm_lane* lane, const char* label,
                                              const tdm_mla_norm_write_args* args);
 
+/* gemm_fp8 and mla_norm_write as one step, with the bits of the two: the projections q_a and kv_a side by side, the norm
+ * of the queries, and the latent's norm, rotation and write to the cache. Between them the product [M, D + 576] is
+ * rounded to bf16; it stays inside. On CUDA devices, up to 128 rows, the norm's kernel adds up the segments of the
+ * product's sum, for which the GEMM's CTAs would else wait for each other. */
+typedef struct tdm_mla_qkv_a_args {
+  size_t size;
+  tdm_view n_tokens;  /* optional i32 [1] */
+  tdm_view a;         /* [M, K] e4m3; K a multiple of 128 */
+  tdm_view a_scale;   /* [K/128, M] f32 */
+  tdm_view w;         /* [D + 576, K] e4m3: the rows of q_a, then those of kv_a */
+  tdm_view w_scale;   /* [ceil((D + 576)/128), K/128] f32 */
+  tdm_view q_weight;  /* [D] bf16 or f32 */
+  tdm_view out;       /* optional [M, D] bf16 or f32 */
+  tdm_view out_q;     /* optional [M, D] e4m3; D a multiple of 128 */
+  tdm_view out_scale; /* [D/128, M] f32, exactly when out_q is there */
+  tdm_view kv_weight; /* [512] bf16 or f32 */
+  tdm_view positions; /* [M] i32, each in [0, P) */
+  tdm_view cos_sin;   /* [P, 64] f32 */
+  tdm_view slots;     /* [M] i32, as for mla_kv_write */
+  tdm_view cache;     /* [n_pages, 64, 576] bf16 or f32 */
+  tdm_view out_kv;    /* optional [M, 576], dtype of cache */
+  float eps;          /* of both norms; default 1e-6 */
+  float quant_eps;    /* floor of amax; default 1e-4 */
+  bool pow2_scale;    /* scales rounded up to a power of two */
+  tdm_rope_style style;
+} tdm_mla_qkv_a_args;
+TDM_API tdm_status tdm_append_mla_qkv_a(tdm_program* program, tdm_lane* lane, const char* label,
+                                        const tdm_mla_qkv_a_args* args);
+
 /* Queries of absorbed MLA (section 6, row 7 and the absorbed form): gemm_bf16 over heads and rope as one step with the
  * bits of the two. out[m, h, n] = sum over d < 128 of q[m, h, d] * w[h, d, n], n < 512;  out[m, h, 512..575] =
  * rope(q[m, h, 128..191])

@@ -346,19 +346,22 @@ __device__ __forceinline__ void store_bf16_8(const Output& out, int32_t row, int
 constexpr int kStagedRowBytes = 64 * 2 + 16;
 
 template <int kTokens>
+__device__ __forceinline__ void store_swapped_f32(const float (&c)[kTokens / 2], const Output& out, int32_t m0,
+                                                  int32_t n0, uint32_t groups) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x % 128 / 32);
+#pragma unroll
+  for (int i = 0; i < kTokens / 2; ++i) {
+    const int32_t n = n0 + 16 * warp + lane / 4 + 8 * (i / 2 % 2), m = m0 + 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+    if ((groups >> i / 8 & 1) != 0 && m < out.rows && n < out.cols)
+      static_cast<float*>(out.data)[m * out.stride + n] = c[i];
+  }
+}
+
+template <int kTokens>
 __device__ __forceinline__ void store_swapped(const float (&c)[kTokens / 2], const Output& out, int32_t m0, int32_t n0,
                                               uint32_t groups, uint8_t* staged, uint32_t barrier) {
   const uint32_t thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
-  if (out.dtype == TDM_KERNEL_F32) {
-#pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i) {
-      const int32_t n = n0 + static_cast<int32_t>(16 * warp + lane / 4) + 8 * (i / 2 % 2);
-      const int32_t m = m0 + 8 * (i / 4) + 2 * static_cast<int32_t>(lane % 4) + i % 2;
-      if ((groups >> i / 8 & 1) != 0 && m < out.rows && n < out.cols)
-        static_cast<float*>(out.data)[m * out.stride + n] = c[i];
-    }
-    return;
-  }
+  if (out.dtype == TDM_KERNEL_F32) return store_swapped_f32<kTokens>(c, out, m0, n0, groups);
   constexpr int kPass = kTokens < 32 ? kTokens : 32, kGroupsOfPass = kPass < 16 ? 1 : (kPass + 8) / 16;
 #pragma unroll
   for (int pass = 0; pass < (kTokens + kPass - 1) / kPass; ++pass) {

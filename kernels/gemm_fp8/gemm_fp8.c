@@ -9,24 +9,27 @@ static const tdm_operand operands[] = {
     TDM_OPERAND(tdm_gemm_fp8_args, w_scale, TDM_READ),           TDM_OPERAND(tdm_gemm_fp8_args, out, TDM_WRITE),
 };
 
-static tdm_status check(void* args_) {
-  tdm_gemm_fp8_args* args = args_;
-  const char* op = "gemm_fp8";
+tdm_status tdm_gemm_fp8_check(const char* op, const tdm_gemm_fp8_args* args) {
   const int64_t any[] = {TDM_ANY, TDM_ANY};
   TDM_TRY(tdm_check_count(op, "n_tokens", &args->n_tokens));
   TDM_TRY(tdm_check_tensor(op, "a", &args->a, TDM_DTYPES(TDM_E4M3) | TDM_DTYPES(TDM_F32), 2, any));
   TDM_TRY(tdm_check_tensor(op, "w", &args->w, TDM_DTYPES(TDM_E4M3), 2, any));
   if (args->a.shape[1] != args->w.shape[1]) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "gemm_fp8: a has %lld columns, w %lld", (long long)args->a.shape[1],
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: a has %lld columns, w %lld", op, (long long)args->a.shape[1],
                     (long long)args->w.shape[1]);
   }
   if (args->a.shape[1] % 128 != 0) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, "gemm_fp8: a has %lld columns, not a multiple of 128",
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: a has %lld columns, not a multiple of 128", op,
                     (long long)args->a.shape[1]);
   }
   TDM_TRY(tdm_check_act_scale(op, "a_scale", &args->a_scale, "a", &args->a));
   TDM_TRY(tdm_check_weight_scale(op, "w_scale", &args->w_scale, "w", &args->w));
-  TDM_TRY(tdm_check_tensor(op, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){args->a.shape[0], args->w.shape[0]}));
+  return tdm_check_tensor(op, "out", &args->out, TDM_BF16_OR_F32, 2,
+                          (int64_t[]){args->a.shape[0], args->w.shape[0]});
+}
+
+static tdm_status check(void* args) {
+  TDM_TRY(tdm_gemm_fp8_check("gemm_fp8", args));
   return tdm_check_overlap(&tdm_op_gemm_fp8, args, NULL, NULL);
 }
 

@@ -34,6 +34,8 @@ typedef struct tdm_gemm_fp8_params {
   int32_t group_scale_rows; /* and of x_scale */
   int32_t store_boxes;      /* plain form: whether out can be written through its map */
   int32_t split;            /* plain form and moe_fc2, with segments: whether each of them is a unit of its own */
+  int32_t apart;            /* swapped and upright forms, with segments: they stay apart, partials are f32 rows
+                               [segment][M][N] for who adds them up, and there is no out */
 } tdm_gemm_fp8_params;
 
 static_assert(sizeof(tdm_gemm_fp8_params) == 704, "kernel ABI");

@@ -15,8 +15,7 @@
  * kMoe: the form of moe_fc2. A block whose activation scale is 0 leaves the sum untouched, whatever it holds; segments
  * may begin on odd blocks; there may be an addend. */
 
-#include "kernels/device/gemm.cuh"
-#include "kernels/gemm_fp8/gemm_fp8_params.h"
+#include "kernels/gemm_fp8/gemm_fp8.cuh"
 
 namespace tdm {
 
@@ -210,6 +209,10 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Swap {
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         const int64_t tile = int64_t{n0 / 64} * all_m_tiles + unit.m_tile;
         if (n0 >= p.n) continue;
+        if (!kMoe && p.apart != 0) {
+          store_swapped_f32<kTokens>(c, segment_output(p, unit.segment, walk.live), m0, n0, kAllGroups);
+          continue;
+        }
         if (!add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, false, &shared.flag[consumer],
                           barrier))
           continue;

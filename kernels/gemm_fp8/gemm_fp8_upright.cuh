@@ -17,8 +17,7 @@
  * kTokens = 128: a consumer has 64 of the tokens. kTokens = 64: consumers take units in turn, so that one stores while
  * the other multiplies; order[] hands the turn over as in the swapped form. */
 
-#include "kernels/device/gemm.cuh"
-#include "kernels/gemm_fp8/gemm_fp8_params.h"
+#include "kernels/gemm_fp8/gemm_fp8.cuh"
 
 namespace tdm {
 
@@ -248,6 +247,11 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
         const int32_t all_m_tiles = (p.m + kTokens - 1) / kTokens;
         int64_t tile = int64_t{unit.n_tile} * all_m_tiles + unit.m_tile;
         if (!kTurns) tile = 2 * tile + consumer;
+        if (!kMoe && p.apart != 0) {
+          store_f32(c, segment_output(p, unit.segment, walk.live),
+                    unit.m_tile * kTokens + static_cast<int32_t>(first_token + 16 * warp), n0, kAllGroups);
+          continue;
+        }
         groups = add_segments(c, p.partials, p.counters, tile, unit.segment, p.segments, walk.one_wave(),
                               &shared.flag[consumer], barrier);
         if (groups == 0) continue;
@@ -269,21 +273,25 @@ template <int kRows, int kTokens, int kStages, bool kMoe> struct GemmFp8Upright 
     }
   }
 
+  /* Four lanes to a 32-byte sector. */
+  __device__ static __forceinline__ void store_f32(const float (&c)[kCount], const Output& out, int32_t m0, int32_t n0,
+                                                   uint32_t groups) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int32_t m = m0 + lane / 4 + 8 * (i / 2 % 2), n = n0 + 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+      if ((groups >> i / 8 & 1) != 0 && m < out.rows && n < out.cols)
+        static_cast<float*>(out.data)[m * out.stride + n] = c[i];
+    }
+  }
+
   /* A warp's 16 tokens, of them the groups of 16 columns whose bits are set: bf16 through shared memory to 16-byte
-   * stores, f32 directly, four lanes to a 32-byte sector. */
+   * stores, f32 directly. */
   __device__ static void store(const float (&c)[kCount], const Output& out, int32_t m0, int32_t n0, uint32_t groups,
                                uint8_t* staged) {
     const int32_t lane = static_cast<int32_t>(threadIdx.x % 32);
     if (m0 >= out.rows) return;
-    if (out.dtype == TDM_KERNEL_F32) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const int32_t m = m0 + lane / 4 + 8 * (i / 2 % 2), n = n0 + 8 * (i / 4) + 2 * (lane % 4) + i % 2;
-        if ((groups >> i / 8 & 1) != 0 && m < out.rows && n < out.cols)
-          static_cast<float*>(out.data)[m * out.stride + n] = c[i];
-      }
-      return;
-    }
+    if (out.dtype == TDM_KERNEL_F32) return store_f32(c, out, m0, n0, groups);
 #pragma unroll
     for (int part = 0; part < kCount; part += 32) {
       __syncwarp();

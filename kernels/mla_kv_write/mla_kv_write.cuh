@@ -20,9 +20,23 @@ __device__ __forceinline__ void mla_kv_store_row(const tdm_mla_kv_write_params& 
   store_element(data, p.cache_dtype, start + kKvLatent + place.y, pair.odd);
 }
 
+/* Where a row comes from: eight of its columns, and one. */
+struct MlaKvInput {
+  const tdm_mla_kv_write_params& p;
+
+  __device__ __forceinline__ void load_8(int32_t row, int32_t column, float (&v)[8]) const {
+    tdm::load_8(v, p.kv, p.kv_dtype, row * p.kv_stride + column, p.vectors != 0);
+  }
+  __device__ __forceinline__ float load_1(int32_t row, int32_t column) const {
+    return load_element(p.kv, p.kv_dtype, row * p.kv_stride + column);
+  }
+};
+
 /* All rows, as CTA `cta` of `n_ctas`, any number of warps each; after the wait. A row's position and slot come beside
  * the live count: then the row and its angles are one latency. */
-__device__ __forceinline__ void mla_kv_write_rows(const tdm_mla_kv_write_params& p, int32_t cta, int32_t n_ctas) {
+template <class Input>
+__device__ __forceinline__ void mla_kv_write_rows(const tdm_mla_kv_write_params& p, const Input& input, int32_t cta,
+                                                  int32_t n_ctas) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warps = static_cast<int32_t>(blockDim.x / 32);
   int32_t row = cta * warps + static_cast<int32_t>(threadIdx.x / 32), position = -1, slot = -1;
   const auto fetch = [&] {
@@ -33,17 +47,15 @@ __device__ __forceinline__ void mla_kv_write_rows(const tdm_mla_kv_write_params&
   fetch();
   const int32_t live = live_rows(p.n_tokens, p.rows);
   while (row < live) {
-    const int64_t start = row * p.kv_stride;
     float latent[2][8], squares = 0.0f;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      load_8(latent[i], p.kv, p.kv_dtype, start + 256 * i + 8 * lane, p.vectors != 0);
+      input.load_8(row, 256 * i + 8 * lane, latent[i]);
 #pragma unroll
       for (int j = 0; j < 8; ++j) squares += latent[i][j] * latent[i][j];
     }
     const int2 in = rope_in(p.style, lane);
-    RopePair pair{load_element(p.kv, p.kv_dtype, start + kKvLatent + in.x),
-                  load_element(p.kv, p.kv_dtype, start + kKvLatent + in.y)};
+    RopePair pair{input.load_1(row, kKvLatent + in.x), input.load_1(row, kKvLatent + in.y)};
     pair = rope_rotate(pair, rope_angle(p.cos_sin, p.cos_sin_stride, position, p.n_positions, false, lane));
     const int32_t mine = row, to = slot;
     row += n_ctas * warps;

@@ -12,6 +12,6 @@ extern "C" __global__ void __launch_bounds__(128, 8)
     tdm_mla_kv_write_sm90(const __grid_constant__ tdm_mla_kv_write_params p,
                           const __grid_constant__ tdm_step_sync sync) {
   tdm::step_begin(sync);
-  tdm::mla_kv_write_rows(p, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
+  tdm::mla_kv_write_rows(p, tdm::MlaKvInput{p}, static_cast<int32_t>(blockIdx.x), static_cast<int32_t>(gridDim.x));
   tdm::step_end(sync);
 }

@@ -24,42 +24,45 @@ static const tdm_operand operands[] = {
     TDM_OPTIONAL_OPERAND(tdm_mla_norm_write_args, out_kv, TDM_WRITE),
 };
 
-static tdm_status check_norm(const tdm_mla_norm_write_args* args) {
+static tdm_status check_norm(const char* op, const tdm_mla_norm_write_args* args) {
   const int64_t* shape = args->q.shape;
-  TDM_TRY(tdm_check_tensor(OP, "q", &args->q, TDM_BF16_OR_F32, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
-  TDM_TRY(tdm_check_tensor(OP, "q_weight", &args->q_weight, TDM_BF16_OR_F32, 1, &shape[1]));
+  TDM_TRY(tdm_check_tensor(op, "q", &args->q, TDM_BF16_OR_F32, 2, (int64_t[]){TDM_ANY, TDM_ANY}));
+  TDM_TRY(tdm_check_tensor(op, "q_weight", &args->q_weight, TDM_BF16_OR_F32, 1, &shape[1]));
   const bool plain = tdm_view_present(&args->out), quantises = tdm_view_present(&args->out_q);
-  if (!plain && !quantises) return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": out and out_q are both absent");
-  if (plain) TDM_TRY(tdm_check_tensor(OP, "out", &args->out, TDM_BF16_OR_F32, 2, shape));
+  if (!plain && !quantises) return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: out and out_q are both absent", op);
+  if (plain) TDM_TRY(tdm_check_tensor(op, "out", &args->out, TDM_BF16_OR_F32, 2, shape));
   if (quantises) {
-    TDM_TRY(tdm_check_tensor(OP, "out_q", &args->out_q, TDM_DTYPES(TDM_E4M3), 2, shape));
-    TDM_TRY(tdm_check_act_scale(OP, "out_scale", &args->out_scale, "out_q", &args->out_q));
+    TDM_TRY(tdm_check_tensor(op, "out_q", &args->out_q, TDM_DTYPES(TDM_E4M3), 2, shape));
+    TDM_TRY(tdm_check_act_scale(op, "out_scale", &args->out_scale, "out_q", &args->out_q));
   } else if (tdm_view_present(&args->out_scale)) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": out_scale is given but out_q is absent");
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, "%s: out_scale is given but out_q is absent", op);
   }
   return TDM_OK;
 }
 
-static tdm_status check_write(const tdm_mla_norm_write_args* args) {
+static tdm_status check_write(const char* op, const tdm_mla_norm_write_args* args) {
   const int64_t rows = args->q.shape[0];
-  TDM_TRY(tdm_check_tensor(OP, "kv", &args->kv, TDM_BF16_OR_F32, 2, (int64_t[]){rows, TDM_MLA_CACHED}));
-  TDM_TRY(tdm_check_tensor(OP, "kv_weight", &args->kv_weight, TDM_BF16_OR_F32, 1, (int64_t[]){TDM_MLA_LATENT}));
-  TDM_TRY(tdm_rope_check(OP, &args->positions, &args->cos_sin, args->style, rows));
-  TDM_TRY(tdm_check_tensor(OP, "slots", &args->slots, TDM_DTYPES(TDM_I32), 1, (int64_t[]){rows}));
-  TDM_TRY(tdm_check_tensor(OP, "cache", &args->cache, TDM_BF16_OR_F32, 3,
+  TDM_TRY(tdm_check_tensor(op, "kv", &args->kv, TDM_BF16_OR_F32, 2, (int64_t[]){rows, TDM_MLA_CACHED}));
+  TDM_TRY(tdm_check_tensor(op, "kv_weight", &args->kv_weight, TDM_BF16_OR_F32, 1, (int64_t[]){TDM_MLA_LATENT}));
+  TDM_TRY(tdm_rope_check(op, &args->positions, &args->cos_sin, args->style, rows));
+  TDM_TRY(tdm_check_tensor(op, "slots", &args->slots, TDM_DTYPES(TDM_I32), 1, (int64_t[]){rows}));
+  TDM_TRY(tdm_check_tensor(op, "cache", &args->cache, TDM_BF16_OR_F32, 3,
                            (int64_t[]){TDM_ANY, TDM_PAGE_TOKENS, TDM_MLA_CACHED}));
   if (!tdm_view_present(&args->out_kv)) return TDM_OK;
-  return tdm_check_tensor(OP, "out_kv", &args->out_kv, TDM_DTYPES(args->cache.dtype), 2,
+  return tdm_check_tensor(op, "out_kv", &args->out_kv, TDM_DTYPES(args->cache.dtype), 2,
                           (int64_t[]){rows, TDM_MLA_CACHED});
 }
 
-static tdm_status check(void* void_args) {
-  tdm_mla_norm_write_args* args = void_args;
-  TDM_TRY(tdm_check_count(OP, "n_tokens", &args->n_tokens));
-  TDM_TRY(check_norm(args));
-  TDM_TRY(check_write(args));
-  TDM_TRY(tdm_check_eps(OP, "eps", &args->eps, 1e-6f));
-  TDM_TRY(tdm_check_eps(OP, "quant_eps", &args->quant_eps, 1e-4f));
+tdm_status tdm_mla_norm_write_check(const char* op, tdm_mla_norm_write_args* args) {
+  TDM_TRY(tdm_check_count(op, "n_tokens", &args->n_tokens));
+  TDM_TRY(check_norm(op, args));
+  TDM_TRY(check_write(op, args));
+  TDM_TRY(tdm_check_eps(op, "eps", &args->eps, 1e-6f));
+  return tdm_check_eps(op, "quant_eps", &args->quant_eps, 1e-4f);
+}
+
+static tdm_status check(void* args) {
+  TDM_TRY(tdm_mla_norm_write_check(OP, args));
   return tdm_check_overlap(&tdm_op_mla_norm_write, args, NULL, NULL);
 }
 

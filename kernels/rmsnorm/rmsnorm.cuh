@@ -118,21 +118,37 @@ __device__ __forceinline__ void rmsnorm_store_8(const tdm_rmsnorm_params& p, int
   if (column % 128 == 0) p.out_scale[column / 128 * p.out_scale_stride + row] = scale;
 }
 
+/* Where a row comes from, for rmsnorm_one_pass: eight columns as they lie, then their f32 values. */
+struct RmsnormInput {
+  using Row = RmsnormRow8;
+  const tdm_rmsnorm_params& p;
+
+  __device__ __forceinline__ void fetch(int32_t row, int32_t column, Row& row8) const {
+    rmsnorm_fetch_8(p, row, column, row8);
+  }
+  __device__ __forceinline__ void unpack(int32_t row, int32_t column, bool stores, const Row& row8,
+                                         float (&v)[8]) const {
+    rmsnorm_add_8(p, row, column, stores, row8, v);
+  }
+};
+
 /* A row in the threads' registers, eight columns each. The weight comes before the wait, the row beside the live count:
  * at few rows the kernel is a chain of loads, and this leaves two of four. Then the first turn is a rehearsal with a
  * row of nothing, before the wait, so that the instructions are there when the row is; with more rows CTAs come late,
  * and it would take longer than it gives. */
-__device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, const tdm_step_sync& sync, int32_t cta,
-                                                 int32_t n_ctas, float* scratch) {
+template <class Input>
+__device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, const Input& input,
+                                                 const tdm_step_sync& sync, int32_t cta, int32_t n_ctas,
+                                                 float* scratch) {
   const int32_t column = 8 * static_cast<int32_t>(threadIdx.x);
   const bool inside = column < p.cols, add_only = p.out == nullptr && p.out_q == nullptr;
   float w[8] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
   const bool weighs = p.weight != nullptr && inside;
   if (weighs && sync.fetches_ahead != 0) load_8(w, p.weight, p.weight_dtype, column, true);
   int32_t row = -1, next = cta, live = 0;
-  RmsnormRow8 row8{};
+  typename Input::Row row8{};
   const auto fetch = [&] {
-    if (next < p.rows && inside) rmsnorm_fetch_8(p, next, column, row8);
+    if (next < p.rows && inside) input.fetch(next, column, row8);
     next += n_ctas;
   };
   const auto begin = [&] {
@@ -147,7 +163,7 @@ __device__ __forceinline__ void rmsnorm_one_pass(const tdm_rmsnorm_params& p, co
   while (row < live) {
     float v[8] = {}, squares = 0.0f;
     if (inside) {
-      rmsnorm_add_8(p, row, column, row >= 0, row8, v);
+      input.unpack(row, column, row >= 0, row8, v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
     }
@@ -173,7 +189,7 @@ __device__ __forceinline__ void rmsnorm_rows(const tdm_rmsnorm_params& p, const 
   TDM_DYNAMIC_SHARED(float, row_values, 4);
   __shared__ float scratch[32];
   if (p.vectors != 0 && p.cols <= 8 * static_cast<int32_t>(blockDim.x)) {
-    return rmsnorm_one_pass(p, sync, cta, n_ctas, scratch);
+    return rmsnorm_one_pass(p, RmsnormInput{p}, sync, cta, n_ctas, scratch);
   }
   step_begin(sync);
   const int32_t live = live_rows(p.n_tokens, p.rows);
