@@ -404,8 +404,8 @@ typedef struct tdm_mla_norm_write_args {
 TDM_API tdm_status tdm_append_mla_norm_write(tdm_program* program, tdm_lane* lane, const char* label,
                                              const tdm_mla_norm_write_args* args);
 
-/* gemm_fp8 and mla_norm_write as one step, with the bits of the two: the projections q_a and kv_a side by side, the norm
- * of the queries, and the latent's norm, rotation and write to the cache. Between them the product [M, D + 576] is
+/* gemm_fp8 and mla_norm_write as one step, with the bits of the two: the projections q_a and kv_a side by side, the
+ * norm of the queries, and the latent's norm, rotation and write to the cache. Between them the product [M, D + 576] is
  * rounded to bf16; it stays inside. On CUDA devices, up to 128 rows, the norm's kernel adds up the segments of the
  * product's sum, for which the GEMM's CTAs would else wait for each other. */
 typedef struct tdm_mla_qkv_a_args {

@@ -24,8 +24,7 @@ tdm_status tdm_gemm_fp8_check(const char* op, const tdm_gemm_fp8_args* args) {
   }
   TDM_TRY(tdm_check_act_scale(op, "a_scale", &args->a_scale, "a", &args->a));
   TDM_TRY(tdm_check_weight_scale(op, "w_scale", &args->w_scale, "w", &args->w));
-  return tdm_check_tensor(op, "out", &args->out, TDM_BF16_OR_F32, 2,
-                          (int64_t[]){args->a.shape[0], args->w.shape[0]});
+  return tdm_check_tensor(op, "out", &args->out, TDM_BF16_OR_F32, 2, (int64_t[]){args->a.shape[0], args->w.shape[0]});
 }
 
 static tdm_status check(void* args) {

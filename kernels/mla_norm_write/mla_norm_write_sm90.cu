@@ -19,7 +19,8 @@ extern "C" __global__ void __launch_bounds__(1024)
     tdm::rmsnorm_rows(p.norm, sync, cta, p.norm_ctas);
   } else {
     tdm::step_begin(sync);
-    tdm::mla_kv_write_rows(p.write, tdm::MlaKvInput{p.write}, cta - p.norm_ctas, static_cast<int32_t>(gridDim.x) - p.norm_ctas);
+    tdm::mla_kv_write_rows(p.write, tdm::MlaKvInput{p.write}, cta - p.norm_ctas,
+                           static_cast<int32_t>(gridDim.x) - p.norm_ctas);
   }
   tdm::step_end(sync);
 }
