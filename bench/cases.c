@@ -72,6 +72,7 @@ const bench_case bench_cases[] = {
     {"attention", "mla_decode_128h", "M sequences, context 4096", bench_make_mla_decode, 512, 576, 128, {SMALL4}},
     {"attention", "mla_kv_write", "norm + RoPE + cache write", bench_make_kv_write, 576, 1, 1, {SMALL4}},
     {"attention", "mla_norm_write", "both norms + quant + RoPE + cache write", bench_make_norm_write, 1536, 1, 1, {SMALL4}},
+    {"attention", "mla_qkv_a", "q_a|kv_a, both norms + quant + RoPE + cache write", bench_make_qkv_a, 1536, 7168, 1, {SMALL4}},
     {"attention", "mla_absorb", "k_b and RoPE of queries, 128 heads", bench_make_absorb, 576, 192, 128, {SMALL4}},
     {"attention", "mla_absorb_16h", "the same, 16 heads", bench_make_absorb, 576, 192, 16, {SMALL4}},
     {"attention", "inverse_rope_quant", "128 heads of 512, 8 groups; peer: Triton", bench_make_inverse_rope_quant, 128, 512, 8,

@@ -68,6 +68,7 @@ tdm_status bench_make_mla_decode(bench_rig* rig, const bench_case* c, int64_t m,
 tdm_status bench_make_mla_decode_new(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_kv_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_norm_write(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
+tdm_status bench_make_qkv_a(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_absorb(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 tdm_status bench_make_mla_prefill(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work);
 

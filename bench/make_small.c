@@ -278,6 +278,26 @@ tdm_status bench_make_norm_write(bench_rig* rig, const bench_case* c, int64_t m,
   return TDM_OK;
 }
 
+/* The projections in front of the same. */
+tdm_status bench_make_qkv_a(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
+  const int64_t pages = (m + TDM_PAGE_TOKENS - 1) / TDM_PAGE_TOKENS + 2, rows = c->n + 576;
+  tdm_mla_qkv_a_args args = {.size = sizeof args, .style = TDM_ROPE_DEINTERLEAVE};
+  args.a = bench_values(rig, work, TDM_E4M3, 2, (const int64_t[]){m, c->k}, 240, 0);
+  args.a_scale = bench_scales(rig, work, m, c->k);
+  args.w = bench_rotate(rig, work, offsetof(tdm_mla_qkv_a_args, w), TDM_E4M3, 2, (const int64_t[]){rows, c->k});
+  args.w_scale = bench_values(rig, work, TDM_F32, 2, (const int64_t[]){bench_blocks(rows), c->k / 128}, 1e-4f, 3e-4f);
+  args.q_weight = bench_values(rig, work, TDM_BF16, 1, &c->n, 0.5f, 1);
+  args.out_q = bench_tensor(rig, work, TDM_E4M3, 2, (const int64_t[]){m, c->n});
+  args.out_scale = bench_empty_scales(rig, work, m, c->n);
+  args.kv_weight = bench_values(rig, work, TDM_BF16, 1, (const int64_t[]){512}, 0.5f, 1);
+  args.positions = random_positions(rig, work, m);
+  args.cos_sin = angles(rig, work);
+  args.slots = random_slots(rig, work, m, pages);
+  args.cache = bench_tensor(rig, work, TDM_BF16, 3, (const int64_t[]){pages, TDM_PAGE_TOKENS, 576});
+  bench_make_done(work, &tdm_op_mla_qkv_a, &args, 1e-3);
+  return TDM_OK;
+}
+
 /* Heads of k values in, of n out; w is the keys' half of kv_b and rotates. A piece: one head. */
 tdm_status bench_make_absorb(bench_rig* rig, const bench_case* c, int64_t m, bench_work* work) {
   const int64_t heads = c->batch;

@@ -413,7 +413,7 @@ typedef struct tdm_mla_qkv_a_args {
   tdm_view n_tokens;  /* optional i32 [1] */
   tdm_view a;         /* [M, K] e4m3; K a multiple of 128 */
   tdm_view a_scale;   /* [K/128, M] f32 */
-  tdm_view w;         /* [D + 576, K] e4m3: the rows of q_a, then those of kv_a */
+  tdm_view w;         /* [D + 576, K] e4m3: the rows of q_a, then those of kv_a; D a multiple of 8 */
   tdm_view w_scale;   /* [ceil((D + 576)/128), K/128] f32 */
   tdm_view q_weight;  /* [D] bf16 or f32 */
   tdm_view out;       /* optional [M, D] bf16 or f32 */

@@ -74,13 +74,14 @@ __device__ __forceinline__ uint32_t turn_round(uint32_t row) {
 }
 
 /* Of `rows` rows from first_row on, of `m`, as far as they are live; groups are of `group` rows. Bits of no expert are
- * passed over. `live` is looked at behind the bits, so that both may be on their way. note(expert, groups): the groups of all experts before it, also for the one behind the last. `scratch`: shared
- * memory for the bits as they come, or NULL; without it every word's warp asks for all rows' sectors, and all CTAs ask
- * few places in L2. All threads of the CTA, after step_wait, with nobody using what was there. */
+ * passed over. `live` is looked at behind the bits, so that both may be on their way. note(expert, groups): the groups
+ * of all experts before it, also for the one behind the last. `scratch`: shared memory for the bits as they come, or
+ * NULL; without it every word's warp asks for all rows' sectors, and all CTAs ask few places in L2. All threads of the
+ * CTA, after step_wait, with nobody using what was there. */
 template <class Note>
 __device__ __forceinline__ Choices load_choices(void* memory, const tdm_choices_params& p, int32_t n_experts,
-                                                int32_t rows, int32_t first_row, int32_t m, int32_t live,
-                                                int32_t group, uint32_t* scratch, Note note) {
+                                                int32_t rows, int32_t first_row, int32_t m, int32_t live, int32_t group,
+                                                uint32_t* scratch, Note note) {
   const int32_t expert_words = (n_experts + 31) / 32, experts = 32 * expert_words;
   const int32_t lane = static_cast<int32_t>(threadIdx.x % 32), warp = static_cast<int32_t>(threadIdx.x / 32);
   const int32_t warps = static_cast<int32_t>(blockDim.x / 32);

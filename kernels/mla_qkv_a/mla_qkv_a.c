@@ -71,9 +71,10 @@ static tdm_status check(void* void_args) {
   const int64_t any[] = {TDM_ANY, TDM_ANY};
   TDM_TRY(tdm_check_tensor(OP, "a", &args->a, TDM_DTYPES(TDM_E4M3), 2, any));
   TDM_TRY(tdm_check_tensor(OP, "w", &args->w, TDM_DTYPES(TDM_E4M3), 2, any));
-  if (args->w.shape[0] <= TDM_MLA_CACHED) {
-    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": w has %lld rows, not more than the %d of kv_a",
-                    (long long)args->w.shape[0], TDM_MLA_CACHED);
+  const long long q_rows = args->w.shape[0] - TDM_MLA_CACHED;
+  if (q_rows <= 0 || q_rows % 8 != 0) {
+    return TDM_FAIL(TDM_INVALID_ARGUMENT, OP ": w has %lld rows besides the %d of kv_a, not a multiple of 8", q_rows,
+                    TDM_MLA_CACHED);
   }
   tdm_buffer buffer;
   const tdm_view qkv = tdm_mla_qkv_a_between(args, NULL, &buffer);

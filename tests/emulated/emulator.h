@@ -220,6 +220,12 @@ inline int32_t __float2int_rn(float value) { /* saturates; NaN gives 0 */
 inline float __fmul_rn(float a, float b) {
   return a * b;
 }
+inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+inline float __fsub_rn(float a, float b) {
+  return a - b;
+}
 inline float __fmaf_rn(float a, float b, float c) {
   return fmaf(a, b, c);
 }

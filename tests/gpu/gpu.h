@@ -195,6 +195,7 @@ void test_inverse_rope_quant(gpu_rig* rig, bool quick);
 void test_bmm_fp8(gpu_rig* rig, bool quick);
 void test_mla_kv_write(gpu_rig* rig, bool quick);
 void test_mla_norm_write(gpu_rig* rig, bool quick);
+void test_mla_qkv_a(gpu_rig* rig, bool quick);
 void test_mla_absorb(gpu_rig* rig, bool quick);
 void test_moe_route(gpu_rig* rig, bool quick);
 void test_moe_gate(gpu_rig* rig, bool quick);

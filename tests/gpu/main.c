@@ -25,6 +25,7 @@ static const struct {
              {"inverse_rope_quant", test_inverse_rope_quant},
              {"mla_kv_write", test_mla_kv_write},
              {"mla_norm_write", test_mla_norm_write},
+             {"mla_qkv_a", test_mla_qkv_a},
              {"mla_absorb", test_mla_absorb},
              {"moe_route", test_moe_route},
              {"moe_gate", test_moe_gate},

@@ -1,5 +1,5 @@
-/* mla_norm_write and mla_absorb: the bits of the two ops that each of them is, and their bounds (norm.c, small.c,
- * gemm_bf16.c). */
+/* mla_norm_write, mla_qkv_a and mla_absorb: the bits of the two ops that each of them is, and their bounds (norm.c,
+ * small.c, gemm_fp8.c, gemm_bf16.c). */
 
 #include <math.h>
 #include <stdlib.h>
@@ -181,6 +181,127 @@ void test_mla_norm_write(gpu_rig* rig, bool quick) {
       {70, 16384, -1, TDM_BF16, false, true, false, false, TDM_ROPE_DEINTERLEAVE, 1},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_norm_write(rig, &cases[i]);
+}
+
+/* ---- mla_qkv_a -------------------------------------------------------------------------------------------------- */
+
+typedef struct qkv_case {
+  int64_t rows, k, cols, live; /* live -1: no count */
+  bool plain, quant, pow2, with_kv;
+  tdm_rope_style style;
+  int32_t sms; /* 0: all */
+} qkv_case;
+
+static void run_qkv_apart(gpu_rig* rig, const tdm_mla_qkv_a_args* args, const gpu_tensor* qkv) {
+  const int64_t cols = args->w.shape[0] - CACHED;
+  const tdm_gemm_fp8_args product = {.size = sizeof product,
+                                     .n_tokens = args->n_tokens,
+                                     .a = args->a,
+                                     .a_scale = args->a_scale,
+                                     .w = args->w,
+                                     .w_scale = args->w_scale,
+                                     .out = qkv->view};
+  tdm_mla_norm_write_args rows = {.size = sizeof rows,
+                                  .n_tokens = args->n_tokens,
+                                  .q_weight = args->q_weight,
+                                  .out = args->out,
+                                  .out_q = args->out_q,
+                                  .out_scale = args->out_scale,
+                                  .kv_weight = args->kv_weight,
+                                  .positions = args->positions,
+                                  .cos_sin = args->cos_sin,
+                                  .slots = args->slots,
+                                  .cache = args->cache,
+                                  .out_kv = args->out_kv,
+                                  .eps = args->eps,
+                                  .quant_eps = args->quant_eps,
+                                  .pow2_scale = args->pow2_scale,
+                                  .style = args->style};
+  tdm_gemm_fp8_args on_device = product;
+  gpu_to_device(rig, &tdm_op_gemm_fp8, &on_device);
+  rows.q = tdm_view_slice(on_device.out, 1, 0, cols);
+  rows.kv = tdm_view_slice(on_device.out, 1, cols, CACHED);
+  (void)gpu_run(rig, &tdm_op_gemm_fp8, &on_device, rig->sms);
+  (void)gpu_run(rig, &tdm_op_mla_norm_write, &rows, rig->sms);
+}
+
+static void run_qkv(gpu_rig* rig, const qkv_case* c) {
+  gpu_begin(rig, "mla_qkv_a %lld x %lld to %lld live %lld plain %d quant %d pow2 %d kv %d style %d, %d SMs",
+            (long long)c->rows, (long long)c->k, (long long)c->cols, (long long)c->live, c->plain, c->quant, c->pow2,
+            c->with_kv, (int)c->style, c->sms ? c->sms : rig->sms);
+  const int64_t n = c->cols + CACHED, pages = (c->rows + 63) / 64 + 2, shape[] = {c->rows, c->cols};
+  gpu_tensor* a = gpu_make(rig, "a", TDM_E4M3, 2, (int64_t[]){c->rows, c->k});
+  gpu_tensor* a_scale = gpu_make_scales(rig, "a_scale", c->rows, c->k);
+  gpu_tensor* w = gpu_make(rig, "w", TDM_E4M3, 2, (int64_t[]){n, c->k});
+  gpu_tensor* w_scale = gpu_make(rig, "w_scale", TDM_F32, 2, (int64_t[]){(n + 127) / 128, c->k / 128});
+  gpu_tensor* q_weight = gpu_make(rig, "q_weight", TDM_BF16, 1, &c->cols);
+  gpu_tensor* kv_weight = gpu_make(rig, "kv_weight", TDM_BF16, 1, (int64_t[]){LATENT});
+  gpu_tensor* slots = gpu_make(rig, "slots", TDM_I32, 1, &c->rows);
+  gpu_tensor* qkv = gpu_make(rig, "qkv", TDM_BF16, 2, (int64_t[]){c->rows, n});
+  gpu_random_e4m3(rig, a->host + GPU_GUARD_BYTES, a->bytes - 2 * GPU_GUARD_BYTES);
+  gpu_random_e4m3(rig, w->host + GPU_GUARD_BYTES, w->bytes - 2 * GPU_GUARD_BYTES);
+  gpu_fill_uniform(rig, a_scale, 0.01f, 0.03f);
+  gpu_fill_uniform(rig, w_scale, 0.0003f, 0.001f);
+  gpu_fill_uniform(rig, q_weight, 0.5f, 1.5f);
+  gpu_fill_uniform(rig, kv_weight, 0.5f, 1.5f);
+  make_slots(slots, c->rows, pages);
+  outputs o = {{c->plain ? gpu_make(rig, "out", TDM_BF16, 2, shape) : NULL,
+                c->quant ? gpu_make(rig, "out_q", TDM_E4M3, 2, shape) : NULL,
+                c->quant ? gpu_make_scales(rig, "out_scale", c->rows, c->cols) : NULL,
+                gpu_make_strided(rig, "cache", TDM_BF16, 3, (int64_t[]){pages, 64, CACHED},
+                                 (int64_t[]){64 * CACHED + 64, CACHED, 1}),
+                c->with_kv ? gpu_make(rig, "out_kv", TDM_BF16, 2, (int64_t[]){c->rows, CACHED}) : NULL},
+               {0}};
+  tdm_mla_qkv_a_args args = {.size = sizeof args,
+                             .a = a->view,
+                             .a_scale = a_scale->view,
+                             .w = w->view,
+                             .w_scale = w_scale->view,
+                             .q_weight = q_weight->view,
+                             .out = view_of(o.tensors[0]),
+                             .out_q = view_of(o.tensors[1]),
+                             .out_scale = view_of(o.tensors[2]),
+                             .kv_weight = kv_weight->view,
+                             .positions = make_positions(rig, c->rows)->view,
+                             .cos_sin = make_table(rig)->view,
+                             .slots = slots->view,
+                             .cache = o.tensors[3]->view,
+                             .out_kv = view_of(o.tensors[4]),
+                             .pow2_scale = c->pow2,
+                             .style = c->style};
+  if (c->live >= 0) args.n_tokens = gpu_make_count(rig, "n_tokens", (int32_t)c->live)->view;
+  gpu_upload(rig);
+  if (tdm_op_mla_qkv_a.check(&args) != TDM_OK) {
+    gpu_fail(rig, "check: %s", tdm_last_error()->message);
+  } else {
+    gpu_to_device(rig, &tdm_op_mla_qkv_a, &args);
+    if (gpu_run(rig, &tdm_op_mla_qkv_a, &args, c->sms ? c->sms : rig->sms)) {
+      keep_outputs(&o);
+      run_qkv_apart(rig, &args, qkv);
+      expect_kept(rig, &o);
+    }
+  }
+  gpu_end(rig);
+  gpu_free(rig);
+}
+
+void test_mla_qkv_a(gpu_rig* rig, bool quick) {
+  for (int i = 0; i < GPU_ROW_COUNTS && !(quick && gpu_row_counts[i] > 65); i++) {
+    const int64_t rows = gpu_row_counts[i];
+    /* DeepSeek-V3, decoding and with the plain latent; on all SMs and on a few. */
+    const qkv_case cases[] = {
+        {rows, 7168, 1536, -1, false, true, false, i % 2 == 0, TDM_ROPE_DEINTERLEAVE, 0},
+        {rows, 2048, 128, i % 3 ? rows / 2 : rows, i % 2 == 0, true, i % 2 == 0, true, TDM_ROPE_INTERLEAVED, 5},
+    };
+    for (size_t j = 0; j < sizeof cases / sizeof *cases; j++) run_qkv(rig, &cases[j]);
+  }
+  static const qkv_case cases[] = {
+      {17, 2048, 200, 0, true, false, false, true, TDM_ROPE_HALVES, 0},
+      {37, 2048, 200, -1, true, false, false, true, TDM_ROPE_HALVES, 0},
+      {9, 256, 1536, 3, false, true, false, true, TDM_ROPE_DEINTERLEAVE, 0}, /* one segment */
+      {8, 7168, 256, -1, false, true, false, false, TDM_ROPE_HALVES, 0},     /* six */
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_qkv(rig, &cases[i]);
 }
 
 /* ---- mla_absorb ------------------------------------------------------------------------------------------------- */
