@@ -4,6 +4,7 @@
 
 #include "kernels/common/check.h"
 #include "kernels/common/convert.h"
+#include "kernels/moe_experts/moe_experts_many_sm90.h"
 #include "kernels/moe_experts/moe_experts_sm90.h"
 #include "kernels/moe_fc1/moe_fc1_sm90.h"
 #include "kernels/moe_fc2/moe_fc2.h"
@@ -26,6 +27,7 @@ static const tdm_operand operands[] = {
 };
 
 bool tdm_moe_experts_supported(int64_t rows, int64_t n_experts, int64_t intermediate, int64_t hidden) {
+  if (tdm_moe_experts_many_suits(rows, n_experts, intermediate, hidden)) return true;
   return rows <= TDM_MOE_EXPERTS_TOKENS && n_experts <= TDM_CHOICES_EXPERTS &&
          hidden / 128 <= TDM_MOE_EXPERTS_MOST_BLOCKS && intermediate <= hidden &&
          tdm_moe_fc1_sm90_segments(n_experts * intermediate, hidden) == 1 &&
@@ -114,6 +116,24 @@ static void plan_sm90(const tdm_moe_experts_args* args, int32_t sms, tdm_moe_exp
                                  out_plan);
 }
 
+static bool is_many(const tdm_moe_experts_args* args) {
+  return tdm_moe_experts_many_suits(args->x.shape[0], args->w13.shape[0], args->w13.shape[1] / 2, args->x.shape[1]);
+}
+
+static void plan_many(const tdm_moe_experts_args* args, int32_t sms, tdm_moe_experts_many_plan* out_plan) {
+  tdm_moe_experts_many_make_plan(args->x.shape[0], args->w13.shape[0], args->w13.shape[1] / 2, args->x.shape[1], sms,
+                                 out_plan);
+}
+
+static tdm_status encode_many(const tdm_moe_experts_args* args, const tdm_encode_env* env, tdm_encoded_step* out_step) {
+  tdm_moe_experts_many_plan many;
+  tdm_moe_experts_many_params params;
+  plan_many(args, env->sms, &many);
+  TDM_TRY(tdm_moe_experts_many_params_of(args, &many, env->scratch, env->state, env->tensor_map, env->tensor_map_ctx,
+                                         &params));
+  return tdm_encoded_step_add(out_step, &many.launch, &params, sizeof params);
+}
+
 static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
   const tdm_moe_experts_args* args = void_args;
   const double weights = (double)(args->w13.shape[0] * args->w13.shape[1]) * (double)args->w13.shape[2] +
@@ -125,6 +145,12 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
     out_plan->scratch_bytes = tdm_moe_experts_ref_scratch_bytes(args);
     return;
   }
+  if (is_many(args)) {
+    tdm_moe_experts_many_plan many;
+    plan_many(args, sms, &many);
+    tdm_plan_kernel(out_plan, &many.launch, many.fc2.segments, many.scratch_bytes, many.state_bytes);
+    return;
+  }
   tdm_moe_experts_sm90_plan kernel;
   plan_sm90(args, sms, &kernel);
   tdm_plan_kernel(out_plan, &kernel.launch, kernel.segments, kernel.sum_bytes, sizeof(tdm_moe_experts_state));
@@ -133,6 +159,7 @@ static void plan(const void* void_args, int32_t sms, tdm_plan* out_plan) {
 static tdm_status encode(const void* args, const tdm_plan* plan_, const tdm_encode_env* env,
                          tdm_encoded_step* out_step) {
   (void)plan_;
+  if (is_many(args)) return encode_many(args, env, out_step);
   tdm_moe_experts_sm90_plan kernel;
   tdm_moe_experts_params params;
   plan_sm90(args, env->sms, &kernel);

@@ -10,7 +10,10 @@ typedef struct tdm_moe_fc1_grouped_params {
   int64_t x_stride;       /* M times it is below 2^32 */
   const float* x_scale;   /* [H/128, M] */
   int64_t x_scale_stride;
-  int32_t padding[8];
+  uint32_t* done; /* moe_experts alone: [E] rows of an expert's tiles that are stored, then CTAs that have left; zero
+                     before and after */
+  int32_t runs;   /* experts are gone through in so many runs side by side, the first of each first; 1: ascending */
+  int32_t padding[5];
 } tdm_moe_fc1_grouped_params;
 
 static_assert(sizeof(tdm_moe_fc1_grouped_params) == 640, "kernel ABI");

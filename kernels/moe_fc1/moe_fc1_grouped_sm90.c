@@ -56,7 +56,8 @@ tdm_status tdm_moe_fc1_grouped_sm90_params(const tdm_moe_fc1_args* args, const t
   tdm_moe_fc1_grouped_params params = {.x = tdm_view_data(&args->x),
                                        .x_stride = stride,
                                        .x_scale = tdm_view_data(&args->x_scale),
-                                       .x_scale_stride = args->x_scale.stride[0]};
+                                       .x_scale_stride = args->x_scale.stride[0],
+                                       .runs = 1};
   TDM_TRY(tdm_moe_fc1_sm90_params(args, plan, partials, counters, encode, encode_ctx, &params.fc1));
   *out_params = params;
   return TDM_OK;

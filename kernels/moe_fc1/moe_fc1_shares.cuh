@@ -43,6 +43,9 @@ struct Share {
     }
     pieces = static_cast<int32_t>(dealt + (to + k_blocks - 1) / k_blocks - from / k_blocks);
   }
+  __device__ __forceinline__ uint32_t blocks() const {
+    return dealt * k_blocks + to - from;
+  }
   /* The last unit's first blocks, whole units, the first unit's last blocks. */
   __device__ __forceinline__ Piece at(int32_t index) const {
     const uint32_t last = to / k_blocks, first = from / k_blocks, all_dealt = dealt * gridDim.x;

@@ -29,6 +29,16 @@ static const experts_case cases[] = {
     {8, 7, 4, 1280, 2304, 2, 0.0f, B, F, true, false}, {1, 1, 40, 128, 4096, 4, 0.0f, B, 0, true, false},
 };
 
+/* One kernel behind the other in a launch: all variants; fewer tiles than CTAs and more; two segments of FC2 and one;
+ * no live row; an expert that all choose. */
+static const experts_case many_cases[] = {
+    {9, 9, 5, 128, 384, 2, 0.0f, F, 0, true, false},     {16, 12, 9, 256, 256, 3, 5.0f, B, F, true, true},
+    {24, 24, 12, 384, 128, 4, 0.0f, F, 0, false, false}, {40, 37, 9, 256, 384, 3, 0.0f, B, B, true, false},
+    {64, 0, 5, 128, 256, 2, 0.0f, F, F, true, false},    {70, 70, 7, 128, 512, 2, 0.0f, F, B, true, false},
+    {128, 128, 6, 256, 128, 2, 0.0f, B, 0, true, false}, {12, 12, 4, 128, 896, 0, 0.0f, F, 0, true, false},
+    {33, 31, 260, 128, 128, 6, 0.0f, B, 0, true, false}, {10, 10, 4, 1280, 256, 2, 0.0f, B, F, true, false},
+};
+
 /* Expert 0 is nobody's, expert 1 every third row's, expert 2 the last live row's alone, the last one everybody's. */
 static bool has(const void* of, int64_t row, int64_t expert) {
   const experts_case* c = of;
@@ -98,7 +108,11 @@ static tdm_status run_two(const void* void_args, const tdm_plan* plan, void* scr
   (void)scratch;
   const tdm_moe_fc1_args fc1 = tdm_moe_experts_fc1(args, &two.values->view, &two.scales->view);
   const tdm_moe_fc2_args fc2 = tdm_moe_experts_fc2(args, &two.values->view, &two.scales->view);
-  emulated_run(two.rig, &(emulated_call){.op = &tdm_op_moe_fc1, .args = &fc1, .kernel = "moe_fc1_few"});
+  const bool few = args->x.shape[0] <= 8;
+  emulated_run(two.rig, &(emulated_call){.op = &tdm_op_moe_fc1,
+                                         .args = &fc1,
+                                         .kernel = few ? "moe_fc1_few" : "moe_fc1_grouped_t",
+                                         .counts_launches = !few});
   emulated_run(two.rig, &(emulated_call){
                             .op = &tdm_op_moe_fc2, .args = &fc2, .kernel = "moe_fc2_grouped", .counts_launches = true});
   return TDM_OK;
@@ -131,10 +145,17 @@ static void run(const experts_case* c) {
                                           .args = &args,
                                           .outputs = &output,
                                           .n_outputs = 1,
-                                          .kernel = c->m <= 2 ? "moe_experts_n19" : "moe_experts_n32"});
+                                          .kernel = c->m > 8    ? "moe_experts_many_t"
+                                                    : c->m <= 2 ? "moe_experts_n19"
+                                                                : "moe_experts_n32",
+                                          .counts_launches = c->m > 8});
   test_rig_close(&rig);
 }
 
 Test(moe_experts, has_the_bits_of_the_two_kernels) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run(&cases[i]);
+}
+
+Test(moe_experts, has_the_bits_of_the_two_kernels_for_many) {
+  for (size_t i = 0; i < sizeof many_cases / sizeof *many_cases; i++) run(&many_cases[i]);
 }
