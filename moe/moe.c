@@ -364,9 +364,10 @@ static tdm_status append_fc2(tdm_builder* builder, tdm_lane* lane, const char* n
 }
 
 /* FC1 and FC2 in one launch: quicker than two up to two rows, where a layer's two steps of 36.7 us become one of 31.2
- * (H200, 2026-11-23). */
+ * (H200, 2026-11-23), and expected to be from nine (docs/kernels/moe_experts.md). */
 static bool joins(const tdm_builder* builder, const tdm_experts* experts, tdm_moe_path path) {
-  return path == TDM_MOE_PATH_GROUPED && builder->rows <= 2 && tdm_builder_quantises(builder, &experts->w13) &&
+  return path == TDM_MOE_PATH_GROUPED && (builder->rows <= 2 || builder->rows > 8) &&
+         tdm_builder_quantises(builder, &experts->w13) &&
          tdm_moe_experts_supported(builder->rows, experts->n, experts->w13.data.shape[1] / 2,
                                    experts->w13.data.shape[2]);
 }

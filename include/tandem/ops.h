@@ -294,10 +294,11 @@ typedef struct tdm_moe_fc2_args {
 TDM_API tdm_status tdm_append_moe_fc2(tdm_program* program, tdm_lane* lane, const char* label,
                                       const tdm_moe_fc2_args* args);
 
-/* moe_fc1 and moe_fc2 with `chosen` in one launch, with the bits of both; the activations between them stay inside. For
- * few tokens, whose experts' weights take no longer than two kernels take to begin and to end. UNSUPPORTED but for FP8,
- * up to 8 rows, H up to 8192, I at most H, and shapes whose FC1 sum is whole and FC2 sum is in at most two splits, as
- * those of routed experts are: the two ops take the rest. */
+/* moe_fc1 and moe_fc2 with `chosen` in one launch, with the bits of both; the activations between them stay inside. Up
+ * to 8 rows, whose experts' weights take no longer than two kernels take to begin and to end, for H up to 8192, I at
+ * most H, and at most two splits of FC2's sum; from 9 to 128 rows, where FC2's weights are asked for without a pause
+ * behind FC1's. UNSUPPORTED for more rows, for experts that do not fit into shared memory, but for FP8, and for shapes
+ * whose FC1 sum is not whole, as that of routed experts is: the two ops take the rest. */
 typedef struct tdm_moe_experts_args {
   size_t size;
   tdm_view n_tokens;  /* optional i32 [1] */

@@ -102,11 +102,11 @@ static tdm_status check(void* void_args) {
   TDM_TRY(tdm_check_eps(OP, "quant_eps", &args->quant_eps, 1e-4f));
   if (!tdm_moe_experts_supported(rows, experts, intermediate, hidden)) {
     return TDM_FAIL(TDM_UNSUPPORTED,
-                    OP
-                    ": %lld rows, %lld experts of %lld x %lld: not up to %d rows, %d columns and as wide experts, with "
-                    "FC1's sum whole and FC2's in at most %d splits",
+                    OP ": %lld rows, %lld experts of %lld x %lld: not up to %d rows with FC1's sum whole and up to %d "
+                       "experts; up to %d rows not %d columns, as wide experts and at most %d splits of FC2's sum",
                     (long long)rows, (long long)experts, (long long)intermediate, (long long)hidden,
-                    TDM_MOE_EXPERTS_TOKENS, 128 * TDM_MOE_EXPERTS_MOST_BLOCKS, TDM_MOE_EXPERTS_SEGMENTS);
+                    TDM_MOE_EXPERTS_MANY_ROWS, TDM_CHOICES_EXPERTS, TDM_MOE_EXPERTS_TOKENS,
+                    128 * TDM_MOE_EXPERTS_MOST_BLOCKS, TDM_MOE_EXPERTS_SEGMENTS);
   }
   return tdm_check_overlap(&tdm_op_moe_experts, args, NULL, NULL);
 }

@@ -140,9 +140,11 @@ static const struct {
   int64_t rows, experts, intermediate, hidden;
   bool taken;
 } limits[] = {
-    {1, 257, 256, 7168, true},   {8, 257, 256, 7168, true},  {9, 257, 256, 7168, false}, {1, 257, 2048, 7168, false},
-    {1, 257, 256, 8192, true},   {1, 257, 256, 8320, false}, {1, 256, 512, 384, false},  {1, 1024, 128, 4096, true},
-    {1, 1025, 128, 4096, false}, {1, 4, 256, 7168, false}, /* FC1's sum comes in segments */
+    {1, 257, 256, 7168, true},  {8, 257, 256, 7168, true},    {9, 257, 256, 7168, true},    {128, 257, 256, 7168, true},
+    {16, 385, 256, 7168, true}, {129, 257, 256, 7168, false}, {16, 65, 2048, 7168, true},   {1, 257, 2048, 7168, false},
+    {1, 257, 256, 8192, true},  {1, 257, 256, 8320, false},   {9, 257, 256, 8320, true},    {1, 256, 512, 384, false},
+    {1, 1024, 128, 4096, true}, {1, 1025, 128, 4096, false},  {16, 1025, 128, 4096, false}, {1, 4, 256, 7168, false},
+    {16, 4, 256, 7168, false}, /* FC1's sum comes in segments */
 };
 
 Test(moe_experts, says_what_it_takes) {
@@ -153,13 +155,13 @@ Test(moe_experts, says_what_it_takes) {
 }
 
 Test(moe_experts, names_its_limits) {
-  const experts_case c = {9, -1, 9, 128, 256, true, false, TDM_BF16, 0, false};
+  const experts_case c = {129, -1, 9, 128, 256, true, false, TDM_BF16, 0, false};
   test_rig rig;
   bench b;
   test_rig_open(&rig);
   make_bench(&rig, &b, &c);
   test_expect_failure(rig.label, tdm_append_moe_experts(test_rig_program(&rig), rig.lane, "experts", &b.args),
-                      TDM_UNSUPPORTED, "moe_experts|9 rows|9 experts of 128 x 256|8 rows");
+                      TDM_UNSUPPORTED, "moe_experts|129 rows|9 experts of 128 x 256|128 rows");
   test_rig_close(&rig);
 }
 
