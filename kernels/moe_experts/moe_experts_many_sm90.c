@@ -22,10 +22,8 @@ static int32_t stages_of(int32_t tokens) {
   return variants[v].stages;
 }
 
-/* Behind FC2's weights: tokens, notes and sums. */
-static int64_t tail_bytes(const tdm_moe_fc2_grouped_sm90_plan* fc2) {
-  return (int64_t)fc2->x_stages * (256 * fc2->group + 2 * TDM_MOE_FC2_GROUPED_NOTE_BYTES(fc2->group)) +
-         (int64_t)(fc2->tokens + fc2->group) * TDM_MOE_FC2_GROUPED_COLUMNS * 4;
+static int64_t sum_bytes(const tdm_moe_fc2_grouped_sm90_plan* fc2) {
+  return (int64_t)(fc2->tokens + fc2->group) * TDM_MOE_FC2_GROUPED_COLUMNS * 4;
 }
 
 bool tdm_moe_experts_many_suits(int64_t rows, int64_t n_experts, int64_t intermediate, int64_t hidden) {
@@ -34,7 +32,7 @@ bool tdm_moe_experts_many_suits(int64_t rows, int64_t n_experts, int64_t interme
   tdm_moe_experts_many_make_plan(rows, n_experts, intermediate, hidden, TDM_REFERENCE_SMS, &plan);
   const int32_t w_stages = TDM_MOE_EXPERTS_MANY_W_SLOTS * SLOT_BYTES / TDM_MOE_FC2_GROUPED_W_BYTES;
   return plan.fc1.segments == 1 && plan.fc2.group == 8 && plan.fc2.stages <= w_stages &&
-         tail_bytes(&plan.fc2) <= (stages_of(plan.fc1.tokens) - TDM_MOE_EXPERTS_MANY_W_SLOTS) * SLOT_BYTES &&
+         sum_bytes(&plan.fc2) <= (stages_of(plan.fc1.tokens) - TDM_MOE_EXPERTS_MANY_W_SLOTS) * SLOT_BYTES &&
          plan.launch.shared_bytes <= TDM_SHARED_BYTES;
 }
 
@@ -70,9 +68,9 @@ void tdm_moe_experts_many_make_plan(int64_t rows, int64_t n_experts, int64_t int
                  fc2->stage_blocks);
   plan.launch.grid = grid;
   plan.launch.block = TDM_MOE_EXPERTS_MANY_THREADS;
-  plan.launch.shared_bytes = TDM_MOE_FC1_GROUPED_SHARED((uint32_t)fc1->tokens, (uint32_t)stages_of(fc1->tokens)) +
-                             tdm_moe_experts_many_rest((int32_t)n_experts, fc2->stages, fc2->x_stages) +
-                             tdm_choices_bytes(n_experts, rows);
+  plan.launch.shared_bytes =
+      tdm_moe_experts_many_bytes(fc1->tokens, stages_of(fc1->tokens), (int32_t)n_experts, fc2->stages, fc2->x_stages) +
+      tdm_choices_bytes(n_experts, rows);
   plan.launch.admits_late = true;
   *out_plan = plan;
 }

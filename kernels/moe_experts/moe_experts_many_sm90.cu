@@ -4,8 +4,9 @@
  * 1. Shares of FC1 are drawn until none is left, one by each CTA where all have an SM; so no CTA waits for one that has
  * none. A tile that is stored counts for its expert.
  * 2. The thread that asks for weights goes on to FC2's when it has asked for FC1's last, so that the memory always has
- * something to do. FC2's weights lie in three of the stages that FC1 had, its tokens, sums and notes in the others;
- * whoever fills one first waits until FC1 is done with it.
+ * something to do. FC2's weights lie in three of the stages that FC1 had, beginning with the one that is free first,
+ * its sums in the others; whoever writes there first waits until FC1 is done with it. Its tokens have a place of their
+ * own.
  * 3. Before an expert's tokens are gathered they are waited for, expert by expert. FC1 goes through the experts of
  * FC2's segments side by side, so that those which FC2 begins with are there early.
  *
@@ -27,8 +28,8 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
   using First = tdm::MoeFc1Grouped<kTokens, kStages, false>;
   using Memory = typename First::Memory;
   static constexpr int kGroup = 8;
-  static constexpr uint32_t kConsumers = 128; /* the first thread */
-  static constexpr uint32_t kGatherers = 2;   /* named barrier */
+  static constexpr uint32_t kConsumers = 128;                                  /* the first thread */
+  static constexpr uint32_t kOfSlot = 256 * 128 / TDM_MOE_FC2_GROUPED_W_BYTES; /* FC2's stages in one of FC1's */
   using Second = tdm::fc2::Memory<kGroup>;
   using Ends = tdm::fc2::Ends<kGroup>;
 
@@ -36,7 +37,7 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
     uint64_t drawn;     /* who asks for weights has drawn once more */
     uint64_t regrouped; /* groups of eight are counted */
     uint32_t next;      /* the number that was drawn */
-    uint32_t padding;
+    uint32_t padding[3];
   };
 
   /* Numbers below the grid are shares of FC1. Every CTA draws until it gets none, so twice the grid in a launch, and
@@ -46,7 +47,8 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
     return atomicInc(p.fc1.fc1.counters, 2 * gridDim.x * kLaunches - 1);
   }
 
-  /* Until FC1, of whose blocks so many went through the ring, is done with a stage. */
+  /* Until FC1, of whose blocks so many went through the ring, is done with a stage. By those who filled it, or who read
+   * all of it: to others the phase that ends with its last reader may look like one before. */
   __device__ static __forceinline__ void await_stage(Memory& shared, uint32_t stage, uint32_t blocks) {
     const uint32_t fills = (blocks + kStages - 1 - stage) / kStages;
     if (fills > 0) tdm::mbarrier_wait(&shared.empty[stage], (fills - 1) & 1);
@@ -92,12 +94,12 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
   __device__ static void run(const tdm_moe_experts_many_params& p, const tdm_step_sync& sync) {
     TDM_DYNAMIC_SHARED(uint8_t, memory, 1024);
     Memory& shared = *reinterpret_cast<Memory*>(memory);
-    auto& places = *reinterpret_cast<typename First::Places*>(memory + sizeof(Memory));
-    Between& between = *reinterpret_cast<Between*>(memory + TDM_MOE_FC1_GROUPED_SHARED(kTokens, kStages));
-    const Second second(shared.w[0], &between + 1, p.fc2);
+    uint8_t* const x = memory + sizeof(Memory);
+    Between& between = *reinterpret_cast<Between*>(x + p.fc2.x_stages * Second::kXBytes);
+    auto& places = *reinterpret_cast<typename First::Places*>(&between + 1);
+    Second second(shared.w[0], x, shared.w[TDM_MOE_EXPERTS_MANY_W_SLOTS], &places + 1, p.fc2);
     int32_t* const before = second.bounds + TDM_MOE_FC2_GROUPED_SEGMENTS + 1;
-    void* const choices_memory =
-        reinterpret_cast<uint8_t*>(&between) + many_rest(p.fc2.n_experts, p.fc2.stages, p.fc2.x_stages);
+    void* const choices_memory = before + p.fc2.n_experts + 1;
     tdm::fc2::Ring weights = second.weights(p.fc2), tokens = second.tokens(p.fc2);
     const uint32_t warp = threadIdx.x / 32;
     tdm::step_enter(sync, false);
@@ -177,6 +179,8 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
     }
 
     /* FC2. */
+    const uint32_t free_first = blocks % kStages;
+    if (free_first < TDM_MOE_EXPERTS_MANY_W_SLOTS) second.rotation = free_first * kOfSlot % weights.stages;
     tdm::mbarrier_wait(&between.regrouped, 0);
     choices.before = before;
     const int32_t n_tiles = (p.fc2.n + tdm::fc2::kColumns - 1) / tdm::fc2::kColumns;
@@ -198,19 +202,15 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
         for (int32_t t = static_cast<int32_t>(second.turn->cta); t < n_tiles; t += static_cast<int32_t>(gridDim.x))
           consumer.store_nothing(t);
     } else if (threadIdx.x == 0) {
-      constexpr uint32_t kOfSlot = 256 * 128 / TDM_MOE_FC2_GROUPED_W_BYTES;
       uint32_t filled = 0;
-      tdm::fc2::load_weights<kBlocks, kGroup>(p.fc2, work, second, weights, [&](uint32_t stage) {
-        if (filled++ < weights.stages) await_stage(shared, stage / kOfSlot, blocks);
+      tdm::fc2::load_weights<kBlocks, kGroup>(p.fc2, work, second, weights, [&](uint32_t place) {
+        if (filled++ < weights.stages) await_stage(shared, place / kOfSlot, blocks);
       });
       *second.flag = ends.comes_last();
     } else if (warp == 1 || warp == 2) {
       int32_t turn = 0;
       tdm::fc2::Gatherer<kBlocks, kGroup> gatherer(p.fc2, second, choices, tokens, static_cast<int32_t>(warp) - 1,
                                                    turn);
-      /* Who has filled stages knows when the last of them are free; who has not might see a phase of long ago. */
-      if (warp == 1) await_tail(shared, blocks);
-      tdm::named_barrier_sync(kGatherers, 64);
       if (gatherer.mine < gatherer.warps)
         gatherer.gather(work, [&](int32_t index) {
           const uint32_t* const done = p.fc1.done + choices.expert(index);
@@ -225,11 +225,6 @@ template <int kTokens, int kStages, int kBlocks> struct Many {
     if (warp == 3) leave(p);
     if (work.from < work.to) ends.end_work();
     tdm::step_end(sync);
-  }
-
-  __device__ static __forceinline__ int32_t many_rest(int32_t n_experts, int32_t stages, int32_t x_stages) {
-    const int32_t fc2 = 2 * 8 * (stages + x_stages) + 8 * (8 + 4) + 8 + 4 + 4 * (TDM_MOE_FC2_GROUPED_SEGMENTS + 1);
-    return (static_cast<int32_t>(sizeof(Between)) + fc2 + 4 * (n_experts + 1) + 15) / 16 * 16;
   }
 };
 

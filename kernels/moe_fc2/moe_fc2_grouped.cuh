@@ -50,15 +50,18 @@ template <int kGroup> struct Memory {
   tdm::Turn* turn;
   uint32_t* flag; /* of the last piece: whether it is its tile's last; then what its meeting said */
   void* choices;
+  uint32_t rotation; /* place of the weights' first stage */
 
-  __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_fc2_grouped_params& p) : Memory(memory, nullptr, p) {
+  __device__ __forceinline__ Memory(uint8_t* memory, const tdm_moe_fc2_grouped_params& p)
+      : Memory(memory, memory + p.stages * TDM_MOE_FC2_GROUPED_W_BYTES,
+               memory + p.stages * TDM_MOE_FC2_GROUPED_W_BYTES + p.x_stages * kXBytes, nullptr, p) {
   }
-  /* What lies behind the notes from `rest` on, if that is somewhere else. */
-  __device__ __forceinline__ Memory(uint8_t* memory, void* rest, const tdm_moe_fc2_grouped_params& p)
-      : w(memory), x(w + p.stages * TDM_MOE_FC2_GROUPED_W_BYTES) {
-    sums = reinterpret_cast<float*>(x + p.x_stages * kXBytes);
-    notes = reinterpret_cast<Note*>(sums + (p.tokens + kGroup) * kColumns);
-    barriers = rest == nullptr ? reinterpret_cast<uint64_t*>(notes + 2 * p.x_stages) : static_cast<uint64_t*>(rest);
+  /* Each where it is wanted; the rest, from the notes on, behind the sums if nowhere else. */
+  __device__ __forceinline__ Memory(uint8_t* of_weights, uint8_t* of_tokens, void* of_sums, void* rest,
+                                    const tdm_moe_fc2_grouped_params& p)
+      : w(of_weights), x(of_tokens), sums(static_cast<float*>(of_sums)), rotation(0) {
+    notes = rest == nullptr ? reinterpret_cast<Note*>(sums + (p.tokens + kGroup) * kColumns) : static_cast<Note*>(rest);
+    barriers = reinterpret_cast<uint64_t*>(notes + 2 * p.x_stages);
     order = barriers + 2 * (p.stages + p.x_stages);
     kept = order + 8;
     seen = kept + 2;
@@ -74,8 +77,12 @@ template <int kGroup> struct Memory {
     uint64_t* const first = barriers + 2 * p.stages;
     return Ring{first, first + p.x_stages, static_cast<uint32_t>(p.x_stages)};
   }
+  __device__ __forceinline__ uint32_t place_of(const Ring& ring) const {
+    const uint32_t place = ring.slot + rotation;
+    return place < ring.stages ? place : place - ring.stages;
+  }
   __device__ __forceinline__ uint8_t* w_of(const Ring& ring) const {
-    return w + ring.slot * TDM_MOE_FC2_GROUPED_W_BYTES;
+    return w + place_of(ring) * TDM_MOE_FC2_GROUPED_W_BYTES;
   }
   __device__ __forceinline__ uint8_t* x_of(const Ring& ring) const {
     return x + ring.slot * kXBytes;
@@ -193,7 +200,7 @@ struct Work {
   }
 };
 
-/* By a thread. before_fill(stage): in front of every one. */
+/* By a thread. before_fill(place): in front of every stage. */
 template <int kBlocks, int kGroup, class BeforeFill>
 __device__ void load_weights(const tdm_moe_fc2_grouped_params& p, const Work& work, const Memory<kGroup>& shared,
                              Ring& ring, BeforeFill before_fill) {
@@ -203,7 +210,7 @@ __device__ void load_weights(const tdm_moe_fc2_grouped_params& p, const Work& wo
       const uint64_t policy = work.choices.rows(index) <= kGroup ? once : often;
       const int32_t kb = work.choices.expert(index) * p.blocks;
       for (int32_t block = 0; block < p.blocks; block += kBlocks) {
-        before_fill(ring.slot);
+        before_fill(shared.place_of(ring));
         uint64_t* const full = ring.begin_fill();
         tdm::mbarrier_arrive_expect(full, kBlocks * kColumns * 128);
         tdm::tma_load_3d(shared.w_of(ring), &p.w, full, policy, 0, piece.tile * kColumns, kb + block);
