@@ -256,6 +256,14 @@ __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t all) {
   return last;
 }
 
+/* Whether all segments but this one, which has not arrived, have come and given up their slices: then nobody waits for
+ * it or looks at the counter again, and it may add them all up without leaving its partial; the caller sets the counter
+ * back to zero. By one thread, before a barrier of those who add up. */
+__device__ __forceinline__ bool meets_nobody(const uint32_t* counter, int32_t segment, int32_t segments) {
+  const uint32_t others = ((1u << segments) - 1) & ~(1u << segment);
+  return load_acquire(counter) == (others << 16 | static_cast<uint32_t>(segments - 1));
+}
+
 /* By one thread. The last to leave sets the counter back to zero. */
 __device__ __forceinline__ void leave_meeting(uint32_t* counter, int32_t segments) {
   if (meeting_left(atomicAdd(counter, 1u << 8)) + 1 == static_cast<uint32_t>(segments)) *counter = 0;

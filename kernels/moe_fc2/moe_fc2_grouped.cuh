@@ -386,14 +386,11 @@ template <int kGroup> struct Ends {
     return 0;
   }
 
-  /* Whether the work's last piece is its tile's last: all other segments are in the workspace and nobody waits for this
-   * one, which then need not go there. By one thread, before a barrier of those who add up. */
+  /* Whether the work's last piece is its tile's last, whose sums need not go to the workspace. */
   __device__ __forceinline__ bool comes_last() const {
     if (whole_tiles() || work.from >= work.to) return false;
     const Piece piece = work.last_piece();
-    const uint32_t others = ((1u << work.ranks) - 1) & ~(1u << piece.rank);
-    if (!piece.last || others == 0) return false;
-    return tdm::load_acquire(counter(piece)) == (others << 16 | static_cast<uint32_t>(work.ranks - 1));
+    return piece.last && work.ranks > 1 && tdm::meets_nobody(counter(piece), piece.rank, work.ranks);
   }
 
   __device__ __forceinline__ void keep(int64_t place, const Seat& seat) const {

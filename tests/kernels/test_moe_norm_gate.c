@@ -229,7 +229,9 @@ Test(moe_norm_gate, plans_a_cta_a_unit_of_the_router) {
 #define COPY(member, other)      TEST_COPY(tdm_moe_norm_gate_args, member, other)
 #define ABSENT(member)           TEST_ABSENT(tdm_moe_norm_gate_args, member)
 
-/* Of a call with x [5, 128], 256 experts in 8 groups, 4 kept, 8 chosen, one shared. */
+static const norm_gate_case good = {5, -1, 128, 256, 8, 8, 4, 1, TDM_BF16, TDM_BF16, true, true, true, false};
+
+/* Of a call of that. */
 static const test_refusal refusals[] = {
     {"x is e4m3", "x is e4m3", {SET(x.dtype, TDM_E4M3)}},
     {"x is absent", "x", {ABSENT(x)}},
@@ -255,20 +257,18 @@ static const test_refusal refusals[] = {
 };
 
 Test(moe_norm_gate, refuses_bad_arguments) {
-  const norm_gate_case c = {5, -1, 128, 256, 8, 8, 4, 1, TDM_BF16, TDM_BF16, true, true, true, false};
   test_rig rig;
   test_tensor* out[OUTPUTS];
-  tdm_moe_norm_gate_args args = open_case(&rig, &c, out);
+  tdm_moe_norm_gate_args args = open_case(&rig, &good, out);
   test_rig_refusals(&rig, &tdm_op_moe_norm_gate, &args, TDM_INVALID_ARGUMENT, refusals,
                     sizeof refusals / sizeof refusals[0]);
   test_rig_close(&rig);
 }
 
 Test(moe_norm_gate, refuses_a_wrong_count) {
-  const norm_gate_case c = {5, -1, 128, 256, 8, 8, 4, 1, TDM_BF16, TDM_BF16, true, true, true, false};
   test_rig rig;
   test_tensor* out[OUTPUTS];
-  tdm_moe_norm_gate_args args = open_case(&rig, &c, out);
+  tdm_moe_norm_gate_args args = open_case(&rig, &good, out);
   args.n_tokens = test_rig_count(&rig, "n_tokens", 6)->view;
   test_expect_failure("count", TEST_RUN(&rig, moe_norm_gate, &args), TDM_INVALID_ARGUMENT, "moe_norm_gate|6|5");
   test_rig_close(&rig);
